@@ -1,0 +1,2 @@
+//! The reference application.
+fn main() {}

@@ -1,0 +1,1 @@
+//! AWS backend of moodify: DocumentDB backups, ElastiCache administration.

@@ -1,0 +1,1 @@
+//! Model, plan, gates, analysis, engine and journal of moodify; no network, no cloud SDK.

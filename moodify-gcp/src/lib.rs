@@ -1,0 +1,1 @@
+//! Google Cloud backend of moodify: Cloud Storage artifacts, Firestore backups.

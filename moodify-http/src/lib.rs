@@ -1,0 +1,1 @@
+//! What moodify reaches over plain HTTP: metrics, probes, status pages, notifiers.

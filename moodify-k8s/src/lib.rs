@@ -1,0 +1,1 @@
+//! Kubernetes backend of moodify: Deployer, traffic routers, diagnostics.

@@ -1,0 +1,1 @@
+//! Redis backend of moodify: cache administration for single, sentinel and cluster.
