@@ -1,0 +1,268 @@
+use std::fmt;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+use crate::context::CallContext;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{ImageRef, Target, Track};
+
+/// What a deployer can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeployerCapabilities {
+    /// The kinds of workload that it can put a canary beside.
+    pub kinds: Vec<String>,
+    /// Whether [`Deployer::preview`] asks the server (a dry run) instead of guessing.
+    pub server_preview: bool,
+}
+
+impl DeployerCapabilities {
+    /// Capabilities with these kinds of workload.
+    #[must_use]
+    pub fn new(kinds: &[&str], server_preview: bool) -> Self {
+        Self { kinds: kinds.iter().map(ToString::to_string).collect(), server_preview }
+    }
+}
+
+/// How many instances there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Replicas {
+    /// Asked for.
+    pub desired: u32,
+    /// Existing, of any revision.
+    pub total: u32,
+    /// Of the current revision.
+    pub updated: u32,
+    /// Ready.
+    pub ready: u32,
+    /// Ready for long enough to count on.
+    pub available: u32,
+}
+
+/// The state of one workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
+    /// Its name.
+    pub name: String,
+    /// The image of the container that carries the release.
+    pub image: ImageRef,
+    /// The counts.
+    pub replicas: Replicas,
+    /// Grows with every change of what is asked for (Kubernetes: `metadata.generation`). An unexpected value is drift.
+    pub generation: i64,
+    /// The platform has acted on this generation: the counts speak of it and not of the one before.
+    pub observed: bool,
+    /// The platform gave up on this generation (Kubernetes: `ProgressDeadlineExceeded`), and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled: Option<String>,
+}
+
+impl Workload {
+    /// Everything asked for is there, updated and available, and nothing old is left.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let r = self.replicas;
+        self.observed && r.updated == r.desired && r.available == r.desired && r.total == r.desired
+    }
+
+    /// At least `count` are available, of the current revision.
+    #[must_use]
+    pub fn has_available(&self, count: u32) -> bool {
+        self.observed && self.replicas.available.min(self.replicas.updated) >= count
+    }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let r = self.replicas;
+        write!(f, "{} ({}): {} of {} available", self.name, self.image, r.available, r.desired)
+    }
+}
+
+/// A canary workload as it shall be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CanarySpec {
+    /// The image of the container that carries the release. The rest is copied from the stable workload.
+    pub image: ImageRef,
+    /// The version, for labels.
+    pub version: String,
+    /// How many instances.
+    pub replicas: u32,
+    /// Whether the canary's instances sit behind the stable version's Service (traffic by ratio) or behind a Service
+    /// of their own (traffic by a router's weights).
+    pub shares_service: bool,
+}
+
+impl CanarySpec {
+    /// A canary with this image, version and count.
+    #[must_use]
+    pub fn new(image: ImageRef, version: &str, replicas: u32, shares_service: bool) -> Self {
+        Self { image, version: version.to_owned(), replicas, shares_service }
+    }
+}
+
+/// A change of the number of instances. Refused as drift if neither `from` nor `to` is what is asked for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scale {
+    /// What the caller believes is asked for now.
+    pub from: u32,
+    /// What shall be asked for.
+    pub to: u32,
+}
+
+/// A change of the image of the stable workload. Refused as drift if neither `from` nor `to` is there now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageChange {
+    /// What the caller believes is there now.
+    pub from: ImageRef,
+    /// What shall be there.
+    pub to: ImageRef,
+    /// Sets the number of instances in the same write, if it is asked for.
+    pub scale: Option<Scale>,
+}
+
+/// One change that a release would make, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The object: `Deployment moodify-production/backend-deployment-canary`.
+    pub object: String,
+    /// What would happen to it: `create with 1 replica of ...`.
+    pub what: String,
+}
+
+/// Runs workloads: a stable one that belongs to the user, and beside it a temporary canary that belongs to a run.
+///
+/// # Contract
+/// - The canary carries the run's id ([`CallContext::run_id`]). One of another run is [`ErrorKind::AlreadyExists`];
+///   one of this run that somebody else edited is [`ErrorKind::Drift`], with the editor's name, from every method but
+///   [`remove`](Self::remove); a watch yields it as an item as soon as it happens, and ends.
+/// - `deploy`, `scale`, `set_image` and `remove` return when the write is accepted, not when it has taken effect:
+///   wait with [`watch`](Self::watch). Each is idempotent: if all is as asked for already, nothing is written.
+/// - `scale` and `set_image` compare before they write, and the comparison holds at the moment of the write.
+#[cfg_attr(feature = "testing", mockall::automock)]
+#[async_trait]
+pub trait Deployer: Send + Sync + fmt::Debug {
+    /// What this deployer can do.
+    fn capabilities(&self) -> DeployerCapabilities;
+
+    /// The state of a track now; `None` if there is no such workload.
+    ///
+    /// # Errors
+    /// As in the contract.
+    async fn observe(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Option<Workload>>;
+
+    /// The state of a track now and after every change, until the context ends; `None` items while it is missing.
+    /// Survives short absences of the server; an item is an error only if going on is hopeless.
+    ///
+    /// # Errors
+    /// As in the contract.
+    async fn watch(
+        &self,
+        cx: &CallContext,
+        target: &Target,
+        track: Track,
+    ) -> Result<BoxStream<'static, Result<Option<Workload>>>>;
+
+    /// Makes the canary exist as specified, copied from the stable workload but for image, labels and count.
+    ///
+    /// # Errors
+    /// As in the contract; [`ErrorKind::NotFound`] if there is no stable workload to copy.
+    async fn deploy(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Workload>;
+
+    /// Asks for another number of instances of a track.
+    ///
+    /// # Errors
+    /// As in the contract.
+    async fn scale(&self, cx: &CallContext, target: &Target, track: Track, scale: Scale) -> Result<Workload>;
+
+    /// Changes the image of the stable workload; the platform rolls it out.
+    ///
+    /// # Errors
+    /// As in the contract.
+    async fn set_image(&self, cx: &CallContext, target: &Target, change: &ImageChange) -> Result<Workload>;
+
+    /// Removes the run's canary and everything that was made for it. Fine if it never existed.
+    ///
+    /// # Errors
+    /// As in the contract; never [`ErrorKind::Drift`].
+    async fn remove(&self, cx: &CallContext, target: &Target) -> Result<()>;
+
+    /// What `deploy` would change, without changing it; validated by the server where it can.
+    ///
+    /// # Errors
+    /// What `deploy` would fail with.
+    async fn preview(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Vec<Change>>;
+}
+
+/// Comfort on top of any [`Deployer`].
+#[async_trait]
+pub trait DeployerExt {
+    /// Watches a track until `done` says so, and returns that state. `seen` is told every state on the way.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Timeout`] at the context's deadline, with the last state in the message; [`ErrorKind::Unhealthy`]
+    /// as soon as the platform gives up; [`ErrorKind::NotFound`] if the workload goes away.
+    ///
+    /// # Cancellation
+    /// Safe: nothing is changed by waiting.
+    async fn wait(
+        &self,
+        cx: &CallContext,
+        target: &Target,
+        track: Track,
+        done: &(dyn for<'a> Fn(&'a Workload) -> bool + Send + Sync),
+        seen: &(dyn for<'a> Fn(&'a Workload) + Send + Sync),
+    ) -> Result<Workload>;
+}
+
+#[async_trait]
+impl<D: Deployer + ?Sized> DeployerExt for D {
+    async fn wait(
+        &self,
+        cx: &CallContext,
+        target: &Target,
+        track: Track,
+        done: &(dyn for<'a> Fn(&'a Workload) -> bool + Send + Sync),
+        seen: &(dyn for<'a> Fn(&'a Workload) + Send + Sync),
+    ) -> Result<Workload> {
+        const OPERATION: &str = "wait for the workload";
+        let name = format!("{target} ({track})");
+        let mut last: Option<Workload> = None;
+        let waiting = async {
+            let mut states = self.watch(cx, target, track).await?;
+            while let Some(state) = states.next().await {
+                let Some(workload) = state? else {
+                    // A watch may begin before the cache behind it has seen our own write.
+                    if last.is_some() {
+                        let gone = "it went away while we waited for it";
+                        return Err(Error::new(ErrorKind::NotFound, "moodify", OPERATION, gone));
+                    }
+                    continue;
+                };
+                seen(&workload);
+                if done(&workload) {
+                    return Ok(workload);
+                }
+                if let Some(why) = workload.stalled.as_ref().filter(|_| workload.observed) {
+                    return Err(Error::new(ErrorKind::Unhealthy, "moodify", OPERATION, why.clone()));
+                }
+                last = Some(workload);
+            }
+            Err(Error::new(ErrorKind::Unavailable, "moodify", OPERATION, "the watch ended"))
+        };
+        let result = cx.run("moodify", OPERATION, waiting).await;
+        result.map_err(|e| match e.kind() {
+            ErrorKind::Timeout => {
+                let state = last.map_or_else(|| "it was never seen".to_owned(), |w| w.to_string());
+                let message = format!("not ready at the deadline: {state}");
+                Error::new(ErrorKind::Timeout, "moodify", OPERATION, message).on(name).effect(crate::Effect::None)
+            }
+            ErrorKind::Unhealthy | ErrorKind::NotFound if e.target().is_empty() => e.on(name),
+            _ => e,
+        })
+    }
+}

@@ -1,0 +1,31 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::gate::Gate;
+
+/// What an environment is for (runbook, "Deployment Environments").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EnvironmentKind {
+    /// Feature development; updated on every commit.
+    Development,
+    /// Pre-production testing.
+    Staging,
+    /// The live system.
+    Production,
+}
+
+/// Where a release goes: a namespace, and the gates that guard it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Environment {
+    /// Its name, for people.
+    pub name: String,
+    /// What it is for.
+    pub kind: EnvironmentKind,
+    /// The namespace in the cluster.
+    pub namespace: String,
+    /// What must hold before the first effect.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<Gate>,
+}
