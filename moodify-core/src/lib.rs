@@ -17,7 +17,7 @@ pub mod event;
 pub mod gate;
 pub mod journal;
 pub mod model;
-// pub mod planfile;
+pub mod planfile;
 pub mod strategy;
 #[cfg(feature = "testing")]
 pub mod testing;

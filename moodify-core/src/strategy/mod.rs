@@ -1,5 +1,7 @@
 //! Strategies make phases of steps. Pure: what they know is the release and their own settings.
 
+mod canary;
 mod ratio;
 
+pub use canary::{Bake, Canary};
 pub use ratio::{Split, split};
