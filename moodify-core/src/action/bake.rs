@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
 use futures::StreamExt;
+use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -167,8 +167,11 @@ impl Watch<'_> {
                     if let Some(sample) = pod_sample(&judge.check().name, &pods) {
                         judge.record(&sample);
                         self.breach(i).map_err(|e| {
-                            let why: Vec<String> = pods.iter().filter(|p| !p.ready).take(5).map(ToString::to_string).collect();
-                            if why.is_empty() { return e; }
+                            let why: Vec<String> =
+                                pods.iter().filter(|p| !p.ready).take(5).map(ToString::to_string).collect();
+                            if why.is_empty() {
+                                return e;
+                            }
                             let message = format!("{}; {}", e.message(), why.join("; "));
                             Error::new(e.kind(), "analysis", "watch the new version", message).on(e.target())
                         })?;
@@ -187,8 +190,10 @@ impl Watch<'_> {
             Seen::Traffic(_, traffic) if traffic.weight == self.params.weight => Ok(()),
             Seen::Traffic(target, traffic) => {
                 let who = traffic.edited_by.unwrap_or_else(|| "somebody else".to_owned());
-                let message =
-                    format!("{who} set the canary's weight to {}; this run had set {}", traffic.weight, self.params.weight);
+                let message = format!(
+                    "{who} set the canary's weight to {}; this run had set {}",
+                    traffic.weight, self.params.weight
+                );
                 Err(self.drift(target, message))
             }
         }
@@ -201,7 +206,9 @@ impl Watch<'_> {
             let problem = status.problem.as_deref().unwrap_or("neither good nor bad");
             format!("{} of {}: {problem}", status.metric, status.service)
         };
-        let bad = |j: &Judge| j.blind(after) || (ending && !j.content() && j.status().failures == 0 && j.status().missing > 0);
+        let bad = |j: &Judge| {
+            j.blind(after) || (ending && !j.content() && j.status().failures == 0 && j.status().missing > 0)
+        };
         let blind: Vec<String> = self.judges.iter().filter(|(_, j)| bad(j)).map(|(_, j)| show(j.status())).collect();
         if !blind.is_empty() {
             return Some(format!("no data is not health: {}", blind.join("; ")));
@@ -226,8 +233,9 @@ impl Watch<'_> {
                     NoDataThen::Attention => ErrorKind::Inconclusive,
                     NoDataThen::Rollback => ErrorKind::Unhealthy,
                 };
-                Err(Error::new(kind, "analysis", "watch the new version", message)
-                    .hint("mend the metric source or the query; the new version keeps the weight that it has until then"))
+                Err(Error::new(kind, "analysis", "watch the new version", message).hint(
+                    "mend the metric source or the query; the new version keeps the weight that it has until then",
+                ))
             }
             _ => Ok(()),
         }

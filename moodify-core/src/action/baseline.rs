@@ -29,7 +29,9 @@ pub(super) struct TakeBaseline;
 impl TakeBaseline {
     async fn one(cx: &StepContext, target: Target) -> Result<Baseline> {
         let deployer = cx.backends().deployer()?;
-        let refuse = |kind, message: String| Error::new(kind, "engine", "look at what serves now", message).on(target.to_string());
+        let refuse = |kind, message: String| {
+            Error::new(kind, "engine", "look at what serves now", message).on(target.to_string())
+        };
         let stable = deployer.observe(&cx.call()?, &target, Track::Stable).await?.ok_or_else(|| {
             refuse(ErrorKind::NotFound, format!("there is no workload {:?}", target.service.workload))
                 .hint("a release needs a version that serves already; create the workload first, or mend the plan")
@@ -49,7 +51,8 @@ impl TakeBaseline {
         let traffic = router.read(&cx.call()?, &target).await?;
         if traffic.weight != Weight::ZERO {
             let message = format!("{} of the traffic goes to a canary already", traffic.weight);
-            return Err(refuse(ErrorKind::Refused, message).hint("end the rollout that is going on, or send all traffic to stable"));
+            return Err(refuse(ErrorKind::Refused, message)
+                .hint("end the rollout that is going on, or send all traffic to stable"));
         }
         Ok(Baseline { workload: stable.name, image: stable.image, replicas: stable.replicas.desired })
     }

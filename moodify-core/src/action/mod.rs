@@ -68,10 +68,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use bake::BakeParams;
 pub use baseline::{Baseline, Baselines};
 pub use context::{CheckContext, StepContext};
 pub use registry::{Kind, Registry};
-pub use bake::BakeParams;
 pub use services::Services;
 pub use shift_traffic::ShiftParams;
 

@@ -121,7 +121,8 @@ struct Erased<A>(A);
 fn read<T: DeserializeOwned>(params: &Value) -> std::result::Result<T, serde_json::Error> {
     // A step without `with` has parameters that are all left out.
     match params {
-        Value::Null => T::deserialize(Value::Object(serde_json::Map::new())).or_else(|e| T::deserialize(Value::Null).map_err(|_| e)),
+        Value::Null => T::deserialize(Value::Object(serde_json::Map::new()))
+            .or_else(|e| T::deserialize(Value::Null).map_err(|_| e)),
         other => T::deserialize(other),
     }
 }

@@ -46,7 +46,8 @@ pub(super) fn check(cx: &CheckContext<'_>, services: &[String]) -> std::result::
     match select(services, cx.plan) {
         Ok(targets) => {
             for target in targets {
-                problems.extend(cx.backends.router(&target.service.traffic.router).err().map(|e| e.on(target.to_string())));
+                problems
+                    .extend(cx.backends.router(&target.service.traffic.router).err().map(|e| e.on(target.to_string())));
             }
         }
         Err(e) => problems.push(e),

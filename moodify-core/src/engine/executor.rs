@@ -222,9 +222,7 @@ impl Executor<'_> {
         self.log.append(record).await?;
         match self.attend(&cx, true, kind.execute(&cx)).await? {
             Attempt::Interrupted => Ok(()),
-            Attempt::Done(Ok(output)) => {
-                self.log.append(Record::StepFinished { step: name.to_owned(), output }).await
-            }
+            Attempt::Done(Ok(output)) => self.log.append(Record::StepFinished { step: name.to_owned(), output }).await,
             Attempt::Done(Err(error)) => {
                 let wait = next_wait(&step.retry, attempt, &error);
                 let in_time = deadline.is_none_or(|d| Instant::now() + wait.unwrap_or_default() < d);

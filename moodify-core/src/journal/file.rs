@@ -164,7 +164,9 @@ impl JournalStore for FileJournal {
             let dir = this.dir(&run);
             match fs::create_dir(&dir) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                    return Err(Error::new(ErrorKind::AlreadyExists, "journal", OPERATION, "it exists").on(run.as_str()));
+                    return Err(
+                        Error::new(ErrorKind::AlreadyExists, "journal", OPERATION, "it exists").on(run.as_str())
+                    );
                 }
                 other => other.map_err(|e| storage(OPERATION, &dir, e))?,
             }

@@ -37,7 +37,9 @@ impl MemoryJournal {
     fn with<T>(&self, run: &RunId, change: impl FnOnce(&mut Run) -> Result<T>) -> Result<T> {
         match self.runs().get_mut(run) {
             Some(found) => change(found),
-            None => Err(Error::new(ErrorKind::NotFound, "journal", "find the run", "there is no such run").on(run.as_str())),
+            None => {
+                Err(Error::new(ErrorKind::NotFound, "journal", "find the run", "there is no such run").on(run.as_str()))
+            }
         }
     }
 }
