@@ -14,6 +14,7 @@ use super::{
     retire_canary, return_traffic, shift_traffic, status_page, wait,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::planfile::{self, Mistake};
 
 /// The kinds of step that an engine knows, by name.
 #[derive(Debug, Clone, Default)]
@@ -91,8 +92,8 @@ pub trait Kind: Send + Sync + fmt::Debug {
     /// Whether the parameters can be read.
     ///
     /// # Errors
-    /// What is wrong with them.
-    fn read_params(&self, params: &Value) -> std::result::Result<(), serde_json::Error>;
+    /// Everything that is wrong with them, by JSON pointer.
+    fn read_params(&self, params: &Value) -> std::result::Result<(), Vec<Mistake>>;
     /// See [`Action::check`].
     ///
     /// # Errors
@@ -118,13 +119,13 @@ pub trait Kind: Send + Sync + fmt::Debug {
 #[derive(Debug)]
 struct Erased<A>(A);
 
+/// A step without `with` has parameters that are all left out.
+fn or_empty(params: &Value) -> Value {
+    if params.is_null() { Value::Object(serde_json::Map::new()) } else { params.clone() }
+}
+
 fn read<T: DeserializeOwned>(params: &Value) -> std::result::Result<T, serde_json::Error> {
-    // A step without `with` has parameters that are all left out.
-    match params {
-        Value::Null => T::deserialize(Value::Object(serde_json::Map::new()))
-            .or_else(|e| T::deserialize(Value::Null).map_err(|_| e)),
-        other => T::deserialize(other),
-    }
+    T::deserialize(or_empty(params))
 }
 
 fn params<A: Action>(cx_step: &crate::model::Step) -> Result<A::Params> {
@@ -161,8 +162,8 @@ impl<A: Action> Kind for Erased<A> {
         generator.subschema_for::<A::Params>()
     }
 
-    fn read_params(&self, params: &Value) -> std::result::Result<(), serde_json::Error> {
-        read::<A::Params>(params).map(drop)
+    fn read_params(&self, params: &Value) -> std::result::Result<(), Vec<Mistake>> {
+        planfile::from_value::<A::Params>(&or_empty(params)).map(drop)
     }
 
     async fn check(&self, cx: &CheckContext<'_>) -> std::result::Result<(), Vec<Error>> {

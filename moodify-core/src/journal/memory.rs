@@ -88,10 +88,11 @@ impl JournalStore for MemoryJournal {
 
     async fn acquire(&self, run: &RunId, owner: &str, now: Timestamp, ttl: Duration) -> Result<Lease> {
         self.with(run, |found| {
-            if let Some((holder, until)) = &found.holder {
-                if *until > now && holder.owner != owner {
-                    return Err(owned(run, &holder.owner));
-                }
+            if let Some((holder, until)) = &found.holder
+                && *until > now
+                && holder.owner != owner
+            {
+                return Err(owned(run, &holder.owner));
             }
             found.token += 1;
             let lease = Lease { owner: owner.to_owned(), token: found.token };
