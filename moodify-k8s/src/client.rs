@@ -70,7 +70,7 @@ impl Kube {
         Arc::new(DeploymentDeployer::new(self.clone()))
     }
 
-    /// Divides traffic by the weights of Gateway API HTTPRoutes.
+    /// Divides traffic by the weights of Gateway API `HTTPRoute`s.
     #[must_use]
     pub fn http_route_router(&self) -> Arc<dyn TrafficRouter> {
         Arc::new(HttpRouteRouter::new(self.clone()))

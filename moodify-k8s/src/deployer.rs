@@ -177,8 +177,14 @@ fn missing(object: &Object) -> Error {
 }
 
 /// Whether the canary is as specified already.
-fn is_as_specified(ask: &Ask, plan: &Plan, target: &Target, spec: &CanarySpec, run: &RunId) -> Result<bool> {
-    let Some(existing) = &plan.existing else { return Ok(false) };
+fn is_as_specified(
+    ask: &Ask,
+    existing: &Deployment,
+    plan: &Plan,
+    target: &Target,
+    spec: &CanarySpec,
+    run: &RunId,
+) -> Result<bool> {
     let (_, runs) = container(ask, existing, target.service.container())?;
     let version = existing.metadata.annotations.as_ref().and_then(|a| a.get(VERSION));
     let service = plan.existing_service.as_ref();
@@ -234,10 +240,10 @@ impl Deployer for DeploymentDeployer {
     async fn deploy(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Workload> {
         let ask = deployment_of(target, Track::Canary).ask(Access::Write, "deploy");
         let plan = self.plan(cx, target, spec).await?;
-        if is_as_specified(&ask, &plan, target, spec, cx.run_id())? {
-            if let Some(existing) = &plan.existing {
-                return workload(&ask, existing, target.service.container());
-            }
+        if let Some(existing) = &plan.existing
+            && is_as_specified(&ask, existing, &plan, target, spec, cx.run_id())?
+        {
+            return workload(&ask, existing, target.service.container());
         }
         let deployed = self.apply_deployment(cx, target, &plan, false).await?;
         if !spec.shares_service {

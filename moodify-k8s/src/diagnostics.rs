@@ -135,7 +135,7 @@ fn typed(event: watcher::Event<kube::api::DynamicObject>) -> Result<watcher::Eve
     })
 }
 
-/// Whether an event is about the Deployment `name`, one of its ReplicaSets or one of its pods. By name, since the
+/// Whether an event is about the Deployment `name`, one of its `ReplicaSet`s or one of its pods. By name, since the
 /// objects may be gone: `web-5d8f`, `web-5d8f-x2x4t`, but not `web-canary-5d8f`.
 fn is_about(name: &str, kind: &str, object: &str) -> bool {
     let dashes =

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! # What the server sees
-//! A release of one Deployment through an HTTPRoute with the weights 10, 50 and 100 takes at most ten writes: the
+//! A release of one Deployment through an `HTTPRoute` with the weights 10, 50 and 100 takes at most ten writes: the
 //! canary and its Service, three weights, two changes of the number of instances, one image, the way back of the
 //! route, one removal. There are none while it waits.
 

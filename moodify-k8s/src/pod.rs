@@ -84,10 +84,8 @@ fn with(reason: &str, message: Option<&str>) -> String {
 }
 
 fn reason(status: &PodStatus, was_ready: bool) -> Option<String> {
-    if status.phase.as_deref() == Some("Failed") {
-        if let Some(reason) = &status.reason {
-            return Some(with(reason, status.message.as_deref()));
-        }
+    if let (Some("Failed"), Some(reason)) = (status.phase.as_deref(), &status.reason) {
+        return Some(with(reason, status.message.as_deref()));
     }
     if let Some(unscheduled) = condition(status, "PodScheduled").filter(|c| c.status == "False") {
         return Some(with(unscheduled.reason.as_deref().unwrap_or("Unschedulable"), unscheduled.message.as_deref()));

@@ -47,7 +47,7 @@ fn uses_http_route(target: &Target) -> bool {
 
 impl Kube {
     /// Checks, without changing anything, that a release of these targets could begin: the server answers, the
-    /// namespaces exist, we may do what a release does, and Deployments, Services and HTTPRoutes are there and can
+    /// namespaces exist, we may do what a release does, and Deployments, Services and `HTTPRoute`s are there and can
     /// carry a canary. Returns every problem found, each a sentence of its own; none is good news.
     ///
     /// Access reviews are sent as `POST`, as Kubernetes wants it; they write nothing. Safe to cancel.

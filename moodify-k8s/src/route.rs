@@ -1,4 +1,4 @@
-//! An HTTPRoute's rules as weights, and the patches that change them. Pure.
+//! An `HTTPRoute`'s rules as weights, and the patches that change them. Pure.
 
 use moodify_core::backend::{Traffic, Verification};
 use moodify_core::model::Weight;

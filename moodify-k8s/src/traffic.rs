@@ -13,7 +13,7 @@ use crate::names::canary_of;
 use crate::ownership::{last_foreign, last_if_foreign};
 use crate::route;
 
-/// Divides traffic by the weights of a Gateway API HTTPRoute (`gateway.networking.k8s.io/v1`).
+/// Divides traffic by the weights of a Gateway API `HTTPRoute` (`gateway.networking.k8s.io/v1`).
 ///
 /// In every rule that leads to the stable Service, the canary's Service (`<service>-canary`) is put beside it. One
 /// patch changes nothing but the references of these rules, and only if they are still as they were read.
@@ -27,7 +27,7 @@ pub struct HttpRouteRouter {
     kube: Kube,
 }
 
-/// An HTTPRoute, and what of it we divide.
+/// An `HTTPRoute`, and what of it we divide.
 struct Route {
     object: Object,
     meta: ObjectMeta,
