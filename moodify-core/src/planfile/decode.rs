@@ -208,7 +208,13 @@ impl serde::de::Error for Failure {
     }
 
     fn invalid_value(unexpected: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::invalid_type(unexpected, expected)
+        let range = match expected.to_string().as_str() {
+            "u8" => format!("a whole number from 0 to {}", u8::MAX),
+            "u16" => format!("a whole number from 0 to {}", u16::MAX),
+            "u32" => format!("a whole number from 0 to {}", u32::MAX),
+            other => plainly(other),
+        };
+        Self::custom(format!("expected {range}, found {}", found(unexpected)))
     }
 
     fn invalid_length(length: usize, expected: &dyn Expected) -> Self {

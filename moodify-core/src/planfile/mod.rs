@@ -42,7 +42,7 @@ use serde_json::Value;
 pub use decode::{Mistake, from_value};
 pub use source::{Place, PlanErrors, Problem, Source};
 
-use crate::model::{Environment, Release, Step};
+use crate::model::{Environment, Phase, Plan, Release, Step};
 use crate::strategy::Canary;
 
 /// A plan as it is written: its strategies are not expanded yet.
@@ -63,6 +63,24 @@ pub struct PlanFile {
     /// What happens, in order.
     #[schemars(length(min = 1))]
     pub phases: Vec<PhaseSpec>,
+}
+
+impl PlanFile {
+    /// The plan with its strategies expanded: what a run does, completely.
+    #[must_use]
+    pub fn expand(self) -> Plan {
+        let expand = |phase: PhaseSpec| match phase.content {
+            PhaseContent::Steps(steps) => vec![Phase { name: phase.name, steps }],
+            PhaseContent::Strategy(StrategySpec::Canary(canary)) => canary.phases(&phase.name),
+        };
+        Plan {
+            name: self.name,
+            environment: self.environment,
+            release: self.release,
+            phases: self.phases.into_iter().flat_map(expand).collect(),
+            backends: self.backends,
+        }
+    }
 }
 
 /// A phase as it is written: steps, or a strategy that makes them.

@@ -187,9 +187,47 @@ fn a_bomb_of_aliases_is_refused_soon() {
     }
     let found = complaints_of(&bomb);
     assert!(found[0].contains("the aliases repeat too much"), "{found:#?}");
-    let found = complaints_of(&"[".repeat(100_000));
-    assert_eq!(found.len(), 1, "{found:#?}");
-    assert!(!complaints_of(&"{a: ".repeat(63)).is_empty());
+    assert!(complaints_of("a: &a [*a]")[0].contains("an alias stands inside of what it stands for"));
+}
+
+#[test]
+fn nothing_is_nested_so_deeply_that_the_stack_ends() {
+    let mut aliases = "a0: &a0 [x]\n".to_owned();
+    for level in 1..60 {
+        aliases += &format!("a{level}: &a{level} {}*a{}{}\n", "[".repeat(20), level - 1, "]".repeat(20));
+    }
+    for text in ["- ".repeat(1_000), "[".repeat(200) + &"]".repeat(200), "{a: ".repeat(100) + &"}".repeat(100), aliases]
+    {
+        assert!(complaints_of(&text)[0].contains("nested too deeply"), "{text}");
+    }
+    assert_eq!(complaints_of(&"[".repeat(100_000)).len(), 1);
+}
+
+#[test]
+fn mistakes_in_the_whole_release() {
+    for (from, to, complaint) in [
+        ("\"10:00\"", "10", "18:60: expected a time string, found the number 10"),
+        ("\"10:00\"", "\"15:00\"", "18:73: the window ends before it begins"),
+        ("America/New_York}", "America/New_Yrk}", "18:88: \"America/New_Yrk\" is not a known time zone"),
+        ("wednesday", "wedesday", "18:32: unknown value \"wedesday\"; did you mean \"wednesday\"?"),
+        ("2026-11-30", "2026-11-20", "20:77: the freeze ends before it begins"),
+        ("- window:", "- windw:", "18:7: unknown key \"windw\"; did you mean \"window\"?"),
+        ("attempts: 3", "attempts: 5000000000", "58:27: expected a whole number from 0 to 4294967295"),
+        ("deadline: 2m", "deadline: -2m", "57:19: \"-2m\" is negative"),
+        ("fail: \"> 5s\", ", "", "73:15: neither `pass` nor `fail`"),
+        ("      - name: report", "      - name: announce", "79:15: step \"announce\" is there already"),
+        ("    - name: frontend\n", "    - name: backend\n", "35:13: service \"backend\" is there already"),
+        ("strategy:", "startegy:", "61:5: unknown key \"startegy\"; did you mean \"strategy\"?"),
+        ("name: backend\n", "nam: backend\n", "27:7: unknown key \"nam\"; did you mean \"name\"?"),
+        ("weights: [10, 50, 100]", "weights: [10, 50, 100", "64:13: a key is not possible here; perhaps a bracket"),
+        ("title: Release", "title: Release: moodify", "55:25: a key is not possible here; a text with \": \""),
+    ] {
+        assert!(RELEASE.contains(from), "{from}");
+        let complaints = complaints_of(&RELEASE.replacen(from, to, 1));
+        let expected = format!("p.yaml:{complaint}");
+        assert!(complaints[0].starts_with(&expected), "{to}\n  expected {expected}\n  found    {complaints:#?}");
+        assert_eq!(complaints.len(), 1, "{to}: {complaints:#?}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Number, Value};
+use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::options::DuplicateKeyPolicy;
 use serde_saphyr::{Location, Spanned};
 
@@ -88,10 +89,14 @@ fn place(location: Location) -> Place {
     Place { line: number(location.line()), column: number(location.column()) }
 }
 
+/// How deep a plan may nest, also through aliases. Each level costs about 50 kB of stack in an unoptimised build, and
+/// threads have 2 MB.
+const DEEPEST: usize = 24;
+
 /// YAML 1.2 without the traps of 1.1 (`no` and `0755` are text), and small: a plan has no use for a bomb of aliases.
 fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
-        budget: serde_saphyr::budget! { max_depth: 64, max_events: 100_000, max_nodes: 50_000 },
+        budget: serde_saphyr::budget! { max_depth: DEEPEST, max_events: 100_000, max_nodes: 50_000 },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 20_000 },
         // Both keys reach the visitor, so that both places can be told.
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
@@ -109,13 +114,29 @@ fn syntax_error(error: &serde_saphyr::Error, text: &str) -> SyntaxError {
     let message = match error {
         E::AliasError { error, .. } => syntax_error(error, text).message,
         E::AliasReplayLimitExceeded { .. } => "the aliases repeat too much; write out what is meant".to_owned(),
+        E::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
+            format!("nested too deeply; {DEEPEST} levels are the most")
+        }
+        E::Budget { .. } => "larger than any plan should be".to_owned(),
         E::MultipleDocuments { .. } => "a second document begins here; a file holds one".to_owned(),
         E::NullIntoString { .. } | E::Unexpected { .. } => "a key must be a text; put it in quotes".to_owned(),
+        E::RecursiveReferencesRequireWeakTypes { .. } => "an alias stands inside of what it stands for".to_owned(),
         E::NonFiniteFloat { value, .. } => format!("{value} is not a number that can be used; put text in quotes"),
         other => {
             // The place is told apart from the message.
             let told = other.to_string();
-            told.split(" at line ").next().unwrap_or(&told).trim().to_owned()
+            let message = told.split(" at line ").next().unwrap_or(&told).trim();
+            match message {
+                "mapping values are not allowed in this context" => {
+                    "a key is not possible here; a text with \": \" in it needs quotes, and the keys of a map stand in \
+                     one column"
+                        .to_owned()
+                }
+                "illegal placement of ':' indicator" => {
+                    "a key is not possible here; perhaps a bracket before it is not closed".to_owned()
+                }
+                _ => message.to_owned(),
+            }
         }
     };
     let place = error.location().map(place);

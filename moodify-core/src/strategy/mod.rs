@@ -2,6 +2,7 @@
 
 mod canary;
 mod ratio;
+mod steps;
 
 pub use canary::{Bake, Canary};
 pub use ratio::{Split, split};
