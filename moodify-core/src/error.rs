@@ -42,6 +42,8 @@ pub enum ErrorKind {
     Cancelled,
     /// It works as a request, but the thing did not become or stay healthy.
     Unhealthy,
+    /// There is no data to decide by: neither well nor unwell.
+    Inconclusive,
     /// A gate does not hold.
     Refused,
     /// Another engine owns the run now.

@@ -6,24 +6,24 @@
 //!
 //! The feature `testing` adds a mock of each trait and the Simulator: every backend in memory on a virtual clock.
 
-// pub mod action;
+pub mod action;
 pub mod analysis;
 pub mod backend;
 pub mod clock;
 pub mod context;
-// pub mod engine;
+pub mod engine;
 pub mod error;
-// pub mod event;
+pub mod event;
 pub mod gate;
-// pub mod journal;
+pub mod journal;
 pub mod model;
-// pub mod planfile;
+pub mod planfile;
 pub mod strategy;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use backend::Backends;
 pub use context::{CallContext, IdempotencyKey};
-// pub use engine::Engine;
+pub use engine::Engine;
 pub use error::{Effect, Error, ErrorKind, Result};
 pub use model::{Plan, RunId};

@@ -1,1 +1,29 @@
-//! Redis backend of moodify: cache administration for single, sentinel and cluster.
+//! Redis backend of moodify: [`RedisCache`] administers one Redis or Valkey server.
+//!
+//! ```no_run
+//! # async fn example() -> moodify_core::Result<()> {
+//! use std::time::Duration;
+//! use moodify_core::backend::CacheAdmin;
+//! use moodify_core::{CallContext, IdempotencyKey, RunId};
+//! use moodify_redis::{RedisCache, RedisConfig};
+//!
+//! let cache = RedisCache::new(RedisConfig::new("sessions", "rediss://cache.internal:6379").password("from a vault"))?;
+//! let run = RunId::new("r1").expect("a valid id");
+//! let cx = CallContext::new(run, IdempotencyKey::new("r1/cache"), Duration::from_secs(10));
+//! let info = cache.info(&cx).await?;
+//! println!("{}: {} keys in {} bytes", info.engine, info.keys, info.used_memory);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! No name of the `redis` crate is part of this crate's signatures, and TLS is rustls with ring, chosen here and not
+//! by whatever default the process has installed.
+
+mod cache_admin;
+mod config;
+mod connection;
+mod error;
+mod info;
+
+pub use cache_admin::RedisCache;
+pub use config::RedisConfig;

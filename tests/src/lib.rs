@@ -1,1 +1,34 @@
 //! The rig that starts real components, and the end-to-end tests on them.
+//!
+//! [`rig`] is a whole Kubernetes, without containers: etcd, the API server, the controllers and the scheduler as
+//! processes, and [`node`], a node of our own whose pods are small real HTTP servers that behave as the tag of their
+//! image says. It lives in a network namespace that `tests/run` makes, so that every pod has an address of its own.
+//!
+//! A test takes what it needs or is left out aloud:
+//!
+//! ```no_run
+//! # async fn test() {
+//! use moodify_tests::rig::Rig;
+//!
+//! let Some(rig) = Rig::shared().await else { return };
+//! let namespace = rig.namespace("errors").await;
+//! namespace.deploy("backend", "registry.test/backend:v1", 3).await;
+//! namespace.wait_ready("backend").await;
+//! # }
+//! ```
+
+mod http;
+pub mod node;
+pub mod require;
+pub mod rig;
+
+pub use require::{missing, program, require};
+
+/// What the rig's own code fails with: it is shown, never matched on.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The wall clock. The rig speaks for real components, so it needs the real time; tests of the library own theirs.
+#[expect(clippy::disallowed_methods, reason = "pods and certificates carry the real time")]
+pub fn wall_clock() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}

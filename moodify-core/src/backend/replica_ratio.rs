@@ -145,10 +145,9 @@ impl TrafficRouter for ReplicaRatio {
                 return Err(e.hint("no stable instance is available; the canary keeps what traffic there is"));
             }
         }
-        if let Some(canary) = self.deployer.observe(cx, target, Track::Canary).await.or_else(drifted)? {
-            if canary.replicas.desired > 0 {
-                self.deployer.remove(cx, target).await?;
-            }
+        let canary = self.deployer.observe(cx, target, Track::Canary).await.or_else(drifted)?;
+        if canary.is_some_and(|c| c.replicas.desired > 0) {
+            self.deployer.remove(cx, target).await?;
         }
         Ok(Traffic { weight: Weight::ZERO, share: 0.0, verification: Verification::CannotTell, edited_by: None })
     }

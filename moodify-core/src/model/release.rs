@@ -56,7 +56,7 @@ pub struct Routing {
     pub router: String,
     /// The Service object in front of the stable version.
     pub service: String,
-    /// The routing object whose weights are set (`http-route`: the name of the HTTPRoute).
+    /// The routing object whose weights are set (`http-route`: the name of the `HTTPRoute`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
 }

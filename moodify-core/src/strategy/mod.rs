@@ -1,5 +1,8 @@
 //! Strategies make phases of steps. Pure: what they know is the release and their own settings.
 
+mod canary;
 mod ratio;
+mod steps;
 
+pub use canary::{Bake, Canary};
 pub use ratio::{Split, split};

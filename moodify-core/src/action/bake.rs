@@ -1,0 +1,387 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::services::{ByService, check, select};
+use super::{Action, CheckContext, Observed, StepContext, kinds};
+use crate::analysis::{Analysis, Judge, MetricCheck, MetricStatus, NoDataThen, Sample, metrics, sources};
+use crate::backend::{Granularity, MetricQuery, Pods, Traffic, Workload};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::ProgressKind;
+use crate::model::{Period, Plan, Target, Track, Weight};
+
+/// The parameters of a `bake` step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BakeParams {
+    /// The weight that is in force.
+    pub weight: Weight,
+    /// How long the new version is watched. Only time counts in which it was really watched.
+    pub period: Period,
+    /// What is measured, and what it means.
+    #[serde(default)]
+    pub analysis: Analysis,
+    /// The services by name; left out, all of them: one's breach is the breach of all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
+}
+
+/// Watches the new version for a time. A breach ends it at once. While there is no data, or a person paused the run,
+/// the time stands still; and it never ends well before every metric was measured and found good.
+#[derive(Debug)]
+pub(super) struct Bake;
+
+/// What survives a crash.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct Baked {
+    elapsed: Period,
+}
+
+/// How often time is counted and shown.
+const TICK: Duration = Duration::from_secs(1);
+/// How often the time that counted is written down: the most that a crash loses.
+const NOTE_EVERY: Duration = Duration::from_secs(30);
+/// The longest that one question to a metric source may take.
+const LONGEST_QUERY: Duration = Duration::from_secs(10);
+
+/// Something seen while baking.
+enum Seen {
+    Pods(usize, Pods),
+    Canary(usize, Option<Workload>),
+    Traffic(usize, Traffic),
+    Sample(usize, Sample),
+}
+
+fn query(check: &MetricCheck, target: &Target, workload: &str, plan: &Plan) -> MetricQuery {
+    let mut query = MetricQuery::new(&check.name, target.clone(), Track::Canary, workload, &plan.release.version);
+    query.query.clone_from(&check.query);
+    query.window = check.window;
+    query
+}
+
+/// What the pods say about one of the metrics that are read from them; `None` if it is not one of those.
+fn pod_sample(metric: &str, pods: &Pods) -> Option<Sample> {
+    let count = |fits: fn(&crate::backend::PodState) -> bool| pods.iter().filter(|p| fits(p)).count() as f64;
+    let value = match metric {
+        metrics::CRASH_LOOP => count(|p| p.crash_looping),
+        metrics::RESTARTS => pods.iter().map(|p| f64::from(p.restarts)).sum(),
+        metrics::UNHEALTHY if pods.is_empty() => return Some(Sample::Empty),
+        metrics::UNHEALTHY => count(|p| !p.ready && p.was_ready) / pods.len() as f64,
+        _ => return None,
+    };
+    Some(Sample::Value(value))
+}
+
+/// Asks one metric source once; every way to fail is a sample too.
+async fn ask(cx: &StepContext, judge: usize, source: &str, query: MetricQuery) -> Seen {
+    let asked = async {
+        let source = cx.backends().metric_source(source)?;
+        let call = cx.call()?.at_most(LONGEST_QUERY);
+        call.run("engine", "ask the metric source", source.query(&call, &query)).await
+    };
+    let sample = match asked.await {
+        Ok(measurement) => measurement.value.map_or(Sample::Empty, Sample::Value),
+        Err(e) => Sample::Error(e.to_string()),
+    };
+    Seen::Sample(judge, sample)
+}
+
+/// One bake going on.
+struct Watch<'a> {
+    cx: &'a StepContext,
+    params: &'a BakeParams,
+    targets: Vec<Target>,
+    /// By target, then by metric.
+    judges: Vec<(usize, Judge)>,
+    workloads: ByService<String>,
+    elapsed: Duration,
+    noted: Duration,
+    held_since: Option<Instant>,
+    canaries_seen: BTreeMap<usize, Workload>,
+}
+
+impl Watch<'_> {
+    async fn streams(&self) -> Result<SelectAll<BoxStream<'static, Result<Seen>>>> {
+        let cx = self.cx;
+        let mut all = SelectAll::new();
+        let from_pods = self.judges.iter().any(|(_, j)| j.check().source == sources::PODS);
+        for (i, target) in self.targets.iter().enumerate() {
+            if from_pods {
+                let pods = cx.backends().diagnostics()?.watch_pods(&cx.call()?, target, Track::Canary).await?;
+                all.push(pods.map(move |p| p.map(|p| Seen::Pods(i, p))).boxed());
+            }
+            let canary = cx.backends().deployer()?.watch(&cx.call()?, target, Track::Canary).await?;
+            all.push(canary.map(move |w| w.map(|w| Seen::Canary(i, w))).boxed());
+            let router = cx.backends().router(&target.service.traffic.router)?;
+            if router.capabilities().granularity == Granularity::Percent {
+                let traffic = router.watch(&cx.call()?, target).await?;
+                all.push(traffic.map(move |t| t.map(|t| Seen::Traffic(i, t))).boxed());
+            }
+        }
+        Ok(all)
+    }
+
+    fn status(&self) -> Vec<MetricStatus> {
+        self.judges.iter().map(|(_, j)| j.status().clone()).collect()
+    }
+
+    fn breach(&self, judge: usize) -> Result<()> {
+        let (target, judge) = &self.judges[judge];
+        if !judge.breached() {
+            return Ok(());
+        }
+        let status = judge.status();
+        let times = if status.failures > 1 { format!(", {} times in a row", status.failures) } else { String::new() };
+        let message = format!(
+            "{} of {} is {} (limit {}){times}, at {} of the traffic",
+            status.metric, status.service, status.shown, status.limit, self.params.weight
+        );
+        Err(Error::new(ErrorKind::Unhealthy, "analysis", "watch the new version", message)
+            .on(self.targets[*target].to_string()))
+    }
+
+    fn drift(&self, target: usize, message: String) -> Error {
+        Error::new(ErrorKind::Drift, "analysis", "watch the new version", message)
+            .on(self.targets[target].to_string())
+            .hint("moodify leaves it as it is; decide what shall be, then release or roll back by hand")
+    }
+
+    fn take(&mut self, seen: Seen) -> Result<()> {
+        match seen {
+            Seen::Sample(judge, sample) => {
+                self.judges[judge].1.record(&sample);
+                self.breach(judge)
+            }
+            Seen::Pods(target, pods) => {
+                for i in 0..self.judges.len() {
+                    let (of, judge) = &mut self.judges[i];
+                    if *of != target || judge.check().source != sources::PODS {
+                        continue;
+                    }
+                    if let Some(sample) = pod_sample(&judge.check().name, &pods) {
+                        judge.record(&sample);
+                        self.breach(i).map_err(|e| {
+                            let why: Vec<String> =
+                                pods.iter().filter(|p| !p.ready).take(5).map(ToString::to_string).collect();
+                            if why.is_empty() {
+                                return e;
+                            }
+                            let message = format!("{}; {}", e.message(), why.join("; "));
+                            Error::new(e.kind(), "analysis", "watch the new version", message).on(e.target())
+                        })?;
+                    }
+                }
+                Ok(())
+            }
+            Seen::Canary(target, Some(workload)) => {
+                self.canaries_seen.insert(target, workload);
+                Ok(())
+            }
+            Seen::Canary(target, None) if self.canaries_seen.contains_key(&target) => {
+                Err(self.drift(target, "somebody deleted the canary workload".to_owned()))
+            }
+            Seen::Canary(..) => Ok(()),
+            Seen::Traffic(_, traffic) if traffic.weight == self.params.weight => Ok(()),
+            Seen::Traffic(target, traffic) => {
+                let who = traffic.edited_by.unwrap_or_else(|| "somebody else".to_owned());
+                let message = format!(
+                    "{who} set the canary's weight to {}; this run had set {}",
+                    traffic.weight, self.params.weight
+                );
+                Err(self.drift(target, message))
+            }
+        }
+    }
+
+    /// Why time stands still, if it does. `ending` when the whole period has counted.
+    fn standstill(&self, ending: bool) -> Option<String> {
+        let after = self.params.analysis.no_data.after;
+        let show = |status: &MetricStatus| {
+            let problem = status.problem.as_deref().unwrap_or("neither good nor bad");
+            format!("{} of {}: {problem}", status.metric, status.service)
+        };
+        let bad = |j: &Judge| {
+            j.blind(after) || (ending && !j.content() && j.status().failures == 0 && j.status().missing > 0)
+        };
+        let blind: Vec<String> = self.judges.iter().filter(|(_, j)| bad(j)).map(|(_, j)| show(j.status())).collect();
+        if !blind.is_empty() {
+            return Some(format!("no data is not health: {}", blind.join("; ")));
+        }
+        None
+    }
+
+    /// Holds while there is no data; ends the run when that lasts too long.
+    async fn hold(&mut self, why: Option<&String>) -> Result<()> {
+        match (why, self.held_since) {
+            (Some(why), None) => {
+                self.held_since = Some(Instant::now());
+                self.cx.hold(why).await
+            }
+            (None, Some(_)) => {
+                self.held_since = None;
+                self.cx.release().await
+            }
+            (Some(why), Some(since)) if since.elapsed() >= self.params.analysis.no_data.hold.get() => {
+                let message = format!("{why}, for {}", self.params.analysis.no_data.hold);
+                let kind = match self.params.analysis.no_data.then {
+                    NoDataThen::Attention => ErrorKind::Inconclusive,
+                    NoDataThen::Rollback => ErrorKind::Unhealthy,
+                };
+                Err(Error::new(kind, "analysis", "watch the new version", message).hint(
+                    "mend the metric source or the query; the new version keeps the weight that it has until then",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn note(&mut self) -> Result<()> {
+        self.noted = self.elapsed;
+        self.cx.checkpoint(&Baked { elapsed: self.elapsed.into() }).await
+    }
+
+    async fn run(&mut self) -> Result<()> {
+        let cx = self.cx;
+        let period = self.params.period.get();
+        let interval = self.params.analysis.interval.get().max(Duration::from_millis(100));
+        let mut streams = self.streams().await?;
+        let mut asking = FuturesUnordered::new();
+        let mut ticks = tokio::time::interval(TICK.min(interval));
+        let begun = Instant::now();
+        let mut measured: Option<Instant> = None;
+        let mut counted = begun;
+        let paused = cx.paused();
+        loop {
+            let seen = tokio::select! {
+                biased;
+                () = cx.cancelled().cancelled() => {
+                    return Err(Error::new(ErrorKind::Cancelled, "analysis", "watch the new version", "stopped before its time"));
+                }
+                Some(seen) = asking.next(), if !asking.is_empty() => Some(Ok(seen)),
+                seen = streams.next(), if !streams.is_empty() => match seen {
+                    Some(seen) => Some(seen),
+                    None => return Err(Error::new(ErrorKind::Unavailable, "analysis", "watch the new version", "every watch ended")),
+                },
+                _ = ticks.tick() => None,
+            };
+            if let Some(seen) = seen {
+                self.take(seen?)?;
+                continue;
+            }
+            let now = Instant::now();
+            let warm = now.duration_since(begun) >= self.params.analysis.warm_up.get();
+            let due = measured.is_none_or(|last| now.duration_since(last) >= interval);
+            if warm && due && asking.is_empty() {
+                measured = Some(now);
+                for (i, (target, judge)) in self.judges.iter().enumerate() {
+                    let check = judge.check().clone();
+                    if check.source != sources::PODS {
+                        let target = &self.targets[*target];
+                        let workload = self.workloads.get(&target.service.name).map_or("", String::as_str);
+                        let query = query(&check, target, workload, cx.plan());
+                        asking.push(async move { ask(cx, i, &check.source, query).await });
+                    }
+                }
+            }
+            let ending = self.elapsed >= period;
+            let blind = if warm { self.standstill(ending) } else { None };
+            self.hold(blind.as_ref()).await?;
+            let pause = paused.borrow().then(|| "paused".to_owned());
+            let standing_still = blind.or(pause);
+            if standing_still.is_none() {
+                self.elapsed = (self.elapsed + now.duration_since(counted)).min(period);
+            }
+            counted = now;
+            cx.progress(ProgressKind::Bake {
+                weight: self.params.weight,
+                elapsed: Period::from(self.elapsed),
+                total: self.params.period,
+                standing_still: standing_still.clone(),
+                metrics: self.status(),
+            });
+            if self.elapsed >= period && standing_still.is_none() && self.judges.iter().all(|(_, j)| j.content()) {
+                return Ok(());
+            }
+            if self.elapsed.saturating_sub(self.noted) >= NOTE_EVERY {
+                self.note().await?;
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Action for Bake {
+    type Params = BakeParams;
+    type Output = Vec<MetricStatus>;
+
+    fn has_effects(&self) -> bool {
+        false
+    }
+
+    fn deadline(&self, _: &BakeParams) -> Option<Duration> {
+        // It ends by its period, a breach, or the longest hold.
+        None
+    }
+
+    async fn check(&self, cx: &CheckContext<'_>, params: &BakeParams) -> Result<(), Vec<Error>> {
+        check(cx, &params.services)?;
+        let mut problems = Vec::new();
+        for target in select(&params.services, cx.plan).map_err(|e| vec![e])? {
+            for check in &params.analysis.metrics {
+                if check.source == sources::PODS {
+                    problems.extend(cx.backends.diagnostics().err());
+                    if pod_sample(&check.name, &Vec::new()).is_none() {
+                        let message = format!("pods have no metric {:?}", check.name);
+                        problems.push(Error::new(ErrorKind::Unsupported, "analysis", "check a metric", message));
+                    }
+                    continue;
+                }
+                let guess = format!("{}-canary", target.service.workload);
+                let asked = cx.backends.metric_source(&check.source);
+                let checked = asked.and_then(|source| source.check(&query(check, &target, &guess, cx.plan)));
+                problems.extend(checked.err());
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    async fn execute(&self, cx: &StepContext, params: &BakeParams) -> Result<Vec<MetricStatus>> {
+        let targets = select(&params.services, cx.plan())?;
+        let judge = |(i, target): (usize, &Target)| {
+            let of = target.service.name.clone();
+            let judges = params.analysis.metrics.iter().map(move |check| (i, Judge::new(&of, check.clone())));
+            judges.collect::<Vec<_>>()
+        };
+        let elapsed = cx.last_checkpoint::<Baked>().unwrap_or_default().elapsed.get();
+        let mut watch = Watch {
+            cx,
+            params,
+            judges: targets.iter().enumerate().flat_map(judge).collect(),
+            workloads: cx.output_of_kind(kinds::DEPLOY_CANARY)?,
+            targets,
+            elapsed,
+            noted: elapsed,
+            held_since: None,
+            canaries_seen: BTreeMap::new(),
+        };
+        let result = watch.run().await;
+        if result.is_err() && watch.elapsed > watch.noted {
+            watch.note().await?;
+        }
+        result.map(|()| watch.status())
+    }
+
+    async fn observe(&self, _: &StepContext, _: &BakeParams) -> Result<Observed<Vec<MetricStatus>>> {
+        Ok(Observed::NotDone)
+    }
+
+    async fn undo(&self, _: &StepContext, _: &BakeParams, _: Option<&Vec<MetricStatus>>) -> Result<()> {
+        Ok(())
+    }
+}

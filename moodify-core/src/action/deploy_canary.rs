@@ -1,0 +1,91 @@
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::services::{ByService, baseline, canaries, check, each, explain, select};
+use super::{Action, CheckContext, Observed, StepContext};
+use crate::backend::{CanarySpec, DeployerExt, Granularity, Workload};
+use crate::error::{Error, Result};
+use crate::event::ProgressKind;
+use crate::model::{Target, Track, Weight};
+
+/// Makes the canary workloads, sized for their first weight, and waits until they are available. No traffic yet, but
+/// for ratios of instances, where a canary that is there has its share.
+#[derive(Debug)]
+pub(super) struct DeployCanary;
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Params {
+    /// The first weight.
+    weight: Weight,
+    /// The services by name; left out, all of them.
+    #[serde(default)]
+    services: Vec<String>,
+}
+
+/// What this step has written down before it makes anything: the most traffic that the canary may get.
+#[derive(Debug, Serialize)]
+struct Allowed {
+    weight: Weight,
+}
+
+impl DeployCanary {
+    async fn one(cx: &StepContext, target: Target, weight: Weight) -> Result<String> {
+        let before = baseline(cx, &target)?;
+        let router = cx.backends().router(&target.service.traffic.router)?;
+        let shares = router.capabilities().granularity == Granularity::Instances;
+        let replicas = canaries(router.as_ref(), before.replicas, weight);
+        let version = &cx.plan().release.version;
+        let spec = CanarySpec::new(target.service.image.clone(), version, replicas, shares);
+        let deployer = cx.backends().deployer()?;
+        deployer.deploy(&cx.call()?, &target, &spec).await?;
+        let canary = wait_available(cx, &target, replicas).await?;
+        Ok(canary.name)
+    }
+}
+
+/// Waits until `replicas` canaries are available, showing how far they are.
+pub(super) async fn wait_available(cx: &StepContext, target: &Target, replicas: u32) -> Result<Workload> {
+    let seen = |w: &Workload| {
+        cx.progress(ProgressKind::Workload {
+            service: target.service.name.clone(),
+            track: Track::Canary,
+            available: w.replicas.available,
+            desired: w.replicas.desired,
+        });
+    };
+    let done = move |w: &Workload| w.has_available(replicas);
+    let deployer = cx.backends().deployer()?;
+    match deployer.wait(&cx.call()?, target, Track::Canary, &done, &seen).await {
+        Ok(workload) => Ok(workload),
+        Err(e) => Err(explain(cx, target, Track::Canary, e).await),
+    }
+}
+
+#[async_trait]
+impl Action for DeployCanary {
+    type Params = Params;
+    type Output = ByService<String>;
+
+    async fn check(&self, cx: &CheckContext<'_>, params: &Params) -> Result<(), Vec<Error>> {
+        check(cx, &params.services)
+    }
+
+    async fn execute(&self, cx: &StepContext, params: &Params) -> Result<ByService<String>> {
+        cx.checkpoint(&Allowed { weight: params.weight }).await?;
+        let targets = select(&params.services, cx.plan())?;
+        each(&targets, |target| Self::one(cx, target, params.weight)).await
+    }
+
+    async fn observe(&self, _: &StepContext, _: &Params) -> Result<Observed<ByService<String>>> {
+        // Deploying again observes by itself: what is there as asked for is not written again.
+        Ok(Observed::NotDone)
+    }
+
+    async fn undo(&self, cx: &StepContext, params: &Params, _: Option<&ByService<String>>) -> Result<()> {
+        let targets = select(&params.services, cx.plan())?;
+        each(&targets, async |target| cx.backends().deployer()?.remove(&cx.call()?, &target).await).await?;
+        Ok(())
+    }
+}

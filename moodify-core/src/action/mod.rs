@@ -1,0 +1,175 @@
+//! What a step does: one file per kind. The only code that calls a backend.
+//!
+//! An embedder's own kind of step is an [`Action`] too, registered by name:
+//!
+//! ```
+//! use async_trait::async_trait;
+//! use moodify_core::action::{Action, Observed, Registry, StepContext};
+//! use moodify_core::Result;
+//! use schemars::JsonSchema;
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Debug)]
+//! struct Greet;
+//!
+//! #[derive(Debug, Deserialize, JsonSchema)]
+//! struct Whom {
+//!     name: String,
+//! }
+//!
+//! #[derive(Debug, Serialize, Deserialize)]
+//! struct Greeted {
+//!     greeting: String,
+//! }
+//!
+//! #[async_trait]
+//! impl Action for Greet {
+//!     type Params = Whom;
+//!     type Output = Greeted;
+//!
+//!     async fn execute(&self, cx: &StepContext, whom: &Whom) -> Result<Greeted> {
+//!         cx.note("saying hello");
+//!         Ok(Greeted { greeting: format!("hello, {}", whom.name) })
+//!     }
+//!
+//!     async fn observe(&self, _: &StepContext, _: &Whom) -> Result<Observed<Greeted>> {
+//!         Ok(Observed::NotDone)
+//!     }
+//!
+//!     async fn undo(&self, _: &StepContext, _: &Whom, _: Option<&Greeted>) -> Result<()> {
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let registry = Registry::with_builtins().register("greet", Greet);
+//! assert!(registry.kinds().any(|kind| kind == "greet"));
+//! ```
+
+mod bake;
+mod baseline;
+mod context;
+mod deploy_canary;
+mod notify;
+mod probe;
+mod promote;
+mod registry;
+mod retire_canary;
+mod return_traffic;
+mod services;
+mod shift_traffic;
+mod status_page;
+mod wait;
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use bake::BakeParams;
+pub use baseline::{Baseline, Baselines};
+pub use context::{CheckContext, StepContext};
+pub use registry::{Kind, Registry};
+pub use services::Services;
+pub use shift_traffic::ShiftParams;
+
+/// The names of the kinds of step that moodify brings along.
+pub mod kinds {
+    /// Records what serves before the release; refuses what cannot be released over.
+    pub const BASELINE: &str = "baseline";
+    /// Makes the canary workloads.
+    pub const DEPLOY_CANARY: &str = "deploy-canary";
+    /// Sizes the canaries and sends them a share of the traffic.
+    pub const SHIFT_TRAFFIC: &str = "shift-traffic";
+    /// Watches the new version for a time.
+    pub const BAKE: &str = "bake";
+    /// Rolls the stable workloads to the new version, while the canaries carry the traffic.
+    pub const PROMOTE: &str = "promote";
+    /// Sends all traffic to the stable workloads.
+    pub const RETURN_TRAFFIC: &str = "return-traffic";
+    /// Removes the canary workloads.
+    pub const RETIRE_CANARY: &str = "retire-canary";
+    /// Asks an endpoint whether it is well.
+    pub const PROBE: &str = "probe";
+    /// Tells people.
+    pub const NOTIFY: &str = "notify";
+    /// Opens, updates or resolves the run's incident on the status page.
+    pub const STATUS_PAGE: &str = "status-page";
+    /// Lets time pass.
+    pub const WAIT: &str = "wait";
+}
+
+/// What an observation found of a step whose outcome was unknown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observed<T> {
+    /// It had been done.
+    Done(T),
+    /// It had not been done, or not completely: it is safe and needed to do it again.
+    NotDone,
+}
+
+/// A kind of step.
+///
+/// # Contract
+/// - `execute` is idempotent under the step's key: done again after any part of it was done, it ends in the same state.
+/// - `observe` changes nothing. It is asked when an attempt timed out, lost its answer or died with its process.
+/// - `undo` takes back whatever part of `execute` was done, also none, and is idempotent too. `output` is there if the
+///   step finished; after a failure or a crash it is not, but a checkpoint may be.
+/// - Every call to a backend is made under a fresh [`StepContext::call`], which refuses when the run is lost.
+/// - Any of them may be dropped at any await, and is then in an unknown state.
+#[async_trait]
+pub trait Action: Send + Sync + fmt::Debug + 'static {
+    /// The parameters, as the plan gives them under `with`. Unknown keys should be refused.
+    type Params: DeserializeOwned + JsonSchema + Send + Sync;
+    /// What later steps can read, and what `undo` is given.
+    type Output: Serialize + DeserializeOwned + Send + Sync;
+
+    /// Whether it can change anything outside. One that cannot is neither observed nor undone.
+    fn has_effects(&self) -> bool {
+        true
+    }
+
+    /// Whether there is no way back by undoing once it began.
+    fn is_pivot(&self) -> bool {
+        false
+    }
+
+    /// Whether it only tells people. One that fails for good stops neither a release nor a way back; a person is called
+    /// at the end.
+    fn is_observer(&self) -> bool {
+        false
+    }
+
+    /// When the step must have ended if the plan does not say; `None` if it ends by itself.
+    fn deadline(&self, _params: &Self::Params) -> Option<Duration> {
+        Some(Duration::from_secs(600))
+    }
+
+    /// What is wrong with a step of this kind in this plan with these backends, without any effect.
+    ///
+    /// # Errors
+    /// One for each thing that is wrong.
+    async fn check(&self, _cx: &CheckContext<'_>, _params: &Self::Params) -> Result<(), Vec<crate::Error>> {
+        Ok(())
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// A transient one is repeated by the step's policy; any other ends the step.
+    async fn execute(&self, cx: &StepContext, params: &Self::Params) -> crate::Result<Self::Output>;
+
+    /// Finds out whether it was done.
+    ///
+    /// # Errors
+    /// When that cannot be found out now.
+    async fn observe(&self, cx: &StepContext, params: &Self::Params) -> crate::Result<Observed<Self::Output>>;
+
+    /// Takes it back.
+    ///
+    /// # Errors
+    /// Repeated by the undo policy, then a person is called.
+    async fn undo(&self, cx: &StepContext, params: &Self::Params, output: Option<&Self::Output>) -> crate::Result<()>;
+}

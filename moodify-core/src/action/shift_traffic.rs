@@ -1,0 +1,137 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::deploy_canary::wait_available;
+use super::services::{ByService, baseline, canaries, check, each, select};
+use super::{Action, CheckContext, Observed, StepContext, kinds};
+use crate::backend::{Granularity, Scale, Traffic, Verification, WeightChange};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::ProgressKind;
+use crate::model::{Target, Track, Weight};
+
+/// The parameters of a `shift-traffic` step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShiftParams {
+    /// The canary's share.
+    pub weight: Weight,
+    /// The services by name; left out, all of them, in lockstep.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
+}
+
+/// Written down before the traffic moves: the most that the canary may get.
+#[derive(Debug, Serialize)]
+struct Allowed {
+    weight: Weight,
+}
+
+/// Sizes the canaries for a share of the traffic, and when they are available sends it to them. Undone, everything
+/// goes to stable, whatever the share was before: a bad version gets no stage on its way out.
+#[derive(Debug)]
+pub(super) struct ShiftTraffic;
+
+impl ShiftTraffic {
+    /// The weight that the steps before this one left in force.
+    fn weight_before(cx: &StepContext) -> Weight {
+        let earlier = cx.plan().steps().map(|(_, s)| s).take_while(|s| s.name != cx.step().name);
+        let shifts = earlier.filter(|s| s.action == kinds::SHIFT_TRAFFIC);
+        let last = shifts.last().and_then(|s| ShiftParams::deserialize(&s.with).ok());
+        last.map_or(Weight::ZERO, |p| p.weight)
+    }
+
+    async fn one(cx: &StepContext, target: Target, to: Weight) -> Result<Traffic> {
+        let capacity = baseline(cx, &target)?.replicas;
+        let router = cx.backends().router(&target.service.traffic.router)?;
+        let from = Self::weight_before(cx);
+        if router.capabilities().granularity == Granularity::Percent {
+            // A canary deployed for the first weight has its size already; so has one of an attempt before this.
+            let before = canaries(router.as_ref(), capacity, if from == Weight::ZERO { to } else { from });
+            let replicas = canaries(router.as_ref(), capacity, to);
+            if before != replicas {
+                let deployer = cx.backends().deployer()?;
+                deployer.scale(&cx.call()?, &target, Track::Canary, Scale { from: before, to: replicas }).await?;
+            }
+            wait_available(cx, &target, replicas).await?;
+        }
+        let change = WeightChange { from, to, capacity };
+        let mut traffic = router.set(&cx.call()?, &target, change).await?;
+        show(cx, &target, &traffic);
+        if router.capabilities().verifies && traffic.verification == Verification::NotYet {
+            let mut states = router.watch(&cx.call()?, &target).await?;
+            while traffic.verification == Verification::NotYet {
+                let next = cx.call()?.run("engine", "wait for the router", async { Ok(states.next().await) }).await?;
+                traffic = next.ok_or_else(|| {
+                    Error::new(ErrorKind::Unavailable, "engine", "wait for the router", "the watch ended")
+                        .on(target.to_string())
+                })??;
+                show(cx, &target, &traffic);
+            }
+        }
+        Ok(traffic)
+    }
+}
+
+fn show(cx: &StepContext, target: &Target, traffic: &Traffic) {
+    let service = target.service.name.clone();
+    cx.progress(ProgressKind::Traffic { service, weight: traffic.weight, share: traffic.share });
+}
+
+/// Sends all traffic to stable, for every service even if one of them fails.
+pub(super) async fn reset(cx: &StepContext, services: &[String]) -> Result<ByService<Traffic>> {
+    let targets = select(services, cx.plan())?;
+    each(&targets, async |target| {
+        let capacity = baseline(cx, &target)?.replicas;
+        let router = cx.backends().router(&target.service.traffic.router)?;
+        let traffic = router.reset(&cx.call()?, &target, capacity).await?;
+        show(cx, &target, &traffic);
+        Ok(traffic)
+    })
+    .await
+}
+
+#[async_trait]
+impl Action for ShiftTraffic {
+    type Params = ShiftParams;
+    type Output = ByService<Traffic>;
+
+    fn deadline(&self, _: &ShiftParams) -> Option<Duration> {
+        Some(Duration::from_secs(600))
+    }
+
+    async fn check(&self, cx: &CheckContext<'_>, params: &ShiftParams) -> Result<(), Vec<Error>> {
+        check(cx, &params.services)
+    }
+
+    async fn execute(&self, cx: &StepContext, params: &ShiftParams) -> Result<ByService<Traffic>> {
+        cx.checkpoint(&Allowed { weight: params.weight }).await?;
+        let targets = select(&params.services, cx.plan())?;
+        each(&targets, |target| Self::one(cx, target, params.weight)).await
+    }
+
+    async fn observe(&self, cx: &StepContext, params: &ShiftParams) -> Result<Observed<ByService<Traffic>>> {
+        let targets = select(&params.services, cx.plan())?;
+        let now = each(&targets, async |target| {
+            cx.backends().router(&target.service.traffic.router)?.read(&cx.call()?, &target).await
+        });
+        let now = now.await?;
+        let there = |t: &Traffic| t.weight == params.weight && t.verification != Verification::NotYet;
+        let exact = targets.iter().all(|t| {
+            let router = cx.backends().router(&t.service.traffic.router);
+            router.is_ok_and(|r| r.capabilities().granularity == Granularity::Percent)
+        });
+        // Ratios of instances are never exact: set them again, which writes nothing that is there already.
+        Ok(if exact && now.values().all(there) { Observed::Done(now) } else { Observed::NotDone })
+    }
+
+    async fn undo(&self, cx: &StepContext, params: &ShiftParams, _: Option<&ByService<Traffic>>) -> Result<()> {
+        if cx.later_is_undone(kinds::SHIFT_TRAFFIC) {
+            return Ok(());
+        }
+        reset(cx, &params.services).await.map(drop)
+    }
+}

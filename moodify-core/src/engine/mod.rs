@@ -1,0 +1,210 @@
+//! Drives a run by what its journal says is next: the only place that owns time, retries and cancellation.
+
+mod check;
+mod executor;
+mod log;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+pub use check::Finding;
+pub(crate) use log::RunLog;
+
+use crate::action::Registry;
+use crate::backend::Backends;
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Feed, Subscription};
+use crate::journal::{Command, CommandKind, Entry, JournalStore, Outcome, Record, RunState, fold};
+use crate::model::{Plan, RetryPolicy, RunId};
+
+/// How an engine behaves.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct EngineOptions {
+    /// Who this engine is, for other engines and people. Different for every process.
+    pub owner: String,
+    /// How long a run stays this engine's after its last sign of life.
+    pub lease: Duration,
+    /// How often the inbox is looked into: the most that a command waits.
+    pub inbox: Duration,
+    /// How often undoing a step is tried, and when.
+    pub undo: RetryPolicy,
+    /// The deadline of one attempt at undoing a step.
+    pub undo_deadline: Duration,
+}
+
+impl Default for EngineOptions {
+    /// A lease of 15 s, a look into the inbox 5 times a second; undoing is tried 40 times within about 10 minutes.
+    fn default() -> Self {
+        let random = uuid::Uuid::now_v7().simple().to_string();
+        Self {
+            owner: format!("process {} ({})", std::process::id(), &random[random.len() - 6..]),
+            lease: Duration::from_secs(15),
+            inbox: Duration::from_millis(200),
+            undo: RetryPolicy { attempts: 40, ..RetryPolicy::default() },
+            undo_deadline: Duration::from_secs(300),
+        }
+    }
+}
+
+/// How driving a run came to an end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The run is over.
+    Ended(Outcome, String),
+    /// It was interrupted, and can be resumed.
+    Interrupted,
+}
+
+/// Runs plans.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use std::sync::Arc;
+/// use moodify_core::{Backends, Engine};
+/// use moodify_core::journal::{JournalStore, MemoryJournal};
+/// let engine = Engine::new(Arc::new(MemoryJournal::new()), Backends::default());
+/// assert!(engine.journal().list().await.unwrap().is_empty());
+/// # });
+/// ```
+#[derive(Debug, Clone)]
+pub struct Engine {
+    journal: Arc<dyn JournalStore>,
+    backends: Backends,
+    registry: Registry,
+    clock: Arc<dyn Clock>,
+    options: EngineOptions,
+    feed: Feed,
+}
+
+impl Engine {
+    /// An engine with the built-in kinds of step and the machine's clock.
+    #[must_use]
+    pub fn new(journal: Arc<dyn JournalStore>, backends: Backends) -> Self {
+        Self {
+            journal,
+            backends,
+            registry: Registry::with_builtins(),
+            clock: Arc::new(SystemClock),
+            options: EngineOptions::default(),
+            feed: Feed::new(),
+        }
+    }
+
+    /// With other kinds of step.
+    #[must_use]
+    pub fn with_registry(mut self, registry: Registry) -> Self {
+        self.registry = registry;
+        self
+    }
+
+    /// With another clock.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// With other options.
+    #[must_use]
+    pub fn with_options(mut self, options: EngineOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The journal.
+    #[must_use]
+    pub fn journal(&self) -> &dyn JournalStore {
+        self.journal.as_ref()
+    }
+
+    /// The kinds of step that it knows.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// A place in the audience of all runs that this engine drives from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> Subscription {
+        self.feed.subscribe()
+    }
+
+    /// Writes a checked plan into the journal as a new run, owned by nobody yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] with everything that [`check`](Self::check) finds; [`ErrorKind::Storage`].
+    pub async fn create(&self, plan: &Plan, by: &str) -> Result<RunId> {
+        let findings = self.check(plan).await;
+        if !findings.is_empty() {
+            let all: Vec<String> = findings.iter().map(ToString::to_string).collect();
+            let kind = findings[0].error.kind();
+            return Err(Error::new(kind, "engine", "check the plan", all.join("; ")).on(plan.name.as_str()));
+        }
+        let now = self.clock.now();
+        let run = RunId::generate(now);
+        let record = Record::Created { run: run.clone(), plan: Box::new(plan.clone()), by: by.to_owned() };
+        let first = Entry { seq: 1, time: now, token: 0, record };
+        self.journal.create(&run, &first).await?;
+        self.feed.event(&Event::of(&run, plan, &first));
+        Ok(run)
+    }
+
+    /// Takes a run and drives it to its end, from wherever its journal says it is. Cancelling `stop` interrupts it at
+    /// the next safe point, resumable.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] if another engine has the run; [`ErrorKind::Fenced`] if it is lost to one;
+    /// [`ErrorKind::Storage`] if the journal cannot be written: the run stopped before the effect, and is resumable.
+    ///
+    /// # Cancellation
+    /// Dropping the future is like a crash: the run is resumable, and what it was doing is observed then.
+    pub async fn drive(&self, run: &RunId, stop: &CancellationToken) -> Result<Ending> {
+        executor::drive(self, run, stop).await
+    }
+
+    /// Creates a run and drives it to its end.
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create) and [`drive`](Self::drive).
+    pub async fn run(&self, plan: &Plan, by: &str) -> Result<(RunId, Ending)> {
+        let run = self.create(plan, by).await?;
+        let ending = self.drive(&run, &CancellationToken::new()).await?;
+        Ok((run, ending))
+    }
+
+    /// What the journal says about a run.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::Corrupt`].
+    pub async fn state(&self, run: &RunId) -> Result<RunState> {
+        fold(&self.journal.load(run).await?)
+    }
+
+    /// Everything that happened in a run so far, from event number `from` on.
+    ///
+    /// # Errors
+    /// As for [`state`](Self::state).
+    pub async fn events(&self, run: &RunId, from: u64) -> Result<Vec<Event>> {
+        let entries = self.journal.load(run).await?;
+        let plan = fold(&entries)?.plan;
+        Ok(entries.iter().filter(|e| e.seq >= from).map(|e| Event::of(run, &plan, e)).collect())
+    }
+
+    /// Gives a run a command, from any process. It is obeyed, or refused on the record, by the engine that has the
+    /// run, within [`EngineOptions::inbox`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the run cannot obey it as it is now.
+    pub async fn command(&self, run: &RunId, kind: CommandKind, by: &str, reason: &str) -> Result<Command> {
+        if let Some(why) = self.state(run).await?.refuses(kind) {
+            return Err(Error::new(ErrorKind::Invalid, "engine", "give a command", why).on(run.as_str()));
+        }
+        let command = Command::new(kind, by, reason);
+        self.journal.send(run, &command).await?;
+        Ok(command)
+    }
+}

@@ -1,0 +1,180 @@
+//! Plan files: YAML and JSON in, a [`PlanFile`] or every mistake with its place out.
+//!
+//! JSON is read by the YAML reader, so that it has places too. The model's types know nothing of places: what is read
+//! first is a plain value with the place of everything in it, a [`Source`]; it is decoded by JSON pointer, checked, and
+//! kept, so that what is found later (in a backend's settings, in a step's parameters) has its place as well.
+//!
+//! ```
+//! let text = "
+//! name: release
+//! environment: {name: staging, kind: staging, namespace: moodify-staging}
+//! release:
+//!   version: v1.2.3
+//!   services:
+//!     - name: backend
+//!       workload: backend-deployment
+//!       image: registry.example/moodify/backend:v1.2.3
+//!       traffic: {router: replica-ratio, service: backend-service}
+//! phases:
+//!   - name: rollout
+//!     strategy:
+//!       canary:
+//!         wieghts: [10, 50, 100]
+//! ";
+//! let errors = moodify_core::planfile::read(text, "plan.yaml").unwrap_err();
+//! let shown = errors.to_string();
+//! assert!(shown.starts_with(r#"plan.yaml:15:9: unknown key "wieghts"; did you mean "weights"?"#), "{shown}");
+//! ```
+
+mod check;
+mod decode;
+mod source;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use decode::{Mistake, from_value};
+pub use source::{Place, PlanErrors, Problem, Source};
+
+use crate::model::{Environment, Phase, Plan, Release, Step};
+use crate::strategy::Canary;
+
+/// A plan as it is written: its strategies are not expanded yet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "moodify plan")]
+pub struct PlanFile {
+    /// The plan's name, for people.
+    #[schemars(length(min = 1))]
+    pub name: String,
+    /// Where the release goes, and what guards it.
+    pub environment: Environment,
+    /// What ships.
+    pub release: Release,
+    /// Settings of the backends, by backend; read by the application. Holds no secrets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub backends: BTreeMap<String, Value>,
+    /// What happens, in order.
+    #[schemars(length(min = 1))]
+    pub phases: Vec<PhaseSpec>,
+}
+
+impl PlanFile {
+    /// The plan with its strategies expanded: what a run does, completely.
+    #[must_use]
+    pub fn expand(self) -> Plan {
+        let expand = |phase: PhaseSpec| match phase.content {
+            PhaseContent::Steps(steps) => vec![Phase { name: phase.name, steps }],
+            PhaseContent::Strategy(StrategySpec::Canary(canary)) => canary.phases(&phase.name),
+        };
+        Plan {
+            name: self.name,
+            environment: self.environment,
+            release: self.release,
+            phases: self.phases.into_iter().flat_map(expand).collect(),
+            backends: self.backends,
+        }
+    }
+}
+
+/// A phase as it is written: steps, or a strategy that makes them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "RawPhase", into = "RawPhase")]
+#[schemars(with = "RawPhase")]
+pub struct PhaseSpec {
+    /// Its name, for people.
+    pub name: String,
+    /// What is in it.
+    pub content: PhaseContent,
+}
+
+/// What is in a phase.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PhaseContent {
+    /// Steps, one after the other.
+    Steps(Vec<Step>),
+    /// A strategy that makes the steps.
+    Strategy(StrategySpec),
+}
+
+/// A strategy and its settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum StrategySpec {
+    /// More and more of the traffic, with a bake after each change of the weight. `canary: {}` has all the defaults.
+    Canary(Canary),
+}
+
+/// A phase: steps, or a strategy that makes them; exactly one of the two.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Phase", extend("oneOf" = [{"required": ["steps"]}, {"required": ["strategy"]}]))]
+struct RawPhase {
+    /// Its name, for people.
+    #[schemars(length(min = 1))]
+    name: String,
+    /// Steps, one after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    steps: Option<Vec<Step>>,
+    /// A strategy that makes the steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    strategy: Option<StrategySpec>,
+}
+
+impl TryFrom<RawPhase> for PhaseSpec {
+    type Error = String;
+
+    fn try_from(raw: RawPhase) -> Result<Self, String> {
+        let content = match (raw.steps, raw.strategy) {
+            (Some(steps), None) => PhaseContent::Steps(steps),
+            (None, Some(strategy)) => PhaseContent::Strategy(strategy),
+            (Some(_), Some(_)) => {
+                return Err(format!("phase {:?} has steps and a strategy; it can have only one of them", raw.name));
+            }
+            (None, None) => return Err(format!("phase {:?} has neither steps nor a strategy", raw.name)),
+        };
+        Ok(Self { name: raw.name, content })
+    }
+}
+
+impl From<PhaseSpec> for RawPhase {
+    fn from(phase: PhaseSpec) -> Self {
+        let (steps, strategy) = match phase.content {
+            PhaseContent::Steps(steps) => (Some(steps), None),
+            PhaseContent::Strategy(strategy) => (None, Some(strategy)),
+        };
+        Self { name: phase.name, steps, strategy }
+    }
+}
+
+/// Reads a plan from YAML or JSON; `file` is its name for messages.
+///
+/// # Errors
+/// Everything that is wrong with it, each with its place. A text that is neither YAML nor JSON is one problem; what
+/// can only be checked on a whole plan is checked when nothing worse than unknown keys was found.
+pub fn read(text: &str, file: &str) -> Result<(PlanFile, Source), PlanErrors> {
+    let (source, mut problems) = Source::parse(text, file)?;
+    let (plan, mut mistakes) = decode::decode::<PlanFile>(source.value());
+    if let Some(plan) = &plan {
+        mistakes.extend(plan.validate());
+    }
+    problems.extend(mistakes.iter().map(|mistake| source.explain("", mistake)));
+    match plan {
+        Some(plan) if problems.is_empty() => Ok((plan, source)),
+        _ => Err(PlanErrors::new(problems)),
+    }
+}
+
+/// The JSON Schema of plan files.
+#[must_use]
+pub fn schema() -> Value {
+    schemars::schema_for!(PlanFile).to_value()
+}

@@ -1,0 +1,64 @@
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::Canary;
+use crate::action::{BakeParams, ShiftParams, kinds};
+use crate::model::{Period, Phase, RetryPolicy, Step};
+
+impl Canary {
+    /// The phases of a canary release; `name` begins the names of phases and steps.
+    ///
+    /// Prepare (look at what serves, make the canaries), one phase a weight (shift, bake), promote (roll the stable
+    /// workloads while the canaries carry all of the traffic, send the traffic back to them, remove the canaries).
+    ///
+    /// ```
+    /// use moodify_core::strategy::Canary;
+    /// let phases = Canary::default().phases("rollout");
+    /// let names: Vec<&str> = phases.iter().map(|p| p.name.as_str()).collect();
+    /// assert_eq!(names, ["rollout: prepare", "rollout: 10 %", "rollout: 50 %", "rollout: 100 %", "rollout: promote"]);
+    /// ```
+    #[must_use]
+    pub fn phases(&self, name: &str) -> Vec<Phase> {
+        let ready = Some(self.ready_deadline);
+        let first = self.weights.first().copied().unwrap_or_default();
+        let mut phases = vec![Phase {
+            name: format!("{name}: prepare"),
+            steps: vec![
+                step(name, "baseline", kinds::BASELINE, &Value::Null, None),
+                step(name, "deploy", kinds::DEPLOY_CANARY, &json!({"weight": first}), ready),
+            ],
+        }];
+        for (index, &weight) in self.weights.iter().enumerate() {
+            let percent = weight.percent();
+            let shift = ShiftParams { weight, services: Vec::new() };
+            let period = self.bake.of(index);
+            let bake = BakeParams { weight, period, analysis: self.analysis.clone(), services: Vec::new() };
+            phases.push(Phase {
+                name: format!("{name}: {weight}"),
+                steps: vec![
+                    step(name, &format!("shift-{percent}"), kinds::SHIFT_TRAFFIC, &shift, ready),
+                    step(name, &format!("bake-{percent}"), kinds::BAKE, &bake, None),
+                ],
+            });
+        }
+        phases.push(Phase {
+            name: format!("{name}: promote"),
+            steps: vec![
+                step(name, "promote", kinds::PROMOTE, &Value::Null, ready),
+                step(name, "return-traffic", kinds::RETURN_TRAFFIC, &Value::Null, None),
+                step(name, "retire-canary", kinds::RETIRE_CANARY, &Value::Null, None),
+            ],
+        });
+        phases
+    }
+}
+
+fn step(prefix: &str, name: &str, action: &str, with: &impl Serialize, deadline: Option<Period>) -> Step {
+    Step {
+        name: format!("{prefix}-{name}"),
+        action: action.to_owned(),
+        with: serde_json::to_value(with).unwrap_or_default(),
+        deadline,
+        retry: RetryPolicy::default(),
+    }
+}

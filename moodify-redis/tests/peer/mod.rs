@@ -1,0 +1,148 @@
+//! A real redis-server on a free port of 127.0.0.1, stopped by its process id.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use redis::Commands;
+use tempfile::TempDir;
+
+const VARIABLE: &str = "MOODIFY_REDIS_SERVER";
+
+/// The server's binary; without it tests are skipped, loudly, and fail where everything must be there.
+fn binary() -> Option<PathBuf> {
+    let on_path = || {
+        std::env::split_paths(&std::env::var_os("PATH")?)
+            .map(|dir| dir.join("redis-server"))
+            .find(|file| file.is_file())
+    };
+    let found = std::env::var_os(VARIABLE).map(PathBuf::from).or_else(on_path);
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "no redis-server on PATH or in {VARIABLE}");
+        // Not a print macro, whose output the test harness would swallow.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: no redis-server on PATH or in {VARIABLE}");
+    }
+    found
+}
+
+#[derive(Debug)]
+pub(crate) struct RedisServer {
+    child: Child,
+    pub(crate) port: u16,
+    dir: TempDir,
+    options: Vec<OsString>,
+}
+
+impl RedisServer {
+    /// Starts a server with extra options; `None` if there is no binary.
+    pub(crate) async fn start(options: &[&str]) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let mut all = os(&["--port", &port.to_string()]);
+        all.extend(os(options));
+        Self::start_in(dir, port, all).await
+    }
+
+    /// Starts a server that speaks TLS only, as `localhost`.
+    pub(crate) async fn start_tls() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(dir.path().join("ca.pem"), made.cert.pem()).unwrap();
+        std::fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        let mut options = os(&["--port", "0", "--tls-port", &port.to_string(), "--tls-auth-clients", "no"]);
+        for (option, file) in
+            [("--tls-cert-file", "ca.pem"), ("--tls-ca-cert-file", "ca.pem"), ("--tls-key-file", "key.pem")]
+        {
+            options.extend([option.into(), dir.path().join(file).into()]);
+        }
+        Self::start_in(dir, port, options).await
+    }
+
+    /// The authority that a TLS server's certificate is of.
+    pub(crate) fn ca_file(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    async fn start_in(dir: TempDir, port: u16, options: Vec<OsString>) -> Option<Self> {
+        let child = spawn(&binary()?, &dir, &options);
+        let mut server = Self { child, port, dir, options };
+        server.wait_until_it_listens().await;
+        Some(server)
+    }
+
+    /// Starts it again on the same port, after `stop`.
+    pub(crate) async fn restart(&mut self) {
+        self.child = spawn(&binary().unwrap(), &self.dir, &self.options);
+        self.wait_until_it_listens().await;
+    }
+
+    pub(crate) fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// STOP makes it hang without closing anything; CONT lets it go on.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Writes keys to a database, not through the crate under test.
+    pub(crate) fn fill(&self, database: u8, keys: u32) {
+        let client = redis::Client::open(format!("{}/{database}", self.url())).unwrap();
+        let mut connection = client.get_connection().unwrap();
+        for key in 0..keys {
+            connection.set::<_, _, ()>(format!("key-{key}"), "value").unwrap();
+        }
+    }
+
+    pub(crate) fn count(&self, database: u8) -> u64 {
+        let client = redis::Client::open(format!("{}/{database}", self.url())).unwrap();
+        redis::cmd("DBSIZE").query(&mut client.get_connection().unwrap()).unwrap()
+    }
+
+    async fn wait_until_it_listens(&mut self) {
+        for _ in 0..500 {
+            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                return;
+            }
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("redis-server ended: {status}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("redis-server does not listen");
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn os(options: &[&str]) -> Vec<OsString> {
+    options.iter().map(Into::into).collect()
+}
+
+fn spawn(binary: &PathBuf, dir: &TempDir, options: &[OsString]) -> Child {
+    Command::new(binary)
+        .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
+        .arg(dir.path())
+        .args(options)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}

@@ -1,0 +1,127 @@
+//! Starts the rig, runs a command in it, and stops everything.
+//!
+//! ```text
+//! rig up -- COMMAND...     with MOODIFY_RIG in its environment; exits as the command does
+//! rig up --until-eof       prints the path of the state file and lives until its input ends
+//! rig node KUBECONFIG DIR  the node alone, telling Prometheus in DIR of its pods; `up` starts it
+//! ```
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use moodify_tests::rig::{ControlPlane, VARIABLE, has_pod_network};
+use moodify_tests::{BoxError, node};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::interval;
+
+const USAGE: &str = "usage: rig up -- COMMAND... | rig up --until-eof | rig node KUBECONFIG DIR";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["up", "--until-eof"] => up(None).await,
+        ["up", "--", command @ ..] if !command.is_empty() => up(Some(command)).await,
+        ["node", kubeconfig, targets] => run_node(Path::new(kubeconfig), Path::new(targets)).await,
+        _ => Err(USAGE.into()),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("rig: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn up(command: Option<&[&str]>) -> Result<ExitCode, BoxError> {
+    if !has_pod_network() {
+        return Err("this is not the rig's network namespace: use tests/rig/inside, or tests/run".into());
+    }
+    // Asked for before anything starts, so that an interrupt meanwhile stops all of it.
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let interrupted = async move {
+        tokio::select! {
+            _ = interrupt.recv() => 130,
+            _ = terminate.recv() => 143,
+        }
+    };
+    tokio::select! {
+        code = interrupted => Ok(ExitCode::from(code)),
+        result = supervise(command) => result,
+    }
+}
+
+/// Everything that is started in here stops when this ends or is dropped.
+async fn supervise(command: Option<&[&str]>) -> Result<ExitCode, BoxError> {
+    let begun = Instant::now();
+    let dir = tempfile::Builder::new().prefix("moodify-rig-").tempdir()?;
+    let mut plane = ControlPlane::start(dir.path(), &assets()?).await?;
+    let path = plane.state.write()?;
+    eprintln!("rig: ready in {:.1} s", begun.elapsed().as_secs_f32());
+    let done = async {
+        match command {
+            Some(command) => run(command, &path).await,
+            None => until_eof(&path).await,
+        }
+    };
+    tokio::select! {
+        result = done => result,
+        problem = watch(&mut plane) => Err(problem.into()),
+    }
+}
+
+/// Waits for a component to end by itself.
+async fn watch(plane: &mut ControlPlane) -> String {
+    let mut ticks = interval(Duration::from_millis(500));
+    loop {
+        ticks.tick().await;
+        if let Some(problem) = plane.casualty() {
+            return problem;
+        }
+    }
+}
+
+async fn run(command: &[&str], state: &Path) -> Result<ExitCode, BoxError> {
+    let mut child = tokio::process::Command::new(command[0])
+        .args(&command[1..])
+        .env(VARIABLE, state)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("{}: {error}", command[0]))?;
+    let code = child.wait().await?.code();
+    Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+async fn until_eof(state: &Path) -> Result<ExitCode, BoxError> {
+    println!("{}", state.display());
+    // Not awaited by the runtime when a signal comes first, as a read from standard input cannot be cancelled.
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        let _ = sender.send(());
+    });
+    let _ = receiver.await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The directory that `tests/rig/build` makes, or has made.
+fn assets() -> Result<PathBuf, BoxError> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/rig/build");
+    let output = Command::new(script).stderr(std::process::Stdio::inherit()).output()?;
+    if !output.status.success() {
+        return Err(format!("{script} failed").into());
+    }
+    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim_end()))
+}
+
+async fn run_node(kubeconfig: &Path, targets: &Path) -> Result<ExitCode, BoxError> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    // The node reports again by itself.
+    config.default_retry = false;
+    node::run(Client::try_from(config)?, targets).await?;
+    Ok(ExitCode::SUCCESS)
+}
