@@ -70,6 +70,10 @@ async fn a_crash_loop_is_reported_as_a_kubelet_does() {
         waiting.as_deref() == Some("CrashLoopBackOff") && status.restart_count >= 2
     })
     .await;
+    let logs = async |options: &[&str]| namespace.kubectl(&[&["logs", "deployment/backend"], options].concat()).await;
+    assert!(logs(&["--previous", "--tail=1"]).await.contains("FATAL crashed"));
+    let events = namespace.kubectl(&["get", "events", "-o", "jsonpath={..reason}"]).await;
+    assert!(events.contains("BackOff"), "{events}");
     let last = container(&pods(&namespace).await[0]).last_state.unwrap().terminated.unwrap();
     assert_eq!((last.exit_code, last.reason.as_deref()), (1, Some("Error")));
     let deployment: Deployment = namespace.wait_for("backend", |_| true).await;
@@ -174,6 +178,22 @@ async fn the_api_server_can_be_stopped_and_goes_on() {
     assert!(answer.is_err(), "{answer:?}");
     paused.resume();
     client.apiserver_version().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_way_to_the_api_server_can_be_cut_for_one_test() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("proxy").await;
+    let proxy = namespace.api_proxy().await;
+    let kubeconfig = proxy.kubeconfig(&namespace, "admin");
+    let arguments = ["--kubeconfig", kubeconfig.to_str().unwrap(), "--request-timeout=2s", "get", "pods"];
+    assert!(rig.try_kubectl("admin", &arguments, "").await.status.success());
+    proxy.stall();
+    assert!(!rig.try_kubectl("admin", &arguments, "").await.status.success());
+    proxy.cut();
+    assert!(!rig.try_kubectl("admin", &arguments, "").await.status.success());
+    proxy.open();
+    assert!(rig.try_kubectl("admin", &arguments, "").await.status.success());
 }
 
 #[tokio::test]
