@@ -158,6 +158,24 @@ async fn the_audit_log_is_a_ledger_of_writes() {
 }
 
 #[tokio::test]
+async fn the_gateway_api_is_there() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("route").await;
+    let route = |weight: i32| {
+        format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: web}}, spec: {{rules: \
+             [{{backendRefs: [{{name: web, port: 80, weight: {weight}}}]}}]}}}}"
+        )
+    };
+    namespace.apply(&route(10)).await;
+    let path = "jsonpath={.spec.rules[0].backendRefs[0].weight}";
+    assert_eq!(namespace.kubectl(&["get", "httproute", "web", "-o", path]).await, "10");
+    let arguments = ["--namespace", namespace.name(), "apply", "-f", "-"];
+    let output = rig.try_kubectl("admin", &arguments, &route(-1)).await;
+    assert!(!output.status.success(), "a weight below zero is refused");
+}
+
+#[tokio::test]
 async fn a_plain_user_may_do_nothing_until_a_role_says_so() {
     let Some(rig) = Rig::shared().await else { return };
     let namespace = rig.namespace("roles").await;

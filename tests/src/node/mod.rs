@@ -1,7 +1,7 @@
 //! A node whose pods are small real HTTP servers on addresses of their own, behaving as the tag of their image says.
 //!
-//! To the API server it is a node like any other: it registers, renews its lease, runs readiness probes, reports what
-//! a kubelet would report, restarts what crashed with back-off, gives what was deleted time to finish, writes events and
+//! To the API server it is a node like any other: it registers, renews its lease, runs readiness probes, reports what a
+//! kubelet would report, restarts what crashed with back-off, gives what was deleted time to finish, writes events and
 //! keeps logs (`kubectl logs`, with `--tail`, `--previous` and `--timestamps`, but not `--follow`). Every ready
 //! pod is sent real requests, 20 a second; the annotation `rig.moodify.dev/load` of a pod sets another rate.
 //!
@@ -75,7 +75,11 @@ pub async fn run(client: Client, targets: &Path) -> Result<(), BoxError> {
 async fn register(client: &Client, port: u16) -> Result<(), BoxError> {
     let now = wall_clock();
     let capacity = json!({"cpu": "1000", "memory": "1000Gi", "ephemeral-storage": "1000Gi", "pods": "1000"});
-    let condition = |kind: &str, status: &str, reason: &str| json!({"type": kind, "status": status, "reason": reason, "lastHeartbeatTime": now, "lastTransitionTime": now});
+    let condition = |kind: &str, status: &str, reason: &str| {
+        json!({
+            "type": kind, "status": status, "reason": reason, "lastHeartbeatTime": now, "lastTransitionTime": now,
+        })
+    };
     let node: Node = serde_json::from_value(json!({
         "metadata": {"name": NAME, "labels": {
             "kubernetes.io/hostname": NAME, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
