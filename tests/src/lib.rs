@@ -21,6 +21,7 @@ mod http;
 pub mod node;
 pub mod require;
 pub mod rig;
+pub mod scene;
 
 pub use require::{missing, require};
 
