@@ -1,4 +1,13 @@
-//! For tests: a mock of each trait and the Simulator, which is all backends in memory on a virtual clock.
+//! For tests: a mock of each trait, the Simulator, which is all backends in memory on a virtual clock with faults on
+//! demand, and the contracts of the traits as suites that every implementation can be put to.
+
+pub mod conformance;
+mod simulator;
+
+pub use simulator::{
+    Answer, BackendKind, BackupScript, Behaviour, Call, Delivery, Edit, Edited, Fault, Faults, Flow, Outage, People,
+    Percent, Rule, Scenario, ServiceView, Settings, SimBackup, SimIncident, Simulator, SimulatorBuilder, World, Write,
+};
 
 pub mod mocks {
     //! A `mockall` mock of each backend trait.

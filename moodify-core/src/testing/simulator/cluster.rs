@@ -1,0 +1,405 @@
+//! The simulated cluster: deployer, routers and diagnostics.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use crate::backend::{
+    CanarySpec, Change, Deployer, DeployerCapabilities, Diagnostics, Granularity, ImageChange, LogRequest, Pods,
+    ReplicaRatio, RouterCapabilities, Scale, Traffic, TrafficRouter, Verification, WeightChange, Workload,
+};
+use crate::context::CallContext;
+use crate::error::{ErrorKind, Result};
+use crate::model::{Target, Track, Weight};
+
+use super::fault::BackendKind;
+use super::state::{Caller, State};
+use super::workload::Running;
+use super::world::World;
+
+/// Every backend of one engine on one world.
+#[derive(Clone)]
+pub(super) struct Facet {
+    pub(super) world: World,
+    /// The engine's label.
+    pub(super) who: Arc<str>,
+    /// The name under which it is registered.
+    pub(super) name: Arc<str>,
+}
+
+impl fmt::Debug for Facet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Simulated").field("name", &self.name).field("engine", &self.who).finish()
+    }
+}
+
+impl Facet {
+    pub(super) fn caller(&self, backend: BackendKind, operation: &'static str, subject: &str) -> Caller {
+        Caller::new(&self.who, backend, operation, subject)
+    }
+
+    fn deployer(&self, operation: &'static str, target: &Target) -> Caller {
+        self.caller(BackendKind::Deployer, operation, &target.service.name)
+    }
+
+    fn router(&self, operation: &'static str, target: &Target) -> Caller {
+        self.caller(BackendKind::Router, operation, &target.service.name)
+    }
+
+    fn diagnostics(&self, operation: &'static str, target: &Target) -> Caller {
+        self.caller(BackendKind::Diagnostics, operation, &target.service.name).reading()
+    }
+}
+
+/// A workload as the run of `caller` may see it.
+fn owned(state: &State, caller: &Caller, target: &Target, track: Track) -> Result<Option<Workload>> {
+    let running = state.service(target).and_then(|service| service.track(track));
+    if let Some((running, owner)) = running.and_then(|running| Some((running, running.owner.as_ref()?))) {
+        if Some(owner) != caller.run.as_ref() {
+            let message = format!("the canary {} belongs to run {owner}", running.name);
+            return Err(caller.fails(ErrorKind::AlreadyExists, message));
+        }
+        if let Some(editor) = &running.edited_by {
+            let message = format!("the canary {} was edited by {editor}", running.name);
+            return Err(caller.fails(ErrorKind::Drift, message));
+        }
+    }
+    Ok(state.workload(target, track))
+}
+
+fn canary_name(target: &Target) -> String {
+    format!("{}-canary", target.service.workload)
+}
+
+/// A running workload that a run may change, with when the controller will act on the change.
+fn change<'a>(
+    state: &'a mut State,
+    caller: &Caller,
+    target: &Target,
+    track: Track,
+) -> Result<(&'a mut Running, std::time::Duration)> {
+    owned(state, caller, target, track)?;
+    let due = state.now + state.scenario.world.controller_lag.get();
+    let running = state.service_mut(target).and_then(|service| service.track_mut(track));
+    running
+        .map(|running| (running, due))
+        .ok_or_else(|| caller.fails(ErrorKind::NotFound, format!("there is no {track} workload")))
+}
+
+fn written(state: &State, caller: &Caller, target: &Target, track: Track) -> Result<Workload> {
+    let gone = || caller.fails(ErrorKind::Internal, "a workload vanished while it was written");
+    owned(state, caller, target, track)?.ok_or_else(gone)
+}
+
+/// Refuses a number that is neither what the caller believes nor what it wants.
+fn check_scale(caller: &Caller, running: &Running, scale: Scale) -> Result<()> {
+    if running.desired == scale.from || running.desired == scale.to {
+        return Ok(());
+    }
+    let by = running.edited_by.as_deref().unwrap_or("somebody else");
+    let Scale { from, to } = scale;
+    let message = format!("{} instances are asked for, neither {from} nor {to}: {by} scaled it", running.desired);
+    Err(caller.fails(ErrorKind::Drift, message))
+}
+
+fn check_deploy(state: &State, caller: &Caller, target: &Target) -> Result<()> {
+    if state.service(target).is_none_or(|service| service.stable.is_none()) {
+        let message = format!("there is no workload {} to copy", target.service.workload);
+        return Err(caller.fails(ErrorKind::NotFound, message));
+    }
+    owned(state, caller, target, Track::Canary).map(drop)
+}
+
+fn differs(running: &Running, spec: &CanarySpec) -> bool {
+    running.image != spec.image
+        || running.desired != spec.replicas
+        || running.version != spec.version
+        || running.shares_service != spec.shares_service
+}
+
+fn deploy(state: &mut State, caller: &Caller, target: &Target, spec: &CanarySpec) -> Result<Workload> {
+    check_deploy(state, caller, target)?;
+    let due = state.now + state.scenario.world.controller_lag.get();
+    let name = canary_name(target);
+    if let Some(service) = state.service_mut(target) {
+        let there = service.canary.is_some();
+        if service.canary.as_ref().is_none_or(|running| differs(running, spec)) {
+            let new = || Running::new(name.clone(), spec.image.clone(), spec.replicas, due);
+            let running = service.canary.get_or_insert_with(new);
+            running.owner.clone_from(&caller.run);
+            running.image = spec.image.clone();
+            running.desired = spec.replicas;
+            running.version.clone_from(&spec.version);
+            running.shares_service = spec.shares_service;
+            if there {
+                running.asked(due);
+            }
+            state.wrote(format!("{name}: {} of {}", spec.replicas, spec.image));
+        }
+    }
+    written(state, caller, target, Track::Canary)
+}
+
+#[async_trait]
+impl Deployer for Facet {
+    fn capabilities(&self) -> DeployerCapabilities {
+        DeployerCapabilities::new(&["Deployment"], true)
+    }
+
+    async fn observe(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Option<Workload>> {
+        let (caller, target) = (self.deployer("observe", target).reading(), target.clone());
+        let asks = caller.clone().in_context(cx);
+        self.world.call(cx, caller, move |state| owned(state, &asks, &target, track)).await
+    }
+
+    async fn watch(
+        &self,
+        cx: &CallContext,
+        target: &Target,
+        track: Track,
+    ) -> Result<BoxStream<'static, Result<Option<Workload>>>> {
+        let caller = self.deployer("watch", target).reading();
+        self.world.call(cx, caller.clone(), |_| Ok(())).await?;
+        let (asks, target) = (caller.clone().in_context(cx), target.clone());
+        Ok(self.world.watch(cx, &caller, move |state| owned(state, &asks, &target, track)))
+    }
+
+    async fn deploy(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Workload> {
+        let (caller, target, spec) = (self.deployer("deploy", target), target.clone(), spec.clone());
+        let asks = caller.clone().in_context(cx);
+        self.world.call(cx, caller, move |state| deploy(state, &asks, &target, &spec)).await
+    }
+
+    async fn scale(&self, cx: &CallContext, target: &Target, track: Track, scale: Scale) -> Result<Workload> {
+        let (caller, target) = (self.deployer("scale", target), target.clone());
+        let asks = caller.clone().in_context(cx);
+        let effect = move |state: &mut State| {
+            let (running, due) = change(state, &asks, &target, track)?;
+            check_scale(&asks, running, scale)?;
+            if running.desired != scale.to {
+                running.desired = scale.to;
+                running.edited_by = None;
+                running.asked(due);
+                let what = format!("{} from {} to {} instances", running.name, scale.from, scale.to);
+                state.wrote(what);
+            }
+            written(state, &asks, &target, track)
+        };
+        self.world.call(cx, caller, effect).await
+    }
+
+    async fn set_image(&self, cx: &CallContext, target: &Target, change_to: &ImageChange) -> Result<Workload> {
+        let (caller, target, wanted) = (self.deployer("set_image", target), target.clone(), change_to.clone());
+        let asks = caller.clone().in_context(cx);
+        let effect = move |state: &mut State| {
+            let (running, due) = change(state, &asks, &target, Track::Stable)?;
+            if running.image != wanted.from && running.image != wanted.to {
+                let message = format!("{} runs, neither {} nor {}", running.image, wanted.from, wanted.to);
+                return Err(asks.fails(ErrorKind::Drift, message));
+            }
+            wanted.scale.map_or(Ok(()), |scale| check_scale(&asks, running, scale))?;
+            let desired = wanted.scale.map_or(running.desired, |scale| scale.to);
+            if running.image != wanted.to || running.desired != desired {
+                running.image = wanted.to.clone();
+                running.desired = desired;
+                running.edited_by = None;
+                running.asked(due);
+                let what = format!("{}: {desired} of {}", running.name, wanted.to);
+                state.wrote(what);
+            }
+            written(state, &asks, &target, Track::Stable)
+        };
+        self.world.call(cx, caller, effect).await
+    }
+
+    async fn remove(&self, cx: &CallContext, target: &Target) -> Result<()> {
+        let (caller, target, run) = (self.deployer("remove", target), target.clone(), cx.run_id().clone());
+        let effect = move |state: &mut State| {
+            let Some(service) = state.service_mut(&target) else { return Ok(()) };
+            // The canary of another run is not ours to remove, and ours is not there.
+            if let Some(canary) = service.canary.take_if(|canary| canary.owner.as_ref() == Some(&run)) {
+                state.wrote(format!("{} removed", canary.name));
+            }
+            Ok(())
+        };
+        self.world.call(cx, caller, effect).await
+    }
+
+    async fn preview(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Vec<Change>> {
+        let (caller, target, spec) = (self.deployer("preview", target).reading(), target.clone(), spec.clone());
+        let asks = caller.clone().in_context(cx);
+        let effect = move |state: &mut State| {
+            check_deploy(state, &asks, &target)?;
+            let canary = state.service(&target).and_then(|service| service.canary.as_ref());
+            let verb = match canary {
+                None => "create",
+                Some(running) if differs(running, &spec) => "change",
+                Some(_) => return Ok(Vec::new()),
+            };
+            let object = format!("Deployment {}/{}", target.namespace, canary_name(&target));
+            let s = if spec.replicas == 1 { "" } else { "s" };
+            Ok(vec![Change { object, what: format!("{verb} with {} replica{s} of {}", spec.replicas, spec.image) }])
+        };
+        self.world.call(cx, caller, effect).await
+    }
+}
+
+fn traffic(state: &State, caller: &Caller, target: &Target) -> Result<Traffic> {
+    let route = state.service(target).and_then(|service| service.route.as_ref());
+    let route = route.ok_or_else(|| caller.fails(ErrorKind::NotFound, "there is no routing object"))?;
+    Ok(Traffic {
+        weight: route.weight,
+        share: route.weight.fraction(),
+        verification: if route.due.is_none() { Verification::Verified } else { Verification::NotYet },
+        edited_by: route.edited_by.clone(),
+    })
+}
+
+fn set_weight(
+    state: &mut State,
+    caller: &Caller,
+    target: &Target,
+    from: Option<Weight>,
+    to: Weight,
+) -> Result<Traffic> {
+    let there = traffic(state, caller, target)?;
+    if there.weight != to {
+        if from.is_some_and(|from| there.weight != from) {
+            let by = there.edited_by.as_deref().unwrap_or("somebody else");
+            let message =
+                format!("the weight is {}, neither {} nor {to}: {by} set it", there.weight, from.unwrap_or(to));
+            return Err(caller.fails(ErrorKind::Drift, message));
+        }
+        let due = state.now + state.scenario.world.route_lag.get();
+        if let Some(route) = state.service_mut(target).and_then(|service| service.route.as_mut()) {
+            route.set(to, None, due);
+        }
+        state.wrote(format!("weight of {target} from {} to {to}", there.weight));
+    }
+    traffic(state, caller, target)
+}
+
+#[async_trait]
+impl TrafficRouter for Facet {
+    fn capabilities(&self) -> RouterCapabilities {
+        RouterCapabilities::new(Granularity::Percent, true)
+    }
+
+    async fn read(&self, cx: &CallContext, target: &Target) -> Result<Traffic> {
+        let (caller, target) = (self.router("read", target).reading(), target.clone());
+        let asks = caller.clone();
+        self.world.call(cx, caller, move |state| traffic(state, &asks, &target)).await
+    }
+
+    async fn watch(&self, cx: &CallContext, target: &Target) -> Result<BoxStream<'static, Result<Traffic>>> {
+        let (caller, target) = (self.router("watch", target).reading(), target.clone());
+        let (asks, of) = (caller.clone(), target.clone());
+        self.world.call(cx, caller.clone(), move |state| traffic(state, &asks, &of).map(drop)).await?;
+        let asks = caller.clone();
+        Ok(self.world.watch(cx, &caller, move |state| traffic(state, &asks, &target)))
+    }
+
+    async fn set(&self, cx: &CallContext, target: &Target, change: WeightChange) -> Result<Traffic> {
+        let (caller, target) = (self.router("set", target), target.clone());
+        let asks = caller.clone();
+        let effect = move |state: &mut State| set_weight(state, &asks, &target, Some(change.from), change.to);
+        self.world.call(cx, caller, effect).await
+    }
+
+    async fn reset(&self, cx: &CallContext, target: &Target, _capacity: u32) -> Result<Traffic> {
+        let (caller, target) = (self.router("reset", target), target.clone());
+        let asks = caller.clone();
+        let effect = move |state: &mut State| set_weight(state, &asks, &target, None, Weight::ZERO);
+        self.world.call(cx, caller, effect).await
+    }
+}
+
+/// The real [`ReplicaRatio`] over the simulated deployer, with faults of its own before and after.
+#[derive(Debug)]
+pub(super) struct RatioRouter {
+    facet: Facet,
+    inner: ReplicaRatio,
+}
+
+impl RatioRouter {
+    pub(super) fn new(facet: Facet) -> Self {
+        let inner = ReplicaRatio::new(Arc::new(facet.clone()));
+        Self { facet, inner }
+    }
+}
+
+#[async_trait]
+impl TrafficRouter for RatioRouter {
+    fn capabilities(&self) -> RouterCapabilities {
+        self.inner.capabilities()
+    }
+
+    async fn read(&self, cx: &CallContext, target: &Target) -> Result<Traffic> {
+        let caller = self.facet.router("read", target).reading();
+        self.facet.world.around(cx, caller, self.inner.read(cx, target)).await
+    }
+
+    async fn watch(&self, cx: &CallContext, target: &Target) -> Result<BoxStream<'static, Result<Traffic>>> {
+        self.inner.watch(cx, target).await
+    }
+
+    async fn set(&self, cx: &CallContext, target: &Target, change: WeightChange) -> Result<Traffic> {
+        let caller = self.facet.router("set", target);
+        self.facet.world.around(cx, caller, self.inner.set(cx, target, change)).await
+    }
+
+    async fn reset(&self, cx: &CallContext, target: &Target, capacity: u32) -> Result<Traffic> {
+        let caller = self.facet.router("reset", target);
+        self.facet.world.around(cx, caller, self.inner.reset(cx, target, capacity)).await
+    }
+}
+
+#[async_trait]
+impl Diagnostics for Facet {
+    async fn pods(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Pods> {
+        let (caller, target) = (self.diagnostics("pods", target), target.clone());
+        self.world.call(cx, caller, move |state| Ok(state.pods(&target, track))).await
+    }
+
+    async fn watch_pods(
+        &self,
+        cx: &CallContext,
+        target: &Target,
+        track: Track,
+    ) -> Result<BoxStream<'static, Result<Pods>>> {
+        let (caller, target) = (self.diagnostics("watch_pods", target), target.clone());
+        self.world.call(cx, caller.clone(), |_| Ok(())).await?;
+        Ok(self.world.watch(cx, &caller, move |state| Ok(state.pods(&target, track))))
+    }
+
+    async fn warnings(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Vec<String>> {
+        let (caller, target) = (self.diagnostics("warnings", target), target.clone());
+        let effect = move |state: &mut State| {
+            let pods = state.pods(&target, track).into_iter();
+            Ok(pods.filter_map(|pod| pod.reason.map(|reason| format!("pod {}: {reason}", pod.name))).collect())
+        };
+        self.world.call(cx, caller, effect).await
+    }
+
+    async fn logs(
+        &self,
+        cx: &CallContext,
+        target: &Target,
+        track: Track,
+        request: &LogRequest,
+    ) -> Result<Vec<(String, String)>> {
+        let (caller, target, request) = (self.diagnostics("logs", target), target.clone(), request.clone());
+        let effect = move |state: &mut State| {
+            let pods = state.pods(&target, track).into_iter().filter(|pod| !request.previous || pod.restarts > 0);
+            let line = |pod: &crate::backend::PodState| match (&pod.reason, pod.restarts) {
+                (Some(reason), 0) => format!("not serving: {reason}"),
+                (_, 0) => "serving".to_owned(),
+                _ => "panicked: this version crashes".to_owned(),
+            };
+            Ok(pods.filter(|_| request.tail > 0).map(|pod| (pod.name.clone(), line(&pod))).collect())
+        };
+        self.world.call(cx, caller, effect).await
+    }
+}

@@ -1,0 +1,420 @@
+//! What stands around the simulated cluster: metrics, probes, backups, caches, the status page, and people.
+
+use async_trait::async_trait;
+
+use crate::analysis::metrics;
+use crate::backend::{
+    ApprovalRequest, Approvals, Backup, BackupCapabilities, BackupState, BackupStore, CacheAdmin, CacheCapabilities,
+    CacheInfo, Decision, FlushRequest, Incident, IncidentStatus, IncidentUpdate, Measurement, MetricQuery,
+    MetricSource, Notification, Notifier, PodState, Probe, ProbeRequest, ProbeResult, RestoreRequest, Restored,
+    StatusPage,
+};
+use crate::context::CallContext;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::Track;
+
+use super::chance;
+use super::cluster::Facet;
+use super::fault::BackendKind;
+use super::scenario::Scenario;
+use super::service::SimService;
+use super::state::{Caller, Delivery, Question, SimBackup, SimIncident, State};
+
+/// Keys in a cache at first.
+const KEYS: u64 = 1000;
+
+/// Figures vary by so much up and down.
+const NOISE: f64 = 0.05;
+
+const KNOWN: [&str; 5] =
+    [metrics::ERROR_RATE, metrics::LATENCY_P95, metrics::CRASH_LOOP, metrics::UNHEALTHY, metrics::RESTARTS];
+
+fn is_scripted(scenario: &Scenario, metric: &str) -> bool {
+    let versions = scenario.versions.values().flatten();
+    let all = scenario.canary.iter().chain(&scenario.stable).chain(versions);
+    scenario.world.figures.contains_key(metric) || all.clone().any(|b| b.figures.contains_key(metric))
+}
+
+/// One figure of one version; `None` where nothing is measured.
+fn measure(state: &State, query: &MetricQuery) -> Option<f64> {
+    let service = state.service(&query.target)?;
+    let running = service.track(query.track)?;
+    let pods = state.pods(&query.target, query.track);
+    let share = |wanted: &dyn Fn(&PodState) -> bool| pods.iter().filter(|pod| wanted(pod)).count() as f64;
+    let scenario = &state.scenario;
+    let conducts: Vec<_> = running.pods.iter().map(|pod| service.conduct(scenario, &pod.image, state.now)).collect();
+    if conducts.iter().any(|conduct| conduct.no_metrics) {
+        return None;
+    }
+    match query.metric.as_str() {
+        metrics::CRASH_LOOP => return Some(share(&|pod| pod.crash_looping)),
+        metrics::RESTARTS => return Some(pods.iter().map(|pod| f64::from(pod.restarts)).sum()),
+        metrics::UNHEALTHY if pods.is_empty() => return None,
+        metrics::UNHEALTHY => return Some(share(&|pod| pod.was_ready && !pod.ready) / pods.len() as f64),
+        _ => {}
+    }
+    if service.share_of(scenario, query.track, state.now) <= 0.0 {
+        return None;
+    }
+    let serving: Vec<_> = conducts.iter().zip(&pods).filter(|(_, pod)| pod.ready).map(|(conduct, _)| conduct).collect();
+    let figure = |conduct: &&super::workload::Conduct| match query.metric.as_str() {
+        metrics::ERROR_RATE => Some(conduct.error_rate),
+        metrics::LATENCY_P95 => Some(conduct.latency),
+        other => conduct.figures.get(other).copied(),
+    };
+    let figures: Option<Vec<f64>> = serving.iter().map(figure).collect();
+    let figures = figures.filter(|figures| !figures.is_empty())?;
+    let mean = figures.iter().sum::<f64>() / figures.len() as f64;
+    let words = [service.name(), &query.metric, &query.track.to_string()];
+    // In nanoseconds of virtual time; wraps after 584 years.
+    let chance = chance::fraction(scenario.seed, &words, state.now.as_nanos() as u64);
+    Some(mean * (1.0 + NOISE * (2.0 * chance - 1.0)))
+}
+
+#[async_trait]
+impl MetricSource for Facet {
+    fn check(&self, query: &MetricQuery) -> Result<()> {
+        let scripted = query.query.is_some() || self.world.scenario(|s| is_scripted(s, &query.metric));
+        if scripted || KNOWN.contains(&query.metric.as_str()) {
+            return Ok(());
+        }
+        let message = format!("{} has no query, and is none of {}", query.metric, KNOWN.join(", "));
+        Err(Error::new(ErrorKind::Unsupported, BackendKind::MetricSource.name(), "check", message))
+    }
+
+    async fn query(&self, cx: &CallContext, query: &MetricQuery) -> Result<Measurement> {
+        let caller = self.caller(BackendKind::MetricSource, "query", &query.target.service.name).reading();
+        let (asks, query, name) = (caller.clone(), query.clone(), self.name.clone());
+        let effect = move |state: &mut State| {
+            let outage = state
+                .scenario
+                .metrics
+                .and_then(|outage| state.now.checked_sub(outage.down_after.get()).zip(Some(outage)));
+            if outage.is_some_and(|(passed, outage)| outage.down_for.is_none_or(|time| passed < time.get())) {
+                return Err(asks.fails(ErrorKind::Unavailable, format!("{name} does not answer")));
+            }
+            Ok(Measurement { value: measure(state, &query), at: state.wall() })
+        };
+        self.world.call(cx, caller, effect).await
+    }
+}
+
+/// The service and track that an address is of, if it is of one.
+fn addressed<'a>(state: &'a State, url: &str) -> Option<(&'a SimService, Track)> {
+    let named = |name: &str| url.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(|word| word == name);
+    state.services.values().find_map(|service| {
+        let names = [service.name(), &service.target.service.workload, &service.target.service.traffic.service];
+        if names.iter().any(|name| named(&format!("{name}-canary"))) {
+            return Some((service, Track::Canary));
+        }
+        names.into_iter().any(named).then_some((service, Track::Stable))
+    })
+}
+
+fn answer(state: &State, request: &ProbeRequest) -> ProbeResult {
+    let healthy = |service: &SimService, track: Track| {
+        let ready = state.pods(&service.target, track).iter().any(|pod| pod.ready);
+        let image = service.track(track).map(|running| &running.image);
+        // Whoever asks once should learn of a broken version, and not stumble over an ordinary one's rare error.
+        ready && image.is_some_and(|image| service.conduct(&state.scenario, image, state.now).error_rate < 0.5)
+    };
+    let well = match addressed(state, &request.url) {
+        Some((service, track)) => healthy(service, track),
+        None => state.services.values().all(|service| healthy(service, Track::Stable) || service.flow.lost < 0.5),
+    };
+    let status = if well { 200 } else { 503 };
+    let healthy = request.accepts(status);
+    let detail = (!healthy).then(|| format!("{} answered {status}", request.url));
+    ProbeResult { healthy, status: Some(status), latency: state.scenario.world.call_time.get(), detail }
+}
+
+#[async_trait]
+impl Probe for Facet {
+    /// An address that names a service (its name, workload or Service) is well if that has a ready instance; one with
+    /// `-canary` after it speaks of the canary; any other, of everything.
+    async fn probe(&self, cx: &CallContext, request: &ProbeRequest) -> Result<ProbeResult> {
+        let caller = self.caller(BackendKind::Probe, "probe", &request.url).reading();
+        let known = ["http://", "https://"].iter().any(|scheme| request.url.starts_with(scheme));
+        if !known || request.url.ends_with("://") {
+            return Err(caller.fails(ErrorKind::Invalid, "not an http address"));
+        }
+        let request = request.clone();
+        self.world.call(cx, caller, move |state| Ok(answer(state, &request))).await
+    }
+}
+
+fn stored<'a>(state: &'a State, store: &str, id: &str) -> Option<&'a SimBackup> {
+    state.backups.iter().find(|made| made.store == store && made.backup.id == id)
+}
+
+fn create_backup(state: &mut State, caller: &Caller, store: &str, key: &crate::IdempotencyKey) -> Backup {
+    if let Some(made) = state.backups.iter().find(|made| made.store == store && made.key == *key) {
+        return state.backup(made);
+    }
+    let backup = Backup {
+        id: format!(
+            "{store}-{:08x}",
+            chance::mix(&[state.scenario.seed, state.now.as_nanos() as u64, state.backups.len() as u64]) >> 32
+        ),
+        source: store.to_owned(),
+        state: BackupState::Creating(Some(0)),
+        created: Some(state.wall()),
+        bytes: Some(if state.scenario.backups.damaged { 0 } else { 1 << 30 }),
+        encrypted: Some(true),
+        engine: Some("simulated 1.0".to_owned()),
+    };
+    let (key, begun) = (key.clone(), state.now);
+    let made = SimBackup { store: caller.subject.clone(), key, begun, verified: None, backup };
+    let now = state.backup(&made);
+    state.wrote(format!("backup {} begun", made.backup.id));
+    state.backups.push(made);
+    now
+}
+
+fn verify(state: &mut State, caller: &Caller, id: &str) -> Result<Backup> {
+    let made = stored(state, &caller.subject, id);
+    let made = made.ok_or_else(|| caller.fails(ErrorKind::NotFound, format!("there is no backup {id}")))?;
+    let backup = state.backup(made);
+    let wrong = match &backup.state {
+        BackupState::Creating(_) => Some("it is not complete".to_owned()),
+        BackupState::Failed(why) => Some(why.clone()),
+        BackupState::Available if backup.bytes == Some(0) => Some("it is empty".to_owned()),
+        BackupState::Available => None,
+    };
+    if let Some(wrong) = wrong {
+        return Err(caller.fails(ErrorKind::Unhealthy, format!("backup {id}: {wrong}")));
+    }
+    let now = state.now;
+    if let Some(made) = state.backups.iter_mut().find(|made| made.backup.id == id) {
+        made.verified = made.verified.or(Some(now));
+    }
+    Ok(backup)
+}
+
+fn restore(
+    state: &mut State,
+    caller: &Caller,
+    key: &crate::IdempotencyKey,
+    request: &RestoreRequest,
+) -> Result<Restored> {
+    let same = state.restored.iter().find(|(store, _, made)| *store == caller.subject && made.target == request.target);
+    if let Some((_, by, made)) = same {
+        if by == key {
+            return Ok(made.clone());
+        }
+        return Err(caller.fails(ErrorKind::AlreadyExists, format!("there is a {} already", request.target)));
+    }
+    let made = stored(state, &caller.subject, &request.backup);
+    let missing = || caller.fails(ErrorKind::NotFound, format!("there is no backup {}", request.backup));
+    if state.backup(made.ok_or_else(missing)?).state != BackupState::Available {
+        return Err(caller.fails(ErrorKind::Unhealthy, format!("backup {} is not available", request.backup)));
+    }
+    let endpoint = Some(format!("{}.simulated.invalid", request.target));
+    let restored = Restored { target: request.target.clone(), endpoint };
+    state.restored.push((caller.subject.clone(), key.clone(), restored.clone()));
+    state.wrote(format!("{} restored from {}", request.target, request.backup));
+    Ok(restored)
+}
+
+impl Facet {
+    fn store(&self, operation: &'static str) -> Caller {
+        self.caller(BackendKind::BackupStore, operation, &self.name)
+    }
+
+    fn cache(&self, operation: &'static str) -> Caller {
+        self.caller(BackendKind::CacheAdmin, operation, &self.name)
+    }
+
+    fn page(&self, operation: &'static str) -> Caller {
+        self.caller(BackendKind::StatusPage, operation, "status page")
+    }
+}
+
+#[async_trait]
+impl BackupStore for Facet {
+    fn capabilities(&self) -> BackupCapabilities {
+        BackupCapabilities::new(true, true, true)
+    }
+
+    async fn create(&self, cx: &CallContext) -> Result<Backup> {
+        let (caller, key) = (self.store("create"), cx.key().clone());
+        let asks = caller.clone();
+        self.world.call(cx, caller, move |state| Ok(create_backup(state, &asks, &asks.subject, &key))).await
+    }
+
+    async fn describe(&self, cx: &CallContext, id: &str) -> Result<Option<Backup>> {
+        let (name, id) = (self.name.clone(), id.to_owned());
+        let effect = move |state: &mut State| Ok(stored(state, &name, &id).map(|made| state.backup(made)));
+        self.world.call(cx, self.store("describe").reading(), effect).await
+    }
+
+    async fn list(&self, cx: &CallContext) -> Result<Vec<Backup>> {
+        let name = self.name.clone();
+        let effect = move |state: &mut State| {
+            let all = state.backups.iter().rev().filter(|made| made.store == *name);
+            Ok(all.map(|made| state.backup(made)).collect())
+        };
+        self.world.call(cx, self.store("list").reading(), effect).await
+    }
+
+    async fn verify(&self, cx: &CallContext, id: &str) -> Result<Backup> {
+        // Not a reading call, though it changes nothing at the provider: the simulation notes what was verified.
+        let (caller, id) = (self.store("verify"), id.to_owned());
+        let asks = caller.clone();
+        self.world.call(cx, caller, move |state| verify(state, &asks, &id)).await
+    }
+
+    async fn restore(&self, cx: &CallContext, request: &RestoreRequest) -> Result<Restored> {
+        let (caller, key, request) = (self.store("restore"), cx.key().clone(), request.clone());
+        let asks = caller.clone();
+        self.world.call(cx, caller, move |state| restore(state, &asks, &key, &request)).await
+    }
+
+    async fn delete(&self, cx: &CallContext, id: &str) -> Result<()> {
+        let (name, id) = (self.name.clone(), id.to_owned());
+        let effect = move |state: &mut State| {
+            if stored(state, &name, &id).is_some() {
+                state.backups.retain(|made| made.store != *name || made.backup.id != id);
+                state.wrote(format!("backup {id} deleted"));
+            }
+            Ok(())
+        };
+        self.world.call(cx, self.store("delete"), effect).await
+    }
+}
+
+#[async_trait]
+impl CacheAdmin for Facet {
+    fn capabilities(&self) -> CacheCapabilities {
+        CacheCapabilities::new(true, true, false)
+    }
+
+    async fn ping(&self, cx: &CallContext) -> Result<()> {
+        self.world.call(cx, self.cache("ping").reading(), |_| Ok(())).await
+    }
+
+    async fn info(&self, cx: &CallContext) -> Result<CacheInfo> {
+        let name = self.name.clone();
+        let effect = move |state: &mut State| {
+            let keys = state.caches.get(&*name).copied().unwrap_or(KEYS);
+            Ok(CacheInfo {
+                engine: "simulated 1.0".to_owned(),
+                used_memory: keys << 10,
+                max_memory: Some(1 << 30),
+                clients: 3,
+                hit_rate: (keys > 0).then_some(0.95),
+                keys,
+            })
+        };
+        self.world.call(cx, self.cache("info").reading(), effect).await
+    }
+
+    async fn flush(&self, cx: &CallContext, request: &FlushRequest) -> Result<u64> {
+        let (caller, request) = (self.cache("flush"), request.clone());
+        let asks = caller.clone();
+        let effect = move |state: &mut State| {
+            let name = &asks.subject;
+            if !request.dry_run && request.confirmed_name != *name {
+                let message = format!("{:?} was confirmed, but this is {name:?}", request.confirmed_name);
+                return Err(asks.fails(ErrorKind::Refused, message));
+            }
+            let keys = state.caches.get(name).copied().unwrap_or(KEYS);
+            if !request.dry_run {
+                state.caches.insert(name.clone(), 0);
+                state.wrote(format!("{keys} keys of {name} deleted"));
+            }
+            Ok(keys)
+        };
+        self.world.call(cx, caller, effect).await
+    }
+}
+
+fn open_incident<'a>(state: &'a mut State, key: &crate::IdempotencyKey) -> Option<&'a mut SimIncident> {
+    state.incidents.iter_mut().find(|made| made.key == *key && made.is_open())
+}
+
+fn post(incident: &mut Incident, update: &IncidentUpdate) -> bool {
+    let differs = incident.status != update.status || incident.message != update.message;
+    incident.status = update.status;
+    incident.message.clone_from(&update.message);
+    differs
+}
+
+#[async_trait]
+impl StatusPage for Facet {
+    async fn open(&self, cx: &CallContext, update: &IncidentUpdate) -> Result<Incident> {
+        let (key, run, update) = (cx.key().clone(), cx.run_id().clone(), update.clone());
+        let effect = move |state: &mut State| {
+            if let Some(made) = open_incident(state, &key) {
+                return Ok(made.incident.clone());
+            }
+            let id = format!("incident-{}", state.incidents.len() + 1);
+            let incident = Incident { id, status: update.status, message: update.message.clone() };
+            state.incidents.push(SimIncident { key: key.clone(), run: run.clone(), incident: incident.clone() });
+            state.wrote(format!("{} opened", incident.id));
+            Ok(incident)
+        };
+        self.world.call(cx, self.page("open"), effect).await
+    }
+
+    async fn find(&self, cx: &CallContext) -> Result<Option<Incident>> {
+        let key = cx.key().clone();
+        let effect = move |state: &mut State| Ok(open_incident(state, &key).map(|made| made.incident.clone()));
+        self.world.call(cx, self.page("find").reading(), effect).await
+    }
+
+    async fn update(&self, cx: &CallContext, id: &str, update: &IncidentUpdate) -> Result<Incident> {
+        let (caller, id, update) = (self.page("update"), id.to_owned(), update.clone());
+        let asks = caller.clone();
+        let effect = move |state: &mut State| {
+            let made = state.incidents.iter_mut().find(|made| made.incident.id == id);
+            let made = made.ok_or_else(|| asks.fails(ErrorKind::NotFound, format!("there is no incident {id}")))?;
+            let changed = post(&mut made.incident, &update);
+            let incident = made.incident.clone();
+            if changed {
+                let verb = if update.status == IncidentStatus::Resolved { "resolved" } else { "updated" };
+                state.wrote(format!("{id} {verb}"));
+            }
+            Ok(incident)
+        };
+        self.world.call(cx, caller, effect).await
+    }
+}
+
+#[async_trait]
+impl Notifier for Facet {
+    async fn notify(&self, cx: &CallContext, notification: &Notification) -> Result<()> {
+        let caller = self.caller(BackendKind::Notifier, "notify", &self.name);
+        let (key, notifier, notification) = (cx.key().clone(), self.name.to_string(), notification.clone());
+        let effect = move |state: &mut State| {
+            let (at, key, notifier) = (state.now, key.clone(), notifier.clone());
+            state.deliveries.push(Delivery { at, notifier, key, notification: notification.clone() });
+            state.wrote(format!("told: {}", notification.title));
+            Ok(())
+        };
+        self.world.call(cx, caller, effect).await
+    }
+}
+
+#[async_trait]
+impl Approvals for Facet {
+    async fn request(&self, cx: &CallContext, request: &ApprovalRequest) -> Result<()> {
+        let caller = self.caller(BackendKind::Approvals, "request", "approvals");
+        let (key, request) = (cx.key().clone(), request.clone());
+        let effect = move |state: &mut State| {
+            if !state.questions.contains_key(&key) {
+                let question = Question { request: request.clone(), asked: state.now, decisions: Vec::new() };
+                state.questions.insert(key.clone(), question);
+                state.wrote(format!("asked: {}", request.question));
+            }
+            Ok(())
+        };
+        self.world.call(cx, caller, effect).await
+    }
+
+    async fn decisions(&self, cx: &CallContext) -> Result<Vec<Decision>> {
+        let caller = self.caller(BackendKind::Approvals, "decisions", "approvals").reading();
+        let key = cx.key().clone();
+        self.world.call(cx, caller, move |state| Ok(state.decisions(&key))).await
+    }
+}
