@@ -1,1 +1,44 @@
-//! Kubernetes backend of moodify: Deployer, traffic routers, diagnostics.
+//! Kubernetes backend of moodify: a [`Deployer`](moodify_core::backend::Deployer) for Deployments, traffic routers and
+//! diagnostics.
+//!
+//! [`Kube::connect`] makes the client; [`Kube::backends`] gives everything at once. The canary of a workload `web` is
+//! the Deployment `web-canary`, written by server-side apply under our own field manager and labelled with the run
+//! that owns it. Nothing is retried in here (that is the engine's), every request has a deadline, and waiting is
+//! watching.
+//!
+//! ```no_run
+//! # async fn connect() -> moodify_core::Result<()> {
+//! use moodify_k8s::{Kube, KubeConfig};
+//! let kube = Kube::connect(&KubeConfig::new().context("production")).await?;
+//! let backends = kube.backends();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What the server sees
+//! A release of one Deployment through an `HTTPRoute` with the weights 10, 50 and 100 takes at most ten writes: the
+//! canary and its Service, three weights, two changes of the number of instances, one image, the way back of the
+//! route, one removal. There are none while it waits.
+
+mod canary;
+mod client;
+mod config;
+mod deployer;
+mod diagnostics;
+mod error;
+mod names;
+mod ownership;
+mod pod;
+mod preflight;
+mod route;
+mod traffic;
+mod workload;
+
+#[cfg(test)]
+mod testing;
+
+pub use client::Kube;
+pub use config::KubeConfig;
+pub use deployer::DeploymentDeployer;
+pub use diagnostics::PodDiagnostics;
+pub use traffic::HttpRouteRouter;

@@ -23,7 +23,7 @@ pub mod require;
 pub mod rig;
 pub mod scene;
 
-pub use require::{missing, require};
+pub use require::{missing, program, require};
 
 /// What the rig's own code fails with: it is shown, never matched on.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

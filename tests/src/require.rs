@@ -27,6 +27,19 @@ pub fn missing(what: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {what}; `tests/run` installs what the tests need");
 }
 
+/// The path of a program of this workspace, as `moodify`.
+///
+/// # Panics
+///
+/// When it was not built.
+pub fn program(name: &str) -> PathBuf {
+    // target/debug/deps/TEST stands beside target/debug/PROGRAM.
+    let test = std::env::current_exe().expect("a test has a path");
+    let path = test.ancestors().nth(2).expect("tests are built in a target directory").join(name);
+    assert!(path.is_file(), "{} is missing: cargo build --workspace --bins", path.display());
+    path
+}
+
 /// Looks for a command on the `PATH`, as a shell does.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let paths = std::env::var_os("PATH")?;

@@ -70,6 +70,10 @@ async fn a_crash_loop_is_reported_as_a_kubelet_does() {
         waiting.as_deref() == Some("CrashLoopBackOff") && status.restart_count >= 2
     })
     .await;
+    let logs = async |options: &[&str]| namespace.kubectl(&[&["logs", "deployment/backend"], options].concat()).await;
+    assert!(logs(&["--previous", "--tail=1"]).await.contains("FATAL crashed"));
+    let events = namespace.kubectl(&["get", "events", "-o", "jsonpath={..reason}"]).await;
+    assert!(events.contains("BackOff"), "{events}");
     let last = container(&pods(&namespace).await[0]).last_state.unwrap().terminated.unwrap();
     assert_eq!((last.exit_code, last.reason.as_deref()), (1, Some("Error")));
     let deployment: Deployment = namespace.wait_for("backend", |_| true).await;
@@ -154,6 +158,24 @@ async fn the_audit_log_is_a_ledger_of_writes() {
 }
 
 #[tokio::test]
+async fn the_gateway_api_is_there() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("route").await;
+    let route = |weight: i32| {
+        format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: web}}, spec: {{rules: \
+             [{{backendRefs: [{{name: web, port: 80, weight: {weight}}}]}}]}}}}"
+        )
+    };
+    namespace.apply(&route(10)).await;
+    let path = "jsonpath={.spec.rules[0].backendRefs[0].weight}";
+    assert_eq!(namespace.kubectl(&["get", "httproute", "web", "-o", path]).await, "10");
+    let arguments = ["--namespace", namespace.name(), "apply", "-f", "-"];
+    let output = rig.try_kubectl("admin", &arguments, &route(-1)).await;
+    assert!(!output.status.success(), "a weight below zero is refused");
+}
+
+#[tokio::test]
 async fn a_plain_user_may_do_nothing_until_a_role_says_so() {
     let Some(rig) = Rig::shared().await else { return };
     let namespace = rig.namespace("roles").await;
@@ -174,6 +196,22 @@ async fn the_api_server_can_be_stopped_and_goes_on() {
     assert!(answer.is_err(), "{answer:?}");
     paused.resume();
     client.apiserver_version().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_way_to_the_api_server_can_be_cut_for_one_test() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("proxy").await;
+    let proxy = namespace.api_proxy().await;
+    let kubeconfig = proxy.kubeconfig(&namespace, "admin");
+    let arguments = ["--kubeconfig", kubeconfig.to_str().unwrap(), "--request-timeout=2s", "get", "pods"];
+    assert!(rig.try_kubectl("admin", &arguments, "").await.status.success());
+    proxy.stall();
+    assert!(!rig.try_kubectl("admin", &arguments, "").await.status.success());
+    proxy.cut();
+    assert!(!rig.try_kubectl("admin", &arguments, "").await.status.success());
+    proxy.open();
+    assert!(rig.try_kubectl("admin", &arguments, "").await.status.success());
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! A node whose pods are small real HTTP servers on addresses of their own, behaving as the tag of their image says.
 //!
-//! To the API server it is a node like any other: it registers, renews its lease, runs readiness probes, reports what
-//! a kubelet would report, restarts what crashed with back-off and gives what was deleted time to finish. Every ready
+//! To the API server it is a node like any other: it registers, renews its lease, runs readiness probes, reports what a
+//! kubelet would report, restarts what crashed with back-off, gives what was deleted time to finish, writes events and
+//! keeps logs (`kubectl logs`, with `--tail`, `--previous` and `--timestamps`, but not `--follow`). Every ready
 //! pod is sent real requests, 20 a second; the annotation `rig.moodify.dev/load` of a pod sets another rate.
 //!
 //! A pod listens on the first port of its first container, or 8080: `/healthz` for the probe, `/metrics` with
@@ -28,7 +29,9 @@ use tokio::time::interval;
 use crate::{BoxError, wall_clock};
 
 pub mod behaviour;
+mod event;
 mod group;
+mod log;
 mod pod;
 mod server;
 mod status;
@@ -48,6 +51,7 @@ struct Shared {
     address: Ipv4Addr,
     addresses: pod::Addresses,
     groups: group::Groups,
+    logs: Arc<log::Logs>,
     targets: Arc<targets::Targets>,
 }
 
@@ -58,17 +62,24 @@ struct Shared {
 ///
 /// When the node cannot be registered or may not watch its pods.
 pub async fn run(client: Client, targets: &Path) -> Result<(), BoxError> {
-    register(&client).await?;
+    let kubelet = log::bind(ADDRESS).await?;
+    register(&client, kubelet.port()?).await?;
+    let logs = Arc::new(log::Logs::default());
     tokio::select! {
         result = keep_lease(&client) => result,
-        result = run_pods(&client, targets) => result,
+        result = log::serve(kubelet, Arc::clone(&logs)) => result,
+        result = run_pods(&client, targets, &logs) => result,
     }
 }
 
-async fn register(client: &Client) -> Result<(), BoxError> {
+async fn register(client: &Client, port: u16) -> Result<(), BoxError> {
     let now = wall_clock();
     let capacity = json!({"cpu": "1000", "memory": "1000Gi", "ephemeral-storage": "1000Gi", "pods": "1000"});
-    let condition = |kind: &str, status: &str, reason: &str| json!({"type": kind, "status": status, "reason": reason, "lastHeartbeatTime": now, "lastTransitionTime": now});
+    let condition = |kind: &str, status: &str, reason: &str| {
+        json!({
+            "type": kind, "status": status, "reason": reason, "lastHeartbeatTime": now, "lastTransitionTime": now,
+        })
+    };
     let node: Node = serde_json::from_value(json!({
         "metadata": {"name": NAME, "labels": {
             "kubernetes.io/hostname": NAME, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
@@ -76,7 +87,7 @@ async fn register(client: &Client) -> Result<(), BoxError> {
         "status": {
             "capacity": capacity, "allocatable": capacity,
             "addresses": [{"type": "InternalIP", "address": ADDRESS}, {"type": "Hostname", "address": NAME}],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
             "conditions": [
                 condition("MemoryPressure", "False", "KubeletHasSufficientMemory"),
                 condition("DiskPressure", "False", "KubeletHasNoDiskPressure"),
@@ -115,12 +126,13 @@ async fn keep_lease(client: &Client) -> Result<(), BoxError> {
     }
 }
 
-async fn run_pods(client: &Client, targets: &Path) -> Result<(), BoxError> {
+async fn run_pods(client: &Client, targets: &Path, logs: &Arc<log::Logs>) -> Result<(), BoxError> {
     let shared = Arc::new(Shared {
         client: client.clone(),
         address: ADDRESS,
         addresses: pod::Addresses::default(),
         groups: group::Groups::default(),
+        logs: Arc::clone(logs),
         targets: Arc::new(targets::Targets::new(targets)),
     });
     let config = watcher::Config::default().fields(&format!("spec.nodeName={NAME}"));

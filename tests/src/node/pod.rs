@@ -15,7 +15,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Shared;
 use super::behaviour::Behaviour;
+use super::event;
 use super::group::Member;
+use super::log::Log;
 use super::server::Server;
 use super::status::{State, Status, Terminated};
 use super::targets::Target;
@@ -47,7 +49,9 @@ pub(super) enum End {
 pub(super) async fn run(pod: Pod, shared: Arc<Shared>, mut end: watch::Receiver<End>) {
     let api: Api<Pod> = Api::namespaced(shared.client.clone(), &pod.namespace().unwrap_or_default());
     let container = pod.spec.as_ref().and_then(|spec| spec.containers.first().cloned()).unwrap_or_default();
+    let log = shared.logs.open(pod.namespace().unwrap_or_default(), pod.name_any());
     let mut worker = Worker {
+        log,
         api,
         status: Status::new(shared.address),
         container,
@@ -81,6 +85,7 @@ struct Worker {
     server: Option<Server>,
     load: Option<AbortOnDropHandle<()>>,
     target: Option<Target>,
+    log: Arc<Log>,
 }
 
 impl Worker {
@@ -103,6 +108,9 @@ impl Worker {
             let targets = &self.shared.targets;
             self.target.get_or_insert_with(|| targets.add(&self.pod, &image, member.behaviour(), address));
             self.status.state = State::Running { since };
+            self.log.restart();
+            self.log.write(format!("INFO {image} listens on {address}"));
+            self.emit("Started", &format!("Started container {}", self.container.name));
             if !at_once && self.container.readiness_probe.is_none() {
                 self.set_ready(true, address);
             }
@@ -120,10 +128,12 @@ impl Worker {
             }
             self.server = None;
             self.set_ready(false, address);
+            self.log.write("FATAL crashed as its image says".to_owned());
             let back_off = BACK_OFF[(self.status.restarts as usize).min(BACK_OFF.len() - 1)];
             let name = &self.container.name;
             let message =
                 format!("back-off {back_off}s restarting failed container={name} pod={}", self.pod.name_any());
+            self.emit("BackOff", &message);
             self.status.state = State::Waiting { reason: "CrashLoopBackOff", message };
             self.status.last = Some(Terminated { code: 1, started: since, finished: wall_clock() });
             self.show().await;
@@ -133,6 +143,7 @@ impl Worker {
     }
 
     async fn no_image(&mut self, problem: String) -> Infallible {
+        self.emit("Failed", &format!("Failed to pull image: {problem}"));
         self.status.state = State::Waiting { reason: "ErrImagePull", message: problem.clone() };
         self.show().await;
         sleep(Duration::from_secs(1)).await;
@@ -149,7 +160,11 @@ impl Worker {
         let port = port.unwrap_or(PORT);
         loop {
             let ip = self.status.ip.unwrap_or_else(|| self.shared.addresses.next());
-            let server = if silent { Ok(None) } else { Server::start(ip, port, Arc::clone(member)).await.map(Some) };
+            let server = if silent {
+                Ok(None)
+            } else {
+                Server::start(ip, port, Arc::clone(member), Arc::clone(&self.log)).await.map(Some)
+            };
             match server {
                 Ok(server) => {
                     self.status.ip = Some(ip);
@@ -178,10 +193,14 @@ impl Worker {
         loop {
             ticks.tick().await;
             let outcome = timeout(seconds(probe.timeout_seconds, 1), check(&probe, address)).await;
-            if outcome.unwrap_or(false) {
-                (failures, successes) = (0, successes + 1);
-            } else {
-                (failures, successes) = (failures + 1, 0);
+            match outcome.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+                Ok(()) => (failures, successes) = (0, successes + 1),
+                Err(problem) => {
+                    (failures, successes) = (failures + 1, 0);
+                    if failures == probe.failure_threshold.unwrap_or(3) {
+                        self.emit("Unhealthy", &format!("Readiness probe failed: {problem}"));
+                    }
+                }
             }
             let was = self.status.ready();
             if successes >= probe.success_threshold.unwrap_or(1) {
@@ -206,7 +225,12 @@ impl Worker {
         }
     }
 
+    fn emit(&self, reason: &str, message: &str) {
+        event::emit(&self.shared.client, super::NAME, &self.pod, reason, message);
+    }
+
     async fn finish(&mut self, grace: Duration) {
+        self.emit("Killing", &format!("Stopping container {}", self.container.name));
         self.load = None;
         let drains = self.member.as_ref().is_some_and(|member| !member.behaviour().undrained);
         if let Some(server) = self.server.take() {
@@ -248,7 +272,7 @@ fn is_gone(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404 || status.code == 409)
 }
 
-async fn check(probe: &Probe, address: SocketAddr) -> bool {
+async fn check(probe: &Probe, address: SocketAddr) -> Result<(), String> {
     match &probe.http_get {
         Some(action) => {
             let port = match &action.port {
@@ -258,9 +282,13 @@ async fn check(probe: &Probe, address: SocketAddr) -> bool {
             };
             let target = SocketAddr::new(address.ip(), port);
             let path = action.path.as_deref().unwrap_or("/");
-            matches!(http::get(target, path).await, Ok((200..=399, _)))
+            match http::get(target, path).await {
+                Ok((200..=399, _)) => Ok(()),
+                Ok((status, _)) => Err(format!("HTTP probe failed with statuscode: {status}")),
+                Err(error) => Err(error.to_string()),
+            }
         }
-        None => tokio::net::TcpStream::connect(address).await.is_ok(),
+        None => tokio::net::TcpStream::connect(address).await.map(drop).map_err(|error| error.to_string()),
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::group::Member;
+use super::log::Log;
 
 const BUCKETS: [(f64, &str); 8] =
     [(0.05, "0.05"), (0.1, "0.1"), (0.25, "0.25"), (0.5, "0.5"), (1.0, "1"), (2.5, "2.5"), (5.0, "5"), (10.0, "10")];
@@ -29,6 +30,7 @@ pub(super) struct Server {
 
 struct App {
     member: Arc<Member>,
+    log: Arc<Log>,
     started: Instant,
     answers: AtomicU32,
     good: AtomicU64,
@@ -40,10 +42,11 @@ struct App {
 
 impl Server {
     /// Starts to listen; the counters begin at zero, as those of every new process.
-    pub(super) async fn start(ip: Ipv4Addr, port: u16, member: Arc<Member>) -> io::Result<Self> {
+    pub(super) async fn start(ip: Ipv4Addr, port: u16, member: Arc<Member>, log: Arc<Log>) -> io::Result<Self> {
         let listener = TcpListener::bind(SocketAddr::from((ip, port))).await?;
         let app = Arc::new(App {
             member,
+            log,
             started: Instant::now(),
             answers: AtomicU32::new(0),
             good: AtomicU64::new(0),
@@ -98,6 +101,9 @@ async fn answer(State(app): State<Arc<App>>) -> impl IntoResponse {
         app.buckets[bucket].fetch_add(1, Relaxed);
     }
     app.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
+    if failed {
+        app.log.write(format!("ERROR GET / answered 500 after {} ms", took.as_millis()));
+    }
     if failed { &app.bad } else { &app.good }.fetch_add(1, Relaxed);
     app.in_flight.fetch_sub(1, Relaxed);
     let status = if failed { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };

@@ -14,6 +14,9 @@ use super::behaviour::Behaviour;
 
 /// The label that says which track of a rollout a pod is of.
 const TRACK: &str = "moodify.dev/track";
+/// The labels that say which service a pod is of, the best first: a canary that no Service may choose has another
+/// `app`.
+const SERVICE: [&str; 2] = ["moodify.dev/service", "app"];
 
 /// The file of a namespace's pods in the directory of all such files.
 pub(crate) fn file(dir: &Path, namespace: &str) -> PathBuf {
@@ -43,8 +46,9 @@ impl Targets {
         let (namespace, uid) = (pod.namespace().unwrap_or_default(), pod.uid().unwrap_or_default());
         let label = |name: &str| pod.labels().get(name).map_or("", String::as_str);
         let track = Some(label(TRACK)).filter(|track| !track.is_empty()).unwrap_or("stable");
+        let service = SERVICE.iter().map(|name| label(name)).find(|service| !service.is_empty()).unwrap_or_default();
         let target = json!({"targets": [address], "labels": {
-            "namespace": namespace, "pod": pod.name_any(), "service": label("app"), "version": behaviour.version,
+            "namespace": namespace, "pod": pod.name_any(), "service": service, "version": behaviour.version,
             "image": image, "track": track, "revision": label("pod-template-hash"),
         }});
         self.change(&namespace, |pods| drop(pods.insert(uid.clone(), target)));

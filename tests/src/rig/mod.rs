@@ -13,13 +13,14 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::sync::OnceCell;
 
-use crate::{BoxError, missing, node};
+use crate::{BoxError, missing, node, program};
 
 mod audit;
 mod control_plane;
 mod namespace;
 mod process;
 mod prometheus;
+mod proxy;
 mod state;
 
 pub use audit::AuditEntry;
@@ -27,6 +28,7 @@ pub use control_plane::ControlPlane;
 pub use namespace::{Alone, Namespace, Paused, deployment};
 pub use process::{Process, free_port};
 pub use prometheus::Prometheus;
+pub use proxy::ApiProxy;
 pub use state::{ADMIN, State, USERS, VARIABLE};
 
 /// The rig as a test sees it.
@@ -61,9 +63,7 @@ impl Rig {
     }
 
     fn start() -> Result<Self, BoxError> {
-        // target/debug/deps/TEST stands beside target/debug/rig.
-        let program =
-            std::env::current_exe()?.parent().and_then(Path::parent).ok_or("no target directory")?.join("rig");
+        let program = program("rig");
         let mut command = Command::new(&program);
         command.args(["up", "--until-eof"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("{}: {error}", program.display()))?;

@@ -20,9 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A real Prometheus that scrapes the pods of one namespace every second.
 ///
-/// The labels of a series: `namespace`, `pod`, `service` (the pod's label `app`), `version` (the first word of the
-/// image's tag), `image` (whole), `track` (the pod's label `moodify.dev/track`, or `stable`) and `revision` (the pod's
-/// label `pod-template-hash`). Prometheus itself takes up to 5 s to notice a new pod.
+/// The labels of a series: `namespace`, `pod`, `service` (the pod's label `moodify.dev/service`, or `app`), `version`
+/// (the first word of the image's tag), `image` (whole), `track` (the pod's label `moodify.dev/track`, or `stable`) and
+/// `revision` (the pod's label `pod-template-hash`). Prometheus itself takes up to 5 s to notice a new pod.
 #[derive(Debug)]
 pub struct Prometheus {
     url: String,

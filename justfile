@@ -1,0 +1,28 @@
+# The steps of .ci/run, one by one. `just` alone lists them.
+
+_list:
+    @just --list
+
+# Everything that must hold before a change goes in
+ci:
+    .ci/run
+
+# Install what the tests need and run them; arguments go to cargo test
+test *arguments:
+    tests/run {{arguments}}
+
+# Check the formatting
+fmt:
+    .ci/run fmt
+
+# Lint, with no warning left
+clippy:
+    .ci/run clippy
+
+# Build the documentation, with no warning left
+doc:
+    .ci/run doc
+
+# Check licences, sources and banned crates
+deny:
+    .ci/run deny

@@ -1,0 +1,174 @@
+//! The only place where errors of the AWS SDK become moodify's.
+
+use std::error::Error as StdError;
+use std::io;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_docdb::config::http::HttpResponse;
+use aws_sdk_docdb::error::{ProvideErrorMetadata, SdkError};
+use moodify_core::{Effect, Error, ErrorKind};
+
+pub(crate) const BACKEND: &str = "documentdb";
+
+/// What a failed request may have done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// It changes nothing, whatever happens.
+    Read,
+    /// Lost after it was sent, it may have changed something.
+    Write,
+}
+
+impl Access {
+    /// The effect of a request whose answer never came.
+    pub(crate) fn unanswered(self) -> Effect {
+        match self {
+            Self::Read => Effect::None,
+            Self::Write => Effect::Unknown,
+        }
+    }
+}
+
+/// Maps a failed request.
+pub(crate) fn from_sdk<E>(error: SdkError<E, HttpResponse>, operation: &'static str, access: Access) -> Error
+where
+    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+{
+    if let Some(cause) = credentials_error(&error) {
+        // Its causes may quote what was found, so only its own sentence is told.
+        return Error::new(ErrorKind::Unauthenticated, BACKEND, operation, format!("no usable credentials: {cause}"))
+            .hint("set an access key, or run where AWS provides credentials");
+    }
+    let (kind, message, effect) = match &error {
+        SdkError::ConstructionFailure(_) => (ErrorKind::Invalid, innermost(&error), Effect::None),
+        SdkError::TimeoutError(_) => {
+            (ErrorKind::Timeout, "the API did not answer in time".to_owned(), access.unanswered())
+        }
+        SdkError::DispatchFailure(failure) if failure.is_user() => {
+            (ErrorKind::Invalid, innermost(&error), Effect::None)
+        }
+        SdkError::DispatchFailure(failure) if failure.is_timeout() => {
+            (ErrorKind::Timeout, innermost(&error), access.unanswered())
+        }
+        SdkError::DispatchFailure(_) => {
+            let effect = if refused_connection(&error) { Effect::None } else { access.unanswered() };
+            (ErrorKind::Unavailable, format!("cannot reach the API: {}", innermost(&error)), effect)
+        }
+        SdkError::ServiceError(answer) => {
+            return from_answer(&error, answer.raw().status().as_u16(), operation, access);
+        }
+        SdkError::ResponseError(answer) => {
+            return from_answer(&error, answer.raw().status().as_u16(), operation, access);
+        }
+        _ => (ErrorKind::Internal, innermost(&error), access.unanswered()),
+    };
+    Error::new(kind, BACKEND, operation, message).effect(effect).with_source(error)
+}
+
+/// Maps an answer that is an error. Without a code (a proxy's page, a cut answer) the HTTP status decides.
+fn from_answer(
+    error: &(impl ProvideErrorMetadata + StdError),
+    status: u16,
+    operation: &'static str,
+    access: Access,
+) -> Error {
+    let (code, said) = (error.code().unwrap_or_default(), error.message().unwrap_or_default());
+    let kind = if code.is_empty() { of_status(status) } else { of_code(code, status) };
+    let message = match (kind, code) {
+        // AWS explains a bad signature by quoting the signed request, session token included.
+        (ErrorKind::Unauthenticated, _) => format!("{code}: the credentials were not accepted"),
+        (_, "") => format!("HTTP status {status} without an AWS error code"),
+        _ => format!("{code}: {said}"),
+    };
+    let refused = (400..500).contains(&status);
+    Error::new(kind, BACKEND, operation, message).effect(if refused { Effect::None } else { access.unanswered() })
+}
+
+fn of_code(code: &str, status: u16) -> ErrorKind {
+    match code {
+        "AccessDenied"
+        | "AccessDeniedException"
+        | "NotAuthorized"
+        | "UnauthorizedOperation"
+        | "OptInRequired"
+        | "KMSKeyNotAccessibleFault" => ErrorKind::Forbidden,
+        "AuthFailure"
+        | "ExpiredToken"
+        | "ExpiredTokenException"
+        | "IncompleteSignature"
+        | "InvalidAccessKeyId"
+        | "InvalidClientTokenId"
+        | "MissingAuthenticationToken"
+        | "MissingAuthenticationTokenException"
+        | "RequestExpired"
+        | "SignatureDoesNotMatch"
+        | "UnrecognizedClientException" => ErrorKind::Unauthenticated,
+        "Throttling"
+        | "ThrottlingException"
+        | "ThrottledException"
+        | "RequestLimitExceeded"
+        | "RequestThrottled"
+        | "RequestThrottledException"
+        | "TooManyRequestsException"
+        | "SlowDown" => ErrorKind::Throttled,
+        code if code.contains("AlreadyExists") => ErrorKind::AlreadyExists,
+        code if code.contains("NotFound") => ErrorKind::NotFound,
+        // The cluster is being changed, or the snapshot is not complete: later it may work.
+        code if code.starts_with("Invalid") && code.contains("State") => ErrorKind::Conflict,
+        code if code.starts_with("Insufficient") => ErrorKind::Unavailable,
+        _ => of_status(status),
+    }
+}
+
+fn of_status(status: u16) -> ErrorKind {
+    match status {
+        401 => ErrorKind::Unauthenticated,
+        403 => ErrorKind::Forbidden,
+        404 => ErrorKind::NotFound,
+        429 => ErrorKind::Throttled,
+        400..=499 => ErrorKind::Invalid,
+        500..=599 => ErrorKind::Unavailable,
+        _ => ErrorKind::Internal,
+    }
+}
+
+/// The SDK wraps the cause many times, and says nothing in its own words.
+fn innermost(error: &(dyn StdError + 'static)) -> String {
+    chain(error).last().unwrap_or(error).to_string()
+}
+
+fn credentials_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a CredentialsError> {
+    chain(error).find_map(|cause| cause.downcast_ref())
+}
+
+fn refused_connection(error: &(dyn StdError + 'static)) -> bool {
+    let refused = |cause: &io::Error| cause.kind() == io::ErrorKind::ConnectionRefused;
+    chain(error).any(|cause| cause.downcast_ref().is_some_and(refused))
+}
+
+fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_told_apart() {
+        for (code, status, kind) in [
+            ("DBClusterSnapshotNotFoundFault", 404, ErrorKind::NotFound),
+            ("DBClusterSnapshotAlreadyExistsFault", 400, ErrorKind::AlreadyExists),
+            ("InvalidDBClusterStateFault", 400, ErrorKind::Conflict),
+            ("SnapshotQuotaExceededFault", 400, ErrorKind::Invalid),
+            ("InsufficientStorageClusterCapacity", 400, ErrorKind::Unavailable),
+            ("Throttling", 400, ErrorKind::Throttled),
+            ("AccessDenied", 403, ErrorKind::Forbidden),
+            ("ExpiredToken", 403, ErrorKind::Unauthenticated),
+            ("InvalidParameterValue", 400, ErrorKind::Invalid),
+            ("InternalFailure", 500, ErrorKind::Unavailable),
+        ] {
+            assert_eq!(of_code(code, status), kind, "{code}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The peers of the tests: `moto_server` on a free port of 127.0.0.1, stopped by its process id, and a server that
+//! always gives the same answer.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const VARIABLE: &str = "MOODIFY_MOTO_SERVER";
+
+/// The server's binary; without it tests are skipped, loudly, and fail where everything must be there.
+fn binary() -> Option<PathBuf> {
+    let on_path = || {
+        std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join("moto_server")).find(|file| file.is_file())
+    };
+    let found = std::env::var_os(VARIABLE).map(PathBuf::from).or_else(on_path);
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "no moto_server on PATH or in {VARIABLE}");
+        // Not a print macro, whose output the test harness would swallow.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: no moto_server on PATH or in {VARIABLE}");
+    }
+    found
+}
+
+#[derive(Debug)]
+pub(crate) struct Moto {
+    child: Child,
+    port: u16,
+}
+
+impl Moto {
+    /// A server that all tests share while any of them runs, since it takes seconds to start; each has its own
+    /// cluster. `None` if there is no binary.
+    pub(crate) async fn shared() -> Option<Arc<Self>> {
+        static SHARED: tokio::sync::Mutex<Weak<Moto>> = tokio::sync::Mutex::const_new(Weak::new());
+        let mut shared = SHARED.lock().await;
+        if let Some(running) = shared.upgrade() {
+            return Some(running);
+        }
+        let started = Arc::new(Self::start().await?);
+        *shared = Arc::downgrade(&started);
+        Some(started)
+    }
+
+    async fn start() -> Option<Self> {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let child = Command::new(binary()?)
+            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut moto = Self { child, port };
+        for _ in 0..1500 {
+            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return Some(moto);
+            }
+            if let Some(status) = moto.child.try_wait().unwrap() {
+                panic!("moto_server ended: {status}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("moto_server does not listen");
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Makes a cluster, not through the crate under test. moto refuses the engine docdb.
+    pub(crate) fn create_cluster(&self, id: &str, encrypted: bool) {
+        self.request(&format!(
+            "Action=CreateDBCluster&Version=2014-10-31&DBClusterIdentifier={id}&Engine=aurora-mysql&\
+             MasterUsername=root&MasterUserPassword=12345678&StorageEncrypted={encrypted}"
+        ));
+    }
+
+    /// Sends a request of the query protocol; any other than success ends the test.
+    pub(crate) fn request(&self, form: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        // The scope of the credentials is how moto tells services apart.
+        write!(
+            stream,
+            "POST / HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\nContent-Length: {}\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\nAuthorization: AWS4-HMAC-SHA256 \
+             Credential=AKIA/20260101/eu-central-1/rds/aws4_request, SignedHeaders=host, Signature=0\r\n\r\n{form}",
+            self.port,
+            form.len(),
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        answer
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A server whose every answer is this one; without one it takes the request and never answers.
+pub(crate) async fn always(answer: Option<(u16, &'static str)>) -> String {
+    answering(move |_| answer.map(|(status, body)| (status, body.to_owned()))).await
+}
+
+/// A server that answers to the form of a request with a status and a body.
+pub(crate) async fn answering(mut answer: impl FnMut(&str) -> Option<(u16, String)> + Send + 'static) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut silent = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = String::new();
+            while !request.contains("Action=") && stream.readable().await.is_ok() {
+                let mut part = vec![0; 16 << 10];
+                let Ok(1..) = stream.read(&mut part).await.inspect(|read| part.truncate(*read)) else { break };
+                request.push_str(&String::from_utf8_lossy(&part));
+            }
+            let form = request.rsplit("\r\n").next().unwrap_or_default();
+            match answer(form) {
+                Some((status, body)) => {
+                    let head =
+                        format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+                    let _ = stream.write_all((head + &body).as_bytes()).await;
+                }
+                None => silent.push(stream),
+            }
+        }
+    });
+    url
+}

@@ -1,0 +1,447 @@
+use std::fmt;
+use std::future::ready;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use kube::api::{Api, DynamicObject};
+use kube::client::Body;
+use kube::core::params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::{ApiResource, Request, Status};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Event, watcher};
+use moodify_core::backend::{Deployer, Diagnostics, ReplicaRatio, TrafficRouter};
+use moodify_core::{Backends, CallContext, Error, ErrorKind, Result};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::config::KubeConfig;
+use crate::deployer::DeploymentDeployer;
+use crate::diagnostics::PodDiagnostics;
+use crate::error::{self, Access, Ask, BACKEND};
+use crate::traffic::HttpRouteRouter;
+
+/// A connection to one cluster, cheap to clone; makes the backends.
+///
+/// Every request is bounded by the context of the call and by the configured limit, and none is repeated in here.
+#[derive(Clone)]
+pub struct Kube {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: kube::Client,
+    server: String,
+    timeout: Duration,
+    manager: String,
+}
+
+impl Kube {
+    /// Makes a client for the configured cluster. Asks nothing of the server yet: see [`preflight`](Self::preflight).
+    ///
+    /// Must be called inside a tokio runtime. A kubeconfig with a login command runs it in here, blocking.
+    ///
+    /// # Errors
+    /// If the configuration or the kubeconfig cannot be used: [`ErrorKind::NotFound`], [`ErrorKind::Invalid`] or
+    /// [`ErrorKind::Unauthenticated`].
+    pub async fn connect(config: &KubeConfig) -> Result<Self> {
+        let loaded = config.load().await?;
+        let server = loaded.cluster_url.to_string();
+        let client = kube::Client::try_from(loaded).map_err(error::from_setup)?;
+        Ok(Self::from_client(client, server, config))
+    }
+
+    pub(crate) fn from_client(client: kube::Client, server: String, config: &KubeConfig) -> Self {
+        let manager = config.manager().to_owned();
+        Self { inner: Arc::new(Inner { client, server, timeout: config.timeout(), manager }) }
+    }
+
+    /// The address of the API server.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.inner.server
+    }
+
+    /// Runs Deployments.
+    #[must_use]
+    pub fn deployer(&self) -> Arc<dyn Deployer> {
+        Arc::new(DeploymentDeployer::new(self.clone()))
+    }
+
+    /// Divides traffic by the weights of Gateway API `HTTPRoute`s.
+    #[must_use]
+    pub fn http_route_router(&self) -> Arc<dyn TrafficRouter> {
+        Arc::new(HttpRouteRouter::new(self.clone()))
+    }
+
+    /// Divides traffic by the number of pods behind one Service.
+    #[must_use]
+    pub fn replica_ratio_router(&self) -> Arc<dyn TrafficRouter> {
+        Arc::new(ReplicaRatio::new(self.deployer()))
+    }
+
+    /// Sees pods, events and logs.
+    #[must_use]
+    pub fn diagnostics(&self) -> Arc<dyn Diagnostics> {
+        Arc::new(PodDiagnostics::new(self.clone()))
+    }
+
+    /// All of these, the routers under the names `replica-ratio` and `http-route`.
+    #[must_use]
+    pub fn backends(&self) -> Backends {
+        let mut backends = Backends::default();
+        backends.deployer = Some(self.deployer());
+        backends.diagnostics = Some(self.diagnostics());
+        backends.routers.insert("replica-ratio".to_owned(), self.replica_ratio_router());
+        backends.routers.insert("http-route".to_owned(), self.http_route_router());
+        backends
+    }
+
+    /// The field manager under which we write.
+    pub(crate) fn manager(&self) -> &str {
+        &self.inner.manager
+    }
+}
+
+impl fmt::Debug for Kube {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Nothing of the client: it may hold credentials.
+        f.debug_struct("Kube").field("server", &self.inner.server).finish_non_exhaustive()
+    }
+}
+
+/// A kind of object.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kind {
+    pub(crate) group: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) plural: &'static str,
+}
+
+pub(crate) const DEPLOYMENT: Kind = Kind { group: "apps", version: "v1", kind: "Deployment", plural: "deployments" };
+pub(crate) const SERVICE: Kind = Kind { group: "", version: "v1", kind: "Service", plural: "services" };
+pub(crate) const POD: Kind = Kind { group: "", version: "v1", kind: "Pod", plural: "pods" };
+pub(crate) const EVENT: Kind = Kind { group: "", version: "v1", kind: "Event", plural: "events" };
+pub(crate) const HTTP_ROUTE: Kind =
+    Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "HTTPRoute", plural: "httproutes" };
+
+impl Kind {
+    /// The path under which the objects of a namespace are.
+    fn path(self, namespace: &str) -> String {
+        let root = self.root();
+        format!("{root}/namespaces/{namespace}/{}", self.plural)
+    }
+
+    /// The path of the API group.
+    pub(crate) fn root(self) -> String {
+        if self.group.is_empty() {
+            format!("/api/{}", self.version)
+        } else {
+            format!("/apis/{}/{}", self.group, self.version)
+        }
+    }
+
+    pub(crate) fn api_version(self) -> String {
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    fn resource(self) -> ApiResource {
+        ApiResource {
+            group: self.group.to_owned(),
+            version: self.version.to_owned(),
+            api_version: self.api_version(),
+            kind: self.kind.to_owned(),
+            plural: self.plural.to_owned(),
+        }
+    }
+}
+
+/// One object: what is asked about.
+#[derive(Debug, Clone)]
+pub(crate) struct Object {
+    pub(crate) kind: Kind,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl Object {
+    pub(crate) fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+        Self { kind, namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    pub(crate) fn ask(&self, access: Access, verb: &str) -> Ask {
+        Ask::new(access, format!("{verb} {}", self.kind.kind), format!("{}/{}", self.namespace, self.name))
+    }
+
+    /// A request builder; the names come from a plan and must not become path segments of their own.
+    fn request(&self, ask: &Ask) -> Result<Request> {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        for name in [&self.namespace, &self.name] {
+            let ends = |c: char| c.is_ascii_alphanumeric();
+            if !name.starts_with(ends) || !name.ends_with(ends) || name.len() > 253 || !name.chars().all(fits) {
+                return Err(ask.error(ErrorKind::Invalid, format!("{name:?} is not a name of an object in Kubernetes")));
+            }
+        }
+        Ok(Request::new(self.kind.path(&self.namespace)))
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind.kind, self.namespace, self.name)
+    }
+}
+
+/// How to apply.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Apply {
+    /// Take over fields of our own earlier updates; only for what was just seen to be ours.
+    pub(crate) force: bool,
+    /// Let the server validate, and change nothing.
+    pub(crate) dry_run: bool,
+}
+
+type Built = std::result::Result<http::Request<Vec<u8>>, kube::core::request::Error>;
+
+impl Kube {
+    /// One request, bounded. Returns the body of a successful answer.
+    pub(crate) async fn send(&self, cx: &CallContext, ask: &Ask, request: Built) -> Result<Vec<u8>> {
+        let request = request.map_err(|e| error::from_client(ask, kube::Error::BuildRequest(e)))?;
+        let call = async {
+            let sent = self.inner.client.send(request.map(Body::from)).await;
+            let response = sent.map_err(|e| error::from_client(ask, e))?;
+            let code = response.status();
+            let retry_after = response.headers().get(http::header::RETRY_AFTER);
+            let retry_after = retry_after.and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+            let body = response.into_body().collect_bytes().await.map_err(|e| error::from_client(ask, e))?;
+            if code.is_success() {
+                return Ok(body.to_vec());
+            }
+            Err(error::from_status(ask, &status(code.as_u16(), &body), retry_after))
+        };
+        let bounded = cx.at_most(self.inner.timeout).run(BACKEND, "request", call).await;
+        bounded.map_err(|e| error::given_up(ask, e, self.inner.timeout))
+    }
+
+    async fn json<T: DeserializeOwned>(&self, cx: &CallContext, ask: &Ask, request: Built) -> Result<T> {
+        let body = self.send(cx, ask, request).await?;
+        serde_json::from_slice(&body).map_err(|e| error::unreadable(ask, e))
+    }
+
+    /// The object, if it exists.
+    pub(crate) async fn find<T: DeserializeOwned>(&self, cx: &CallContext, object: &Object) -> Result<Option<T>> {
+        let ask = object.ask(Access::Read, "get");
+        let request = object.request(&ask)?.get(&object.name, &GetParams::default());
+        match self.json(cx, &ask, request).await {
+            Ok(found) => Ok(Some(found)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The objects of a kind that the selectors choose.
+    pub(crate) async fn list<T: DeserializeOwned>(
+        &self,
+        cx: &CallContext,
+        kind: Kind,
+        namespace: &str,
+        params: &ListParams,
+    ) -> Result<Vec<T>> {
+        #[derive(serde::Deserialize)]
+        struct Items<T> {
+            items: Vec<T>,
+        }
+        // The name is only there to be valid: a list names none.
+        let object = Object::new(kind, namespace, "all");
+        let ask = Ask::new(Access::Read, format!("list {}", kind.plural), namespace);
+        let request = object.request(&ask)?.list(params);
+        Ok(self.json::<Items<T>>(cx, &ask, request).await?.items)
+    }
+
+    /// Server-side apply of `body` under our field manager.
+    pub(crate) async fn apply<T: DeserializeOwned>(
+        &self,
+        cx: &CallContext,
+        object: &Object,
+        body: &Value,
+        how: Apply,
+    ) -> Result<T> {
+        let ask = object.ask(if how.dry_run { Access::Read } else { Access::Write }, "apply");
+        let params = PatchParams { dry_run: how.dry_run, force: how.force, ..PatchParams::apply(self.manager()) };
+        let request = object.request(&ask)?.patch(&object.name, &params, &Patch::Apply(body));
+        self.json(cx, &ask, request).await
+    }
+
+    /// A JSON patch, whose `test` operations hold at the moment of the write or fail it as a conflict.
+    pub(crate) async fn patch<T: DeserializeOwned>(
+        &self,
+        cx: &CallContext,
+        object: &Object,
+        operations: Vec<Value>,
+    ) -> Result<T> {
+        let ask = object.ask(Access::Compare, "patch");
+        let patch = serde_json::from_value(Value::Array(operations))
+            .map_err(|e| ask.error(ErrorKind::Internal, format!("the patch is none: {e}")))?;
+        let params = PatchParams { field_manager: Some(self.manager().to_owned()), ..PatchParams::default() };
+        let request = object.request(&ask)?.patch(&object.name, &params, &Patch::Json::<()>(patch));
+        self.json(cx, &ask, request).await
+    }
+
+    /// Deletes the very object with this uid; what it owns goes in the background. Fine if it is gone.
+    pub(crate) async fn delete(&self, cx: &CallContext, object: &Object, uid: String) -> Result<()> {
+        let ask = object.ask(Access::Write, "delete");
+        let this_one = Preconditions { uid: Some(uid), ..Preconditions::default() };
+        let request = object.request(&ask)?.delete(&object.name, &DeleteParams::background().preconditions(this_one));
+        match self.send(cx, &ask, request).await {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks the server a question that is put as an object (an access review).
+    pub(crate) async fn review(&self, cx: &CallContext, path: &str, body: &Value) -> Result<Value> {
+        let ask = Ask::new(Access::Read, "check permissions", self.server());
+        let request = Request::new(path).create(&PostParams::default(), body.to_string().into_bytes());
+        self.json(cx, &ask, request).await
+    }
+
+    /// Reads a path as it is.
+    pub(crate) async fn raw(&self, cx: &CallContext, ask: &Ask, path: &str) -> Result<Vec<u8>> {
+        let request = http::Request::get(path).body(Vec::new()).map_err(kube::core::request::Error::BuildRequest);
+        self.send(cx, ask, request).await
+    }
+
+    /// The log of a pod's container.
+    pub(crate) async fn log(
+        &self,
+        cx: &CallContext,
+        pod: &Object,
+        params: &kube::core::subresource::LogParams,
+    ) -> Result<String> {
+        let ask = pod.ask(Access::Read, "read the log of");
+        let request = pod.request(&ask)?.logs(&pod.name, params);
+        Ok(String::from_utf8_lossy(&self.send(cx, &ask, request).await?).into_owned())
+    }
+
+    /// The changes of the chosen objects: one list, then one watch, until the context ends.
+    ///
+    /// Absences of the server are waited out. The first error ends the stream: we may not watch, or there is no such
+    /// kind of object, and that several times in a row (a server that just started refuses what it will allow soon).
+    pub(crate) fn watch(
+        &self,
+        cx: &CallContext,
+        kind: Kind,
+        namespace: &str,
+        config: watcher::Config,
+    ) -> impl Stream<Item = Result<Event<DynamicObject>>> + Send + 'static {
+        const REFUSALS: u32 = 4;
+        let ask = Ask::new(Access::Read, format!("watch {}", kind.plural), namespace);
+        let api = Api::namespaced_with(self.inner.client.clone(), namespace, &kind.resource());
+        let events = watcher(api, config.timeout(60)).backoff(Pause::default());
+        let mut refusals = 0;
+        let events = events.filter_map(move |event| {
+            let item = match event {
+                Ok(event) => {
+                    refusals = 0;
+                    Some(Ok(event))
+                }
+                Err(e) => {
+                    tracing::debug!(operation = %ask.operation, object = %ask.object, error = %e, "watch interrupted");
+                    let refused = error::hopeless(&ask, &e);
+                    refusals = if refused.is_some() { refusals + 1 } else { 0 };
+                    refused.filter(|_| refusals >= REFUSALS).map(Err)
+                }
+            };
+            ready(item)
+        });
+        until_error(events).take_until(end_of(cx))
+    }
+
+    /// One object now and after every change; `None` while there is none.
+    pub(crate) fn watch_object(
+        &self,
+        cx: &CallContext,
+        object: &Object,
+    ) -> impl Stream<Item = Result<Option<DynamicObject>>> + Send + 'static {
+        let config = watcher::Config::default().fields(&format!("metadata.name={}", object.name));
+        let mut listed = false;
+        self.watch(cx, object.kind, &object.namespace, config).filter_map(move |event| {
+            ready(match event {
+                Ok(Event::Init) => {
+                    listed = false;
+                    None
+                }
+                Ok(Event::InitApply(found)) => {
+                    listed = true;
+                    Some(Ok(Some(found)))
+                }
+                Ok(Event::InitDone) => (!listed).then_some(Ok(None)),
+                Ok(Event::Apply(changed)) => Some(Ok(Some(changed))),
+                Ok(Event::Delete(_)) => Some(Ok(None)),
+                Err(e) => Some(Err(e)),
+            })
+        })
+    }
+}
+
+/// The status object of an answer, or one made of whatever a proxy said instead.
+fn status(code: u16, body: &[u8]) -> Status {
+    let parsed = serde_json::from_slice::<Status>(body).ok().filter(|s| s.code != 0 || !s.message.is_empty());
+    let text = || String::from_utf8_lossy(body).trim().chars().take(300).collect::<String>();
+    parsed.unwrap_or_else(|| Status::failure(&text(), "")).with_code(code)
+}
+
+/// The stream up to its first error, and that.
+pub(crate) fn until_error<T: Send + 'static>(
+    stream: impl Stream<Item = Result<T>> + Send + 'static,
+) -> BoxStream<'static, Result<T>> {
+    let ended = stream.scan(false, |ended, item| {
+        let item = (!*ended).then_some(item);
+        *ended = matches!(item, Some(Err(_)) | None);
+        ready(item)
+    });
+    ended.boxed()
+}
+
+/// The end of the context, and a little later, so that whoever waits under the same context can say why first.
+fn end_of(cx: &CallContext) -> impl Future<Output = ()> + Send + 'static {
+    let (deadline, cancel) = (cx.deadline(), cx.cancel().clone());
+    async move {
+        tokio::select! {
+            () = cancel.cancelled_owned() => {}
+            () = tokio::time::sleep_until(deadline) => {}
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The pause after an error of a watch: from 0.2 to 5 s. Shorter than the client's default, since what is watched
+/// decides about a rollback.
+#[derive(Debug, Default)]
+struct Pause {
+    errors: u32,
+}
+
+impl Iterator for Pause {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = Duration::from_millis(200) * 2u32.pow(self.errors.min(5));
+        self.errors += 1;
+        Some(pause.min(Duration::from_secs(5)))
+    }
+}
+
+impl Backoff for Pause {
+    fn reset(&mut self) {
+        self.errors = 0;
+    }
+}
+
+/// Makes an object of the API of JSON.
+pub(crate) fn typed<T: DeserializeOwned>(ask: &Ask, value: Value) -> Result<T, Error> {
+    serde_json::from_value(value).map_err(|e| error::unreadable(ask, e))
+}

@@ -1,0 +1,564 @@
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Service;
+use moodify_core::backend::{CanarySpec, Change, Deployer, DeployerCapabilities, ImageChange, Scale, Workload};
+use moodify_core::model::{Target, Track};
+use moodify_core::{CallContext, Effect, Error, ErrorKind, Result, RunId};
+use serde_json::{Value, json};
+
+use crate::canary;
+use crate::client::{Apply, DEPLOYMENT, Kube, Object, SERVICE, typed, until_error};
+use crate::error::{Access, Ask};
+use crate::names::{RUN, VERSION, canary_of};
+use crate::ownership::{self, Owner, last_foreign};
+use crate::workload::{container, desired, image, workload};
+
+/// Runs Deployments: the stable one is the user's and only ever patched; the canary beside it is ours.
+///
+/// Every method is safe to cancel: what was sent before may have taken effect, as after a timeout.
+#[derive(Debug, Clone)]
+pub struct DeploymentDeployer {
+    kube: Kube,
+}
+
+/// What a canary is made of, read and checked; nothing written yet.
+struct Plan {
+    stable: Deployment,
+    stable_service: Value,
+    existing: Option<Deployment>,
+    existing_service: Option<Service>,
+    body: Value,
+}
+
+impl DeploymentDeployer {
+    pub(crate) fn new(kube: Kube) -> Self {
+        Self { kube }
+    }
+
+    /// Reads a track's Deployment, and checks that a canary is this run's and unedited.
+    async fn find(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Option<Deployment>> {
+        let object = deployment_of(target, track);
+        let found: Option<Deployment> = self.kube.find(cx, &object).await?;
+        if let (Some(canary), Track::Canary) = (&found, track) {
+            self.check(canary, cx.run_id(), &object)?;
+        }
+        Ok(found)
+    }
+
+    async fn get(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Deployment> {
+        self.find(cx, target, track).await?.ok_or_else(|| missing(&deployment_of(target, track)))
+    }
+
+    fn check(&self, canary: &Deployment, run: &RunId, object: &Object) -> Result<()> {
+        ownership::check(&canary.metadata, run, self.kube.manager(), "check the canary", &object.to_string())
+    }
+
+    /// Somebody changed the spec so that it is neither as before nor as wanted.
+    fn drift(&self, ask: &Ask, deployment: &Deployment, path: &[&str], message: &str) -> Error {
+        let editor = last_foreign(&deployment.metadata, self.kube.manager(), path)
+            .or_else(|| last_foreign(&deployment.metadata, self.kube.manager(), &["f:spec"]));
+        let by = editor.map_or_else(|| "nobody who left a name".to_owned(), |e| e.to_string());
+        ask.error(ErrorKind::Drift, format!("{message}; last edited by {by}"))
+            .hint("find out what they want; it is not overwritten")
+    }
+
+    /// Reads what a canary is made of and checks that it can be made.
+    async fn plan(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Plan> {
+        let (stable_object, canary_object) =
+            (deployment_of(target, Track::Stable), deployment_of(target, Track::Canary));
+        let (own, shared) = (canary_service(target), stable_service(target));
+        let find_own = async { if spec.shares_service { Ok(None) } else { self.kube.find::<Service>(cx, &own).await } };
+        let (stable, existing, stable_service, existing_service) = tokio::try_join!(
+            self.kube.find::<Value>(cx, &stable_object),
+            self.find(cx, target, Track::Canary),
+            self.kube.find::<Value>(cx, &shared),
+            find_own,
+        )?;
+        let stable = stable.ok_or_else(|| missing(&stable_object))?;
+        let stable_service = stable_service.ok_or_else(|| missing(&shared))?;
+        let ask = canary_object.ask(Access::Read, "plan");
+        if existing.as_ref().is_some_and(|d| d.metadata.deletion_timestamp.is_some()) {
+            return Err(ask.error(ErrorKind::Conflict, "the canary is being deleted; it must be gone first"));
+        }
+        // Another run's Service is a leftover: its Deployment is gone, or we would have found it.
+        if existing_service.as_ref().is_some_and(|s| ownership::owner(&s.metadata, cx.run_id()) == Owner::Stranger) {
+            let ask = own.ask(Access::Read, "plan");
+            return Err(ask
+                .error(ErrorKind::AlreadyExists, "it exists and was not made by moodify")
+                .hint("the name is needed for the canary; rename or remove this Service"));
+        }
+        let selects: Service = typed(&ask, stable_service.clone())?;
+        let body = canary::deployment(&ask, &stable, &selects, target, cx.run_id(), spec)?;
+        let stable = typed(&ask, stable)?;
+        Ok(Plan { stable, stable_service, existing, existing_service, body })
+    }
+
+    /// Whether a canary could be made of this target, without asking the server to make one.
+    pub(crate) async fn examine(&self, cx: &CallContext, target: &Target, shares_service: bool) -> Result<()> {
+        let spec = CanarySpec::new(target.service.image.clone(), "check", 1, shares_service);
+        let plan = self.plan(cx, target, &spec).await?;
+        let object = deployment_of(target, Track::Stable);
+        let ask = object.ask(Access::Read, "check");
+        if plan.stable.spec.as_ref().is_some_and(|s| s.paused == Some(true)) {
+            return Err(ask
+                .error(ErrorKind::Invalid, "it is paused, so that a new image would not be rolled out")
+                .hint("kubectl rollout resume"));
+        }
+        if desired(&plan.stable) == 0 {
+            let message = "it has 0 replicas: there is no capacity from which to shift traffic";
+            return Err(ask.error(ErrorKind::Invalid, message));
+        }
+        Ok(())
+    }
+
+    async fn apply_deployment(
+        &self,
+        cx: &CallContext,
+        target: &Target,
+        plan: &Plan,
+        dry_run: bool,
+    ) -> Result<Deployment> {
+        let object = deployment_of(target, Track::Canary);
+        let mut body = plan.body.clone();
+        let force = plan.existing.is_some();
+        if let Some(existing) = &plan.existing {
+            // Forced over our own updates, but only if it is still what we have just checked.
+            body["metadata"]["resourceVersion"] = json!(existing.metadata.resource_version);
+        }
+        match self.kube.apply(cx, &object, &body, Apply { force, dry_run }).await {
+            // A selector cannot be changed: another run was faster with the same name.
+            Err(e) if e.kind() == ErrorKind::Invalid && !force => {
+                self.find(cx, target, Track::Canary).await?;
+                Err(e)
+            }
+            other => other,
+        }
+    }
+
+    async fn apply_service(
+        &self,
+        cx: &CallContext,
+        target: &Target,
+        plan: &Plan,
+        uid: &str,
+        dry_run: bool,
+    ) -> Result<()> {
+        let body = canary::service(&plan.stable_service, target, cx.run_id(), uid);
+        let force = plan.existing_service.is_some();
+        let _: Value = self.kube.apply(cx, &canary_service(target), &body, Apply { force, dry_run }).await?;
+        Ok(())
+    }
+}
+
+pub(crate) fn deployment_of(target: &Target, track: Track) -> Object {
+    let workload = &target.service.workload;
+    match track {
+        Track::Stable => Object::new(DEPLOYMENT, &target.namespace, workload),
+        Track::Canary => Object::new(DEPLOYMENT, &target.namespace, &canary_of(workload)),
+    }
+}
+
+fn stable_service(target: &Target) -> Object {
+    Object::new(SERVICE, &target.namespace, &target.service.traffic.service)
+}
+
+fn canary_service(target: &Target) -> Object {
+    Object::new(SERVICE, &target.namespace, &canary_of(&target.service.traffic.service))
+}
+
+fn missing(object: &Object) -> Error {
+    let message = format!("there is no {} {} in the namespace {}", object.kind.kind, object.name, object.namespace);
+    object
+        .ask(Access::Read, "get")
+        .error(ErrorKind::NotFound, message)
+        .hint("check its name and the namespace in the plan")
+}
+
+/// Whether the canary is as specified already.
+fn is_as_specified(
+    ask: &Ask,
+    existing: &Deployment,
+    plan: &Plan,
+    target: &Target,
+    spec: &CanarySpec,
+    run: &RunId,
+) -> Result<bool> {
+    let (_, runs) = container(ask, existing, target.service.container())?;
+    let version = existing.metadata.annotations.as_ref().and_then(|a| a.get(VERSION));
+    let service = plan.existing_service.as_ref();
+    Ok(image(ask, runs)? == spec.image
+        && desired(existing) == spec.replicas
+        && version == Some(&spec.version)
+        && (spec.shares_service || service.is_some_and(|s| ownership::owner(&s.metadata, run) == Owner::Us)))
+}
+
+/// A compare-and-set of the number of replicas.
+fn scaling(from: u32, to: u32) -> [Value; 2] {
+    [
+        json!({"op": "test", "path": "/spec/replicas", "value": from}),
+        json!({"op": "replace", "path": "/spec/replicas", "value": to}),
+    ]
+}
+
+#[async_trait]
+impl Deployer for DeploymentDeployer {
+    fn capabilities(&self) -> DeployerCapabilities {
+        DeployerCapabilities::new(&["Deployment"], true)
+    }
+
+    async fn observe(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Option<Workload>> {
+        let ask = deployment_of(target, track).ask(Access::Read, "get");
+        let found = self.find(cx, target, track).await?;
+        found.map(|d| workload(&ask, &d, target.service.container())).transpose()
+    }
+
+    async fn watch(
+        &self,
+        cx: &CallContext,
+        target: &Target,
+        track: Track,
+    ) -> Result<BoxStream<'static, Result<Option<Workload>>>> {
+        let object = deployment_of(target, track);
+        let ask = object.ask(Access::Read, "watch");
+        let (this, run) = (self.clone(), cx.run_id().clone());
+        let name = target.service.container().to_owned();
+        let states = self.kube.watch_object(cx, &object).map(move |found| {
+            let Some(found) = found? else { return Ok(None) };
+            let deployment: Deployment = found
+                .try_parse()
+                .map_err(|e| ask.error(ErrorKind::Internal, format!("this is not a Deployment as we know it: {e}")))?;
+            if track == Track::Canary {
+                this.check(&deployment, &run, &object)?;
+            }
+            workload(&ask, &deployment, &name).map(Some)
+        });
+        Ok(until_error(states))
+    }
+
+    async fn deploy(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Workload> {
+        let ask = deployment_of(target, Track::Canary).ask(Access::Write, "deploy");
+        let plan = self.plan(cx, target, spec).await?;
+        if let Some(existing) = &plan.existing
+            && is_as_specified(&ask, existing, &plan, target, spec, cx.run_id())?
+        {
+            return workload(&ask, existing, target.service.container());
+        }
+        let deployed = self.apply_deployment(cx, target, &plan, false).await?;
+        if !spec.shares_service {
+            let uid = deployed.metadata.uid.clone().unwrap_or_default();
+            let applied = self.apply_service(cx, target, &plan, &uid, false).await;
+            // The Deployment stands already, whatever became of the Service.
+            applied.map_err(|e| e.effect(Effect::Unknown))?;
+        }
+        workload(&ask, &deployed, target.service.container())
+    }
+
+    async fn scale(&self, cx: &CallContext, target: &Target, track: Track, scale: Scale) -> Result<Workload> {
+        let object = deployment_of(target, track);
+        let ask = object.ask(Access::Write, "scale");
+        let now = self.get(cx, target, track).await?;
+        let replicas = desired(&now);
+        if replicas == scale.to {
+            return workload(&ask, &now, target.service.container());
+        }
+        if replicas != scale.from {
+            let message = format!("it is asked for {replicas} replicas, where we expected {}", scale.from);
+            return Err(self.drift(&ask, &now, &["f:spec", "f:replicas"], &message));
+        }
+        let mut patch = scaling(scale.from, scale.to).to_vec();
+        if track == Track::Canary {
+            let path = format!("/metadata/labels/{}", RUN.replace('/', "~1"));
+            patch.insert(0, json!({"op": "test", "path": path, "value": cx.run_id().as_str()}));
+        }
+        let scaled: Deployment = self.kube.patch(cx, &object, patch).await?;
+        workload(&ask, &scaled, target.service.container())
+    }
+
+    async fn set_image(&self, cx: &CallContext, target: &Target, change: &ImageChange) -> Result<Workload> {
+        let object = deployment_of(target, Track::Stable);
+        let ask = object.ask(Access::Write, "set the image of");
+        let name = target.service.container();
+        let now = self.get(cx, target, Track::Stable).await?;
+        let (index, runs) = container(&ask, &now, name)?;
+        let current = image(&ask, runs)?;
+        let mut patch = Vec::new();
+        if current == change.from && current != change.to {
+            let path = format!("/spec/template/spec/containers/{index}");
+            patch.push(json!({"op": "test", "path": format!("{path}/name"), "value": name}));
+            patch.push(json!({"op": "test", "path": format!("{path}/image"), "value": runs.image}));
+            patch.push(json!({"op": "replace", "path": format!("{path}/image"), "value": change.to.as_str()}));
+        } else if current != change.to {
+            let message = format!("it runs {current}, where we expected {}", change.from);
+            return Err(self.drift(&ask, &now, &["f:spec", "f:template"], &message));
+        }
+        let replicas = desired(&now);
+        if let Some(scale) = change.scale.filter(|scale| scale.to != replicas) {
+            if replicas != scale.from {
+                let message = format!("it is asked for {replicas} replicas, where we expected {}", scale.from);
+                return Err(self.drift(&ask, &now, &["f:spec", "f:replicas"], &message));
+            }
+            patch.extend(scaling(scale.from, scale.to));
+        }
+        if patch.is_empty() {
+            return workload(&ask, &now, name);
+        }
+        let patched: Deployment = self.kube.patch(cx, &object, patch).await?;
+        workload(&ask, &patched, name)
+    }
+
+    async fn remove(&self, cx: &CallContext, target: &Target) -> Result<()> {
+        let object = deployment_of(target, Track::Canary);
+        // Not by `find`: an edited canary is removed too.
+        let Some(found) = self.kube.find::<Deployment>(cx, &object).await? else { return Ok(()) };
+        if ownership::owner(&found.metadata, cx.run_id()) != Owner::Us {
+            tracing::warn!(%object, run = %cx.run_id(), "not removed: it belongs to somebody else");
+            return Ok(());
+        }
+        if found.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        // Its own Service goes with it: the Deployment owns it.
+        self.kube.delete(cx, &object, found.metadata.uid.unwrap_or_default()).await
+    }
+
+    async fn preview(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Vec<Change>> {
+        let plan = self.plan(cx, target, spec).await?;
+        let deployed = self.apply_deployment(cx, target, &plan, true).await?;
+        let change = |object: String, what: String| Change { object, what };
+        let replicas = |n: u32| format!("{n} replica{}", if n == 1 { "" } else { "s" });
+        let (stable, canary) = (deployment_of(target, Track::Stable), deployment_of(target, Track::Canary));
+        let mut changes =
+            vec![change(canary.to_string(), format!("create with {} of {}", replicas(spec.replicas), spec.image))];
+        if !spec.shares_service {
+            let uid = deployed.metadata.uid.unwrap_or_default();
+            self.apply_service(cx, target, &plan, &uid, true).await?;
+            changes.push(change(canary_service(target).to_string(), format!("create, for the pods of {canary}")));
+            if let Some(route) = &target.service.traffic.route {
+                let object = Object::new(crate::client::HTTP_ROUTE, &target.namespace, route);
+                let to = &target.service.traffic.service;
+                let what =
+                    format!("weights of the rules that lead to {to}: step by step to the canary, back at the end");
+                changes.push(change(object.to_string(), what));
+            }
+        }
+        let ask = stable.ask(Access::Read, "get");
+        let (_, runs) = container(&ask, &plan.stable, target.service.container())?;
+        let (before, capacity) = (image(&ask, runs)?, desired(&plan.stable));
+        changes.push(if before == spec.image {
+            change(stable.to_string(), format!("none: it runs {before} already"))
+        } else {
+            change(
+                stable.to_string(),
+                format!("image {before} -> {}, with {} at the end", spec.image, replicas(capacity)),
+            )
+        });
+        changes.push(change(canary.to_string(), "delete at the end, with everything that was made for it".to_owned()));
+        Ok(changes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Asked, cx, kube, not_found, stable_deployment, stable_service, target};
+    use std::sync::Mutex;
+
+    fn spec(shares_service: bool) -> CanarySpec {
+        CanarySpec::new("registry/web:v2".parse().unwrap(), "v2", 1, shares_service)
+    }
+
+    /// A cluster with the stable objects, and with this canary if there is one.
+    fn cluster(canary: Option<Value>) -> (DeploymentDeployer, Asked) {
+        let canary = Mutex::new(canary);
+        let (kube, asked) = kube(move |method, uri, body| {
+            let path = uri.split('?').next().unwrap_or_default();
+            let name = path.rsplit('/').next().unwrap_or_default();
+            let mut canary = canary.lock().unwrap();
+            match (method, name) {
+                ("GET", "web") => (200, stable_deployment()),
+                ("GET", "web-svc") => (200, stable_service()),
+                ("GET", "web-canary") => canary.clone().map_or_else(|| not_found(name), |c| (200, c)),
+                ("GET", _) => not_found(name),
+                ("PATCH", "web-canary") if body.is_object() => {
+                    let mut made = body.clone();
+                    made["metadata"]["uid"] = "u-9".into();
+                    made["metadata"]["resourceVersion"] = "7".into();
+                    *canary = Some(made.clone());
+                    (200, made)
+                }
+                ("PATCH", "web") => (200, stable_deployment()),
+                _ => (200, json!({})),
+            }
+        });
+        (DeploymentDeployer::new(kube), asked)
+    }
+
+    fn writes(asked: &Asked) -> Vec<String> {
+        asked.lock().unwrap().iter().filter(|line| !line.starts_with("GET")).cloned().collect()
+    }
+
+    /// The canary that the deployer itself makes.
+    async fn own_canary() -> Value {
+        let (deployer, asked) = cluster(None);
+        deployer.deploy(&cx(), &target(), &spec(true)).await.unwrap();
+        let apply = writes(&asked)[0].splitn(3, ' ').nth(2).unwrap().to_owned();
+        let mut canary: Value = serde_json::from_str(&apply).unwrap();
+        canary["metadata"]["uid"] = "u-9".into();
+        canary
+    }
+
+    #[tokio::test]
+    async fn a_canary_takes_two_writes_with_a_service_of_its_own_and_one_without() {
+        let (deployer, asked) = cluster(None);
+        let made = deployer.deploy(&cx(), &target(), &spec(false)).await.unwrap();
+        assert_eq!((made.name.as_str(), made.replicas.desired, made.observed), ("web-canary", 1, false));
+        let written = writes(&asked);
+        assert_eq!(written.len(), 2, "{written:?}");
+        let deployment = "PATCH /apis/apps/v1/namespaces/ns/deployments/web-canary?&fieldManager=moodify ";
+        assert!(written[0].starts_with(deployment), "{written:?}");
+        assert!(written[1].starts_with("PATCH /api/v1/namespaces/ns/services/web-svc-canary?&fieldManager=moodify "));
+        assert!(written[1].contains("\"uid\":\"u-9\""), "owned by the Deployment: {written:?}");
+
+        let (deployer, asked) = cluster(None);
+        deployer.deploy(&cx(), &target(), &spec(true)).await.unwrap();
+        assert_eq!(writes(&asked).len(), 1);
+        deployer.deploy(&cx(), &target(), &spec(true)).await.unwrap();
+        assert_eq!(writes(&asked).len(), 1, "all is as asked for");
+    }
+
+    #[tokio::test]
+    async fn a_preview_is_a_dry_run() {
+        let (deployer, asked) = cluster(None);
+        let changes = deployer.preview(&cx(), &target(), &spec(false)).await.unwrap();
+        assert!(writes(&asked).iter().all(|line| line.contains("dryRun=All")), "{asked:?}");
+        let objects: Vec<&str> = changes.iter().map(|c| c.object.as_str()).collect();
+        assert_eq!(
+            objects,
+            [
+                "Deployment ns/web-canary",
+                "Service ns/web-svc-canary",
+                "HTTPRoute ns/web-route",
+                "Deployment ns/web",
+                "Deployment ns/web-canary",
+            ]
+        );
+        assert_eq!(changes[3].what, "image registry/web:v1 -> registry/web:v2, with 4 replicas at the end");
+    }
+
+    #[tokio::test]
+    async fn another_run_s_canary_is_left_alone() {
+        let mut canary = own_canary().await;
+        canary["metadata"]["labels"]["moodify.dev/run"] = "r0".into();
+        let (deployer, asked) = cluster(Some(canary));
+        let error = deployer.deploy(&cx(), &target(), &spec(true)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        assert!(error.message().contains("r0"), "{error}");
+        deployer.remove(&cx(), &target()).await.unwrap();
+        assert!(writes(&asked).is_empty(), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn an_edited_canary_is_drift_but_can_be_removed() {
+        let mut canary = own_canary().await;
+        canary["metadata"]["managedFields"] = json!([{"manager": "kubectl-edit", "operation": "Update",
+            "time": "2026-11-24T12:03:04Z", "fieldsV1": {"f:spec": {"f:template": {}}}}]);
+        let (deployer, asked) = cluster(Some(canary));
+        for error in [
+            deployer.observe(&cx(), &target(), Track::Canary).await.unwrap_err(),
+            deployer.deploy(&cx(), &target(), &spec(true)).await.unwrap_err(),
+            deployer.scale(&cx(), &target(), Track::Canary, Scale { from: 1, to: 2 }).await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Drift);
+            let told = error.to_string();
+            assert!(told.contains("Deployment ns/web-canary: it was edited by \"kubectl-edit\""), "{told}");
+        }
+        assert!(writes(&asked).is_empty());
+        deployer.remove(&cx(), &target()).await.unwrap();
+        let written = writes(&asked);
+        assert!(written.len() == 1 && written[0].starts_with("DELETE "), "{written:?}");
+        assert!(written[0].contains("\"uid\":\"u-9\"") && written[0].contains("Background"), "{written:?}");
+    }
+
+    #[tokio::test]
+    async fn scaling_compares_at_the_moment_of_the_write() {
+        let (deployer, asked) = cluster(None);
+        let scale = |from, to| Scale { from, to };
+        deployer.scale(&cx(), &target(), Track::Stable, scale(3, 4)).await.unwrap();
+        assert!(writes(&asked).is_empty(), "it has 4 already");
+        let error = deployer.scale(&cx(), &target(), Track::Stable, scale(3, 5)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Drift);
+        deployer.scale(&cx(), &target(), Track::Stable, scale(4, 5)).await.unwrap();
+        let patch =
+            r#"[{"op":"test","path":"/spec/replicas","value":4},{"op":"replace","path":"/spec/replicas","value":5}]"#;
+        assert!(writes(&asked)[0].ends_with(patch), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn an_image_is_changed_in_one_write_with_the_count() {
+        let change =
+            |from: &str, to: &str, scale| ImageChange { from: from.parse().unwrap(), to: to.parse().unwrap(), scale };
+        let (deployer, asked) = cluster(None);
+        let done = change("registry/web:v0", "registry/web:v1", Some(Scale { from: 0, to: 4 }));
+        deployer.set_image(&cx(), &target(), &done).await.unwrap();
+        assert!(writes(&asked).is_empty(), "it is so already");
+        let other = change("registry/web:v0", "registry/web:v2", None);
+        assert_eq!(deployer.set_image(&cx(), &target(), &other).await.unwrap_err().kind(), ErrorKind::Drift);
+        let wanted = change("registry/web:v1", "registry/web:v2", Some(Scale { from: 4, to: 2 }));
+        deployer.set_image(&cx(), &target(), &wanted).await.unwrap();
+        let written = writes(&asked);
+        assert_eq!(written.len(), 1);
+        for part in [
+            r#"{"op":"test","path":"/spec/template/spec/containers/1/name","value":"web"}"#,
+            r#"{"op":"test","path":"/spec/template/spec/containers/1/image","value":"registry/web:v1"}"#,
+            r#"{"op":"replace","path":"/spec/template/spec/containers/1/image","value":"registry/web:v2"}"#,
+            r#"{"op":"test","path":"/spec/replicas","value":4}"#,
+        ] {
+            assert!(written[0].contains(part), "{written:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_said() {
+        let (kube, _) = kube(|_, uri, _| not_found(uri));
+        let deployer = DeploymentDeployer::new(kube);
+        let error = deployer.deploy(&cx(), &target(), &spec(true)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(error.message(), "there is no Deployment web in the namespace ns");
+        assert_eq!(deployer.observe(&cx(), &target(), Track::Stable).await.unwrap(), None);
+        deployer.remove(&cx(), &target()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_name_cannot_become_a_path() {
+        let (deployer, asked) = cluster(None);
+        let mut target = target();
+        target.namespace = "ns/../../secrets".to_owned();
+        let error = deployer.observe(&cx(), &target, Track::Stable).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(asked.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_bounded_and_a_lost_write_is_unknown() {
+        let service = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            std::future::pending::<Result<http::Response<kube::client::Body>, kube::Error>>().await
+        });
+        let client = kube::Client::new(service, "ns");
+        let kube = Kube::from_client(client, "https://test".to_owned(), &crate::KubeConfig::new());
+        let deployer = DeploymentDeployer::new(kube.clone());
+        let long = CallContext::new(
+            RunId::new("r1").unwrap(),
+            moodify_core::IdempotencyKey::new("k"),
+            std::time::Duration::from_secs(600),
+        );
+        let begin = tokio::time::Instant::now();
+        let read = deployer.observe(&long, &target(), Track::Stable).await.unwrap_err();
+        assert_eq!((read.kind(), read.effect_of()), (ErrorKind::Timeout, Effect::None));
+        assert_eq!(begin.elapsed().as_secs(), 10);
+        let object = deployment_of(&target(), Track::Stable);
+        let write = kube.patch::<Value>(&long, &object, scaling(1, 2).to_vec()).await.unwrap_err();
+        assert_eq!((write.kind(), write.effect_of()), (ErrorKind::Timeout, Effect::Unknown));
+    }
+}

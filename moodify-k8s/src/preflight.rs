@@ -1,0 +1,216 @@
+//! What can be known before the first write: the server, our permissions, the objects.
+
+use std::collections::BTreeSet;
+
+use futures::StreamExt;
+use moodify_core::backend::TrafficRouter;
+use moodify_core::model::Target;
+use moodify_core::{CallContext, Error, ErrorKind, Result};
+use serde_json::{Value, json};
+
+use crate::client::Kube;
+use crate::deployer::DeploymentDeployer;
+use crate::error::{Access, Ask};
+use crate::traffic::HttpRouteRouter;
+
+/// A permission: group, resource (with subresource), verb.
+type Permission = (&'static str, &'static str, &'static str);
+
+/// What every release needs, by group and resource.
+const ALWAYS: [(&str, &str, &[&str]); 5] = [
+    ("apps", "deployments", &["get", "list", "watch", "create", "patch", "delete"]),
+    ("", "services", &["get"]),
+    ("", "pods", &["list", "watch"]),
+    ("", "pods/log", &["get"]),
+    ("", "events", &["list"]),
+];
+
+/// What the router `http-route` needs beside that.
+const HTTP_ROUTE: [(&str, &str, &[&str]); 2] = [
+    ("", "services", &["create", "patch"]),
+    ("gateway.networking.k8s.io", "httproutes", &["get", "list", "watch", "patch"]),
+];
+
+fn permissions(http_route: bool) -> Vec<Permission> {
+    let needed = ALWAYS.iter().chain(HTTP_ROUTE.iter().filter(|_| http_route));
+    needed.flat_map(|(group, resource, verbs)| verbs.iter().map(move |verb| (*group, *resource, *verb))).collect()
+}
+
+/// `patch deployments.apps`.
+fn told((group, resource, verb): Permission) -> String {
+    if group.is_empty() { format!("{verb} {resource}") } else { format!("{verb} {resource}.{group}") }
+}
+
+fn uses_http_route(target: &Target) -> bool {
+    target.service.traffic.router == "http-route"
+}
+
+impl Kube {
+    /// Checks, without changing anything, that a release of these targets could begin: the server answers, the
+    /// namespaces exist, we may do what a release does, and Deployments, Services and `HTTPRoute`s are there and can
+    /// carry a canary. Returns every problem found, each a sentence of its own; none is good news.
+    ///
+    /// Access reviews are sent as `POST`, as Kubernetes wants it; they write nothing. Safe to cancel.
+    pub async fn preflight(&self, cx: &CallContext, targets: &[Target]) -> Vec<Error> {
+        // One reason is enough if nothing can be asked.
+        let ask = Ask::new(Access::Read, "reach the API server", self.server());
+        if let Err(e) = self.raw(cx, &ask, "/version").await {
+            return vec![e];
+        }
+        let mut problems = Vec::new();
+        let namespaces: BTreeSet<&str> = targets.iter().map(|t| t.namespace.as_str()).collect();
+        for namespace in namespaces {
+            let here: Vec<&Target> = targets.iter().filter(|t| t.namespace == namespace).collect();
+            match self.preflight_namespace(cx, namespace, &here).await {
+                Ok(found) => problems.extend(found),
+                Err(e) => problems.push(e),
+            }
+        }
+        problems
+    }
+
+    async fn preflight_namespace(&self, cx: &CallContext, namespace: &str, targets: &[&Target]) -> Result<Vec<Error>> {
+        self.check_namespace(cx, namespace).await?;
+        self.check_permissions(cx, namespace, targets.iter().any(|t| uses_http_route(t))).await?;
+        let mut problems = Vec::new();
+        for target in targets {
+            let shares_service = !uses_http_route(target);
+            problems.extend(DeploymentDeployer::new(self.clone()).examine(cx, target, shares_service).await.err());
+            if uses_http_route(target) {
+                problems.extend(HttpRouteRouter::new(self.clone()).read(cx, target).await.err());
+            }
+        }
+        Ok(problems)
+    }
+
+    async fn check_namespace(&self, cx: &CallContext, namespace: &str) -> Result<()> {
+        let ask = Ask::new(Access::Read, "check the namespace", namespace);
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if namespace.is_empty() || namespace.len() > 63 || !namespace.chars().all(fits) {
+            return Err(ask.error(ErrorKind::Invalid, format!("{namespace:?} is not the name of a namespace")));
+        }
+        match self.raw(cx, &ask, &format!("/api/v1/namespaces/{namespace}")).await {
+            Err(e) if e.kind() == ErrorKind::NotFound => Err(ask
+                .error(
+                    ErrorKind::NotFound,
+                    format!("there is no namespace {namespace:?} in this cluster; nothing was changed"),
+                )
+                .hint("check the environment's namespace and the kubeconfig's context")),
+            // Who works in one namespace only often may not read it as an object.
+            Err(e) if e.kind() == ErrorKind::Forbidden => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    async fn check_permissions(&self, cx: &CallContext, namespace: &str, http_route: bool) -> Result<()> {
+        let reviews = permissions(http_route).into_iter().map(|needed| async move {
+            self.may(cx, namespace, needed).await.map(|allowed| (!allowed).then(|| told(needed)))
+        });
+        let answers: Vec<Result<Option<String>>> = futures::stream::iter(reviews).buffered(8).collect().await;
+        let missing: Vec<String> = answers.into_iter().filter_map(Result::transpose).collect::<Result<_>>()?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let who = self.whoami(cx).await.unwrap_or_else(|| "our user".to_owned());
+        let ask = Ask::new(Access::Read, "check permissions", namespace);
+        let message = format!("{who} may not {} in the namespace {namespace}; nothing was changed", missing.join(", "));
+        Err(ask.error(ErrorKind::Forbidden, message).hint("grant it with a Role and a RoleBinding in the namespace"))
+    }
+
+    async fn may(&self, cx: &CallContext, namespace: &str, (group, resource, verb): Permission) -> Result<bool> {
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let attributes = json!({
+            "namespace": namespace, "verb": verb, "group": group, "resource": resource, "subresource": subresource,
+        });
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        });
+        let answer = self.review(cx, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &review).await?;
+        Ok(answer["status"]["allowed"] == Value::Bool(true))
+    }
+
+    /// Our user's name, where the server tells it.
+    async fn whoami(&self, cx: &CallContext) -> Option<String> {
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+        let answer = self.review(cx, "/apis/authentication.k8s.io/v1/selfsubjectreviews", &review).await.ok()?;
+        answer["status"]["userInfo"]["username"].as_str().map(|name| format!("user {name:?}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{cx, kube, not_found, stable_deployment, stable_service, target};
+
+    fn cluster(denied: &'static [&'static str], namespace: u16) -> Kube {
+        let (kube, _) = kube(move |_, uri, body| {
+            let name = uri.rsplit('/').next().unwrap_or_default();
+            let attributes = &body["spec"]["resourceAttributes"];
+            let asked = format!(
+                "{} {}",
+                attributes["verb"].as_str().unwrap_or("-"),
+                attributes["resource"].as_str().unwrap_or("-")
+            );
+            match name {
+                "version" => (200, json!({"gitVersion": "v1.36.3"})),
+                "ns" if namespace == 404 => not_found(name),
+                "ns" => (namespace, json!({"code": namespace, "message": "m"})),
+                _ if uri.contains("selfsubjectaccess") => {
+                    (201, json!({"status": {"allowed": !denied.contains(&asked.as_str())}}))
+                }
+                _ if uri.contains("selfsubjectreviews") => (201, json!({"status": {"userInfo": {"username": "dev"}}})),
+                "web" => (200, stable_deployment()),
+                "web-svc" => (200, stable_service()),
+                _ => not_found(name),
+            }
+        });
+        kube
+    }
+
+    #[tokio::test]
+    async fn what_we_may_not_do_is_listed_with_the_user() {
+        let problems = cluster(&["patch deployments", "list events"], 200).preflight(&cx(), &[target()]).await;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        let told = problems[0].to_string();
+        let part = "user \"dev\" may not patch deployments.apps, list events in the namespace ns; nothing was changed";
+        assert!(told.contains(part), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_missing_namespace_and_a_missing_route_are_told() {
+        let problems = cluster(&[], 404).preflight(&cx(), &[target()]).await;
+        assert!(problems.len() == 1 && problems[0].message().contains("there is no namespace \"ns\""), "{problems:?}");
+        // Who may not read the namespace may still work in it.
+        let problems = cluster(&[], 403).preflight(&cx(), &[target()]).await;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].message(), "there is no HTTPRoute web-route in the namespace ns");
+    }
+
+    #[tokio::test]
+    async fn an_expired_token_is_one_problem() {
+        let (kube, _) =
+            kube(|_, _, _| (401, json!({"code": 401, "message": "Unauthorized", "reason": "Unauthorized"})));
+        let problems = kube.preflight(&cx(), &[target(), target()]).await;
+        assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].kind(), ErrorKind::Unauthenticated);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_one_problem() {
+        let dir = std::env::temp_dir().join(format!("moodify-k8s-{}", std::process::id()));
+        let file = "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: a, user: a}}]\n\
+            clusters: [{name: a, cluster: {server: \"https://127.0.0.1:1\"}}]\nusers: [{name: a, user: {token: t}}]\n";
+        std::fs::write(&dir, file).unwrap();
+        let connected = Kube::connect(&crate::KubeConfig::new().kubeconfig(&dir)).await;
+        std::fs::remove_file(&dir).unwrap();
+        let problems = connected.unwrap().preflight(&cx(), &[target()]).await;
+        assert_eq!(problems.len(), 1);
+        let told = problems[0].to_string();
+        assert!(
+            told.contains("https://127.0.0.1:1/") && told.contains("cannot be reached: ") && told.contains("refused"),
+            "{told}"
+        );
+    }
+}

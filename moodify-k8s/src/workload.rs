@@ -1,0 +1,109 @@
+//! A Deployment as a [`Workload`].
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Container;
+use moodify_core::backend::{Replicas, Workload};
+use moodify_core::model::ImageRef;
+use moodify_core::{Error, ErrorKind};
+
+use crate::error::Ask;
+
+/// Where the release container is in a Deployment, and what it runs.
+pub(crate) fn container<'a>(
+    ask: &Ask,
+    deployment: &'a Deployment,
+    name: &str,
+) -> Result<(usize, &'a Container), Error> {
+    let containers = containers(deployment);
+    containers.iter().enumerate().find(|(_, c)| c.name == name).ok_or_else(|| {
+        let there: Vec<&str> = containers.iter().map(|c| c.name.as_str()).collect();
+        ask.error(ErrorKind::Invalid, format!("it has no container {name:?}; there are: {}", there.join(", ")))
+            .hint("name the container that carries the release in the plan")
+    })
+}
+
+fn containers(deployment: &Deployment) -> &[Container] {
+    let template = deployment.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    template.map(|pod| pod.containers.as_slice()).unwrap_or_default()
+}
+
+/// An image as the platform understands it: without tag and digest it is `latest`.
+pub(crate) fn image(ask: &Ask, container: &Container) -> Result<ImageRef, Error> {
+    let text = container.image.as_deref().unwrap_or_default();
+    let parsed = text.parse().or_else(|_| format!("{text}:latest").parse());
+    parsed.map_err(|e| ask.error(ErrorKind::Invalid, e))
+}
+
+pub(crate) fn desired(deployment: &Deployment) -> u32 {
+    count(deployment.spec.as_ref().map_or(Some(1), |spec| spec.replicas.or(Some(1))))
+}
+
+fn count(replicas: Option<i32>) -> u32 {
+    replicas.and_then(|n| u32::try_from(n).ok()).unwrap_or(0)
+}
+
+/// The state of a Deployment whose release container is `name`.
+pub(crate) fn workload(ask: &Ask, deployment: &Deployment, name: &str) -> Result<Workload, Error> {
+    let (_, container) = container(ask, deployment, name)?;
+    let status = deployment.status.clone().unwrap_or_default();
+    let generation = deployment.metadata.generation.unwrap_or(0);
+    // Counts of an older generation speak of the rollout before this one, and so does its verdict.
+    let observed = status.observed_generation.is_some_and(|seen| seen >= generation);
+    let gave_up = status.conditions.iter().flatten().find(|c| {
+        c.type_ == "Progressing" && c.status == "False" && c.reason.as_deref() == Some("ProgressDeadlineExceeded")
+    });
+    Ok(Workload {
+        name: deployment.metadata.name.clone().unwrap_or_default(),
+        image: image(ask, container)?,
+        replicas: Replicas {
+            desired: desired(deployment),
+            total: count(status.replicas),
+            updated: count(status.updated_replicas),
+            ready: count(status.ready_replicas),
+            available: count(status.available_replicas),
+        },
+        generation,
+        observed,
+        stalled: gave_up.filter(|_| observed).map(|c| {
+            let why = c.message.clone().unwrap_or_default();
+            format!("Kubernetes gave up waiting for progress (ProgressDeadlineExceeded): {why}")
+        }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Access;
+    use serde_json::json;
+
+    fn deployment(generation: i64, observed: i64) -> Deployment {
+        serde_json::from_value(json!({
+            "metadata": {"name": "web", "generation": generation},
+            "spec": {"replicas": 3, "selector": {}, "template": {"spec": {"containers": [
+                {"name": "proxy", "image": "proxy:1"}, {"name": "web", "image": "web"}]}}},
+            "status": {"observedGeneration": observed, "replicas": 4, "updatedReplicas": 2, "readyReplicas": 3,
+                "availableReplicas": 1, "conditions": [{"type": "Progressing", "status": "False",
+                "reason": "ProgressDeadlineExceeded", "message": "has timed out"}]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_counts_and_the_verdict_are_of_this_generation() {
+        let ask = Ask::new(Access::Read, "get", "ns/web");
+        let now = workload(&ask, &deployment(2, 2), "web").unwrap();
+        assert!(now.observed && now.stalled.as_ref().is_some_and(|s| s.contains("has timed out")));
+        assert_eq!(now.image.as_str(), "web:latest");
+        assert_eq!(now.replicas, Replicas { desired: 3, total: 4, updated: 2, ready: 3, available: 1 });
+        let before = workload(&ask, &deployment(3, 2), "web").unwrap();
+        assert!(!before.observed && before.stalled.is_none());
+    }
+
+    #[test]
+    fn a_missing_container_names_those_that_are_there() {
+        let ask = Ask::new(Access::Read, "get", "ns/web");
+        let error = workload(&ask, &deployment(1, 1), "backend").unwrap_err();
+        assert!(error.message().contains("there are: proxy, web"), "{error}");
+    }
+}
