@@ -47,6 +47,11 @@ fn scenario(name: &str) -> Scenario {
     Scenario::from_yaml(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
+/// A new version that behaves so.
+fn bad(behaviour: &str) -> Scenario {
+    Scenario::from_yaml(&format!("canary: [{{{behaviour}}}]")).unwrap()
+}
+
 fn simulator(plan: &Plan, name: &str) -> Simulator {
     Simulator::builder(&plan.targets())
         .scenario(scenario(name))
@@ -215,7 +220,7 @@ impl JournalStore for Breaking {
 
 #[test]
 fn broken_off_at_any_record_it_ends_as_it_would_have() {
-    for (name, wanted) in [("healthy", Outcome::Completed), ("errors-at-50", Outcome::RolledBack)] {
+    for (name, wanted) in [("error-rate: 0.1%", Outcome::Completed), ("error-rate: 12%, from-weight: 50", Outcome::RolledBack)] {
         for ratio in [false, true] {
             let mut n = 1;
             loop {
@@ -223,7 +228,7 @@ fn broken_off_at_any_record_it_ends_as_it_would_have() {
                 for durable in [false, true] {
                     on_virtual_time(async {
                         let plan = brief(if ratio { by_ratio(plan()) } else { plan() });
-                        let simulator = simulator(&plan, name);
+                        let simulator = Simulator::new(&plan.targets(), bad(name));
                         let memory: Arc<dyn JournalStore> = Arc::new(MemoryJournal::new());
                         let left = AtomicU64::new(n);
                         let breaking: Arc<dyn JournalStore> =
