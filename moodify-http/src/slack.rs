@@ -1,0 +1,78 @@
+use async_trait::async_trait;
+use moodify_core::backend::{Notification, Notifier, Urgency};
+use moodify_core::{CallContext, Error, ErrorKind, Result};
+use reqwest::Method;
+use secrecy::SecretString;
+use serde_json::json;
+
+use crate::client::{Call, HttpClient};
+use crate::endpoint::Endpoint;
+
+const BACKEND: &str = "slack";
+
+/// Slack advises against longer texts, and cuts them anywhere above ten times this.
+const TEXT_LIMIT: usize = 4000;
+
+/// Tells people in a Slack channel, by an incoming webhook; Mattermost and others understand the same.
+///
+/// The hook's address is a secret: who knows it can write to the channel. Nothing but its host is ever shown. Incoming
+/// webhooks have no place for an idempotency key, so a message can arrive twice after a timeout.
+#[derive(Debug, Clone)]
+pub struct SlackNotifier {
+    client: HttpClient,
+    endpoint: Endpoint,
+}
+
+impl SlackNotifier {
+    /// A notifier that posts to the hook at `url`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if `url` is not an address.
+    pub fn new(client: HttpClient, url: &SecretString) -> Result<Self> {
+        let endpoint =
+            Endpoint::secret(url).map_err(|e| Error::new(ErrorKind::Invalid, BACKEND, "set up", e).on("url"))?;
+        Ok(Self { client, endpoint })
+    }
+}
+
+#[async_trait]
+impl Notifier for SlackNotifier {
+    async fn notify(&self, cx: &CallContext, notification: &Notification) -> Result<()> {
+        let call =
+            Call::new(BACKEND, "notify", Method::POST, &self.endpoint).json(&json!({ "text": text(notification) }))?;
+        self.client.send_ok(cx, &call).await.map(drop)
+    }
+}
+
+/// The message in Slack's own markup.
+fn text(notification: &Notification) -> String {
+    let mark = match notification.urgency {
+        Urgency::Info => "",
+        Urgency::Warning => ":warning: ",
+        Urgency::Critical => ":rotating_light: ",
+    };
+    let Notification { title, body, .. } = notification;
+    let text = if body.is_empty() { format!("{mark}*{title}*") } else { format!("{mark}*{title}*\n{body}") };
+    let text = match text.char_indices().nth(TEXT_LIMIT) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    };
+    // Otherwise `<!channel>` in somebody's error message would wake the whole company.
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_marked_escaped_and_cut() {
+        let mut notification =
+            Notification { title: "5xx > 5 %".into(), body: "<!channel> & co".into(), urgency: Urgency::Critical };
+        assert_eq!(text(&notification), ":rotating_light: *5xx &gt; 5 %*\n&lt;!channel&gt; &amp; co");
+        notification.body = "ä".repeat(10_000);
+        assert_eq!(text(&notification).replace("&gt;", ">").chars().count(), TEXT_LIMIT + 3);
+        notification = Notification { title: "done".into(), body: String::new(), urgency: Urgency::Info };
+        assert_eq!(text(&notification), "*done*");
+    }
+}
