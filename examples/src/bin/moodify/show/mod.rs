@@ -22,7 +22,7 @@ use moodify_core::model::Plan;
 use moodify_core::{CallContext, RunId};
 
 use crate::args::Output;
-pub(crate) use view::View;
+pub(crate) use progress::beside_the_picture;
 pub(crate) use words::{length, step_words, when};
 
 /// Something to show, and when it was.
