@@ -1,0 +1,173 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::Timestamp;
+use moodify_core::RunId;
+
+/// Rolls a release out as its plan says, and back by itself when it is bad.
+///
+/// Exit codes: 0 completed, 2 invalid plan or arguments, 3 refused before anything was changed, 4 rolled back,
+/// 5 needs attention, 130 interrupted (and resumable).
+#[derive(Debug, Parser)]
+#[command(name = "moodify", version, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command knows.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The directory that keeps the runs [default: .moodify]
+    #[arg(long, global = true, env = "MOODIFY_JOURNAL", value_name = "DIR")]
+    pub(crate) journal: Option<PathBuf>,
+    /// How to show it [default: progress on a terminal, else plain]
+    #[arg(long, global = true, value_enum, value_name = "HOW")]
+    pub(crate) output: Option<Output>,
+    /// Tell more about what goes on, on stderr; twice for much more. RUST_LOG says it in detail
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+/// How it is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// One line for everything that happens
+    Plain,
+    /// A picture that changes; needs a terminal
+    Progress,
+    /// One event a line, as JSON
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Says what is wrong with a plan, and what it would change; changes nothing
+    Check(Check),
+    /// Begins a run and drives it to its end
+    Run(Run),
+    /// Takes a run that was interrupted, and drives it to its end
+    Resume(Resume),
+    /// Shows all runs, or one in detail
+    Status(Status),
+    /// Makes a run stand still; what bakes stays under watch
+    Pause(Order),
+    /// Lets a paused run go on
+    Continue(Order),
+    /// Takes a release back
+    Abort(Order),
+    /// Prints the JSON Schema of plan files
+    Schema,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The plan, YAML or JSON
+    pub(crate) plan: PathBuf,
+    /// Only the file: ask no cluster
+    #[arg(long, conflicts_with = "simulate")]
+    pub(crate) offline: bool,
+    /// Check against a simulated world
+    #[arg(long)]
+    pub(crate) simulate: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The plan, YAML or JSON
+    pub(crate) plan: PathBuf,
+    #[command(flatten)]
+    pub(crate) simulation: Simulation,
+    #[command(flatten)]
+    pub(crate) who: Who,
+    /// With --output json: progress too, not only events
+    #[arg(long)]
+    pub(crate) progress: bool,
+}
+
+/// Everything about `--simulate`.
+#[derive(Debug, Args)]
+pub(crate) struct Simulation {
+    /// Run in a simulated world; needs nothing installed, and changes nothing
+    #[arg(long)]
+    pub(crate) simulate: bool,
+    /// What happens in it: a name or a file [default: healthy]
+    #[arg(long, requires = "simulate", value_name = "NAME|FILE")]
+    pub(crate) scenario: Option<String>,
+    /// So many simulated seconds a second, or max: at once [default: 120 when it is watched, else max]
+    #[arg(long, requires = "simulate", value_name = "N|max")]
+    pub(crate) speed: Option<Speed>,
+    /// Where chance begins: the same seed is the same history
+    #[arg(long, requires = "simulate", value_name = "S")]
+    pub(crate) seed: Option<u64>,
+    /// When it begins [default: when the plan's gates are open]
+    #[arg(long, requires = "simulate", value_name = "TIME")]
+    pub(crate) at: Option<Timestamp>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    /// The run; may be left out if exactly one is unfinished
+    pub(crate) run: Option<RunId>,
+    /// With --output json: progress too, not only events
+    #[arg(long)]
+    pub(crate) progress: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The run; left out, all of them
+    pub(crate) run: Option<RunId>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Order {
+    /// The run; may be left out if exactly one is unfinished
+    pub(crate) run: Option<RunId>,
+    /// Why, for the record
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) who: Who,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Who {
+    /// Who says so, for the record [default: your user name]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
+impl Who {
+    pub(crate) fn name(&self) -> String {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+        let user = self.by.clone().or_else(|| variable("USER")).or_else(|| variable("LOGNAME"));
+        user.unwrap_or_else(|| "somebody".to_owned())
+    }
+}
+
+/// How fast simulated time passes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Speed {
+    /// As fast as it can be computed.
+    Max,
+    /// So many times as fast as ours.
+    Times(f64),
+}
+
+impl FromStr for Speed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let times = || text.parse::<f64>().ok().filter(|n| n.is_finite() && (0.1..=1e6).contains(n));
+        match text {
+            "max" => Ok(Self::Max),
+            _ => times().map(Self::Times).ok_or_else(|| format!("{text:?} is neither a number from 0.1 on nor max")),
+        }
+    }
+}

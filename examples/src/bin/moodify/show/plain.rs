@@ -1,0 +1,86 @@
+//! One line for everything that happens, and now and then one for how it goes.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use moodify_core::event::{EventKind, Progress, ProgressKind, Signal};
+
+use super::words::{length, sentence, verdict, when};
+use super::{Display, Header, Shown, say};
+
+/// Lines.
+#[derive(Debug)]
+pub(super) struct Plain {
+    header: Header,
+    /// The last line of each kind of progress, so that only changes are told.
+    last: BTreeMap<String, String>,
+}
+
+impl Plain {
+    pub(super) fn new(header: Header) -> Self {
+        Self { header, last: BTreeMap::new() }
+    }
+
+    fn progress(&mut self, time: Timestamp, progress: &Progress) {
+        let (key, mark, line) = match &progress.kind {
+            ProgressKind::Workload { service, track, available, desired } => {
+                let line = format!("{service}: {available} of {desired} {track} instances are available");
+                (format!("{service} {track}"), line.clone(), line)
+            }
+            ProgressKind::Traffic { service, weight, share } => {
+                let exact = (share * 100.0 - f64::from(weight.percent())).abs() < 0.5;
+                let share = if exact { String::new() } else { format!(" (really {:.0} %)", share * 100.0) };
+                let line = format!("{service}: {weight} of the traffic goes to the new version{share}");
+                (format!("{service} traffic"), line.clone(), line)
+            }
+            ProgressKind::Bake { weight, elapsed, total, standing_still, metrics } => {
+                // Worth a line: a minute has passed, time stands still or goes on, a verdict is another.
+                let verdicts: Vec<&str> = metrics.iter().map(|m| verdict(m).1).collect();
+                let mark = format!("{} {standing_still:?} {verdicts:?}", elapsed.get().as_secs() / 60);
+                let figure = |m: &moodify_core::analysis::MetricStatus| {
+                    format!("{} {} {} ({}) {}", m.service, m.metric, m.shown, m.limit, verdict(m).1)
+                };
+                let figures: Vec<String> = metrics.iter().map(figure).collect();
+                let line = format!(
+                    "{}: {} of {total} at {weight}; {}",
+                    progress.step,
+                    length(elapsed.get()),
+                    figures.join(", ")
+                );
+                (format!("{} bake", progress.step), mark, line)
+            }
+            ProgressKind::Note { text } => {
+                (format!("{} note", progress.step), text.clone(), format!("{}: {text}", progress.step))
+            }
+            _ => return,
+        };
+        if self.last.insert(key, mark.clone()) != Some(mark) {
+            say(&format!("{}    {line}", when(time)));
+        }
+    }
+}
+
+impl Display for Plain {
+    fn show(&mut self, time: Timestamp, shown: &Shown) {
+        let event = match shown {
+            Shown::Past(_) => return,
+            Shown::Signal(signal) => match &**signal {
+                Signal::Progress(progress) => return self.progress(time, progress),
+                Signal::Event(event) => event,
+            },
+            Shown::Message(message) => {
+                let body = if message.body.is_empty() { String::new() } else { format!(": {}", message.body) };
+                return say(&format!("{}  message: {}{body}", when(time), message.title));
+            }
+            Shown::End(_, words) if words.is_empty() => return,
+            Shown::End(_, words) => return say(words),
+        };
+        if let EventKind::RunCreated { .. } = &event.kind {
+            let world = self.header.world.as_ref().map(|world| format!(", {world}")).unwrap_or_default();
+            say(&format!("run {} on {}{world}", event.run, time.strftime("%F")));
+        }
+        if let Some((_, sentence)) = sentence(&event.kind) {
+            say(&format!("{}  {sentence}", when(time)));
+        }
+    }
+}

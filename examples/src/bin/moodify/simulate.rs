@@ -1,0 +1,116 @@
+//! A world in memory, and how fast time passes in it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use moodify_core::backend::Backends;
+use moodify_core::clock::Clock;
+use moodify_core::gate;
+use moodify_core::model::Plan;
+use moodify_core::testing::{Scenario, Simulator};
+use serde_json::json;
+
+use crate::args::{Simulation, Speed};
+use crate::exit::Stop;
+
+/// The key among a plan's backends that marks a run as simulated. Not one that a plan file may have.
+const MARK: &str = "simulated";
+
+/// Marks a plan: its run belongs to a world that ends with this process.
+pub(crate) fn mark(plan: &mut Plan, args: &Simulation) {
+    let scenario = args.scenario.as_deref().unwrap_or("healthy");
+    plan.backends.insert(MARK.to_owned(), json!({ "scenario": scenario }));
+}
+
+/// Whether a run of this plan is simulated.
+pub(crate) fn is_simulated(plan: &Plan) -> bool {
+    plan.backends.contains_key(MARK)
+}
+
+/// The simulated world of a plan. Must be called inside the runtime.
+pub(crate) fn world(plan: &Plan, args: &Simulation) -> Result<(Backends, Arc<dyn Clock>), Stop> {
+    let mut scenario = scenario(args.scenario.as_deref().unwrap_or("healthy"))?;
+    if let Some(seed) = args.seed {
+        scenario = scenario.seed(seed);
+    }
+    let start = args.at.unwrap_or_else(|| open_time(plan));
+    let simulator = Simulator::builder(&plan.targets()).scenario(scenario).starting_at(start).build();
+    Ok((simulator.backends_for(plan), simulator.clock()))
+}
+
+/// A scenario by its name, or from a file.
+fn scenario(name: &str) -> Result<Scenario, Stop> {
+    if Scenario::NAMES.contains(&name) {
+        return Ok(Scenario::named(name)?);
+    }
+    let path = Path::new(name);
+    if !path.exists() {
+        let known = Scenario::NAMES.join(", ");
+        return Err(Stop::invalid(format!("there is no scenario {name:?}, and no such file; there are: {known}")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| Stop::invalid(format!("{name}: {e}")))?;
+    Scenario::from_yaml(&text).map_err(|e| Stop::invalid(format!("{name}: {e}")))
+}
+
+/// A time at which the plan's gates are open: a Tuesday morning in New York, or else the next within a year.
+fn open_time(plan: &Plan) -> Timestamp {
+    const USUAL: Timestamp = Timestamp::constant(1_795_534_200, 0);
+    let half_hours = (0..365 * 48).map(|n| USUAL + SignedDuration::from_mins(30 * n));
+    let mut open = half_hours.filter(|time| gate::refusals(&plan.environment.gates, *time).is_empty());
+    open.next().unwrap_or(USUAL)
+}
+
+/// A runtime whose clock stands still whenever there is something to do, and jumps when there is not.
+pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()
+}
+
+/// Slows simulated time down to `speed`, until dropped.
+///
+/// It lets a frame of simulated time pass, every timer in its order, then holds the clock for a frame of real time:
+/// while a blocking task runs, the clock does not jump.
+pub(crate) async fn pace(speed: Speed) {
+    const FRAME: Duration = Duration::from_millis(33);
+    let Speed::Times(times) = speed else { return std::future::pending().await };
+    let (begun, really_begun) = (tokio::time::Instant::now(), std::time::Instant::now());
+    loop {
+        tokio::time::sleep(FRAME.mul_f64(times)).await;
+        let ahead = begun.elapsed().div_f64(times).saturating_sub(really_begun.elapsed());
+        #[expect(clippy::disallowed_methods, reason = "real time is to pass here")]
+        let hold = tokio::task::spawn_blocking(move || std::thread::sleep(ahead));
+        // It cannot fail; without it, time would only pass faster.
+        let _ = hold.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn simulated_time_keeps_the_pace_and_no_timer_is_late() {
+        let really = std::time::Instant::now();
+        runtime().unwrap().block_on(async {
+            let begun = tokio::time::Instant::now();
+            let work = async {
+                for _ in 0..100 {
+                    let before = tokio::time::Instant::now();
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    assert!(before.elapsed() < Duration::from_millis(1010), "{:?}", before.elapsed());
+                }
+            };
+            tokio::select! { () = work => {}, () = pace(Speed::Times(200.0)) => {} }
+            assert!(begun.elapsed() >= Duration::from_secs(100));
+        });
+        assert!(really.elapsed() >= Duration::from_millis(430), "{:?}", really.elapsed());
+    }
+
+    #[test]
+    fn the_usual_time_is_the_one_that_the_words_say() {
+        let text = include_str!("../../../plans/moodify-release.yaml");
+        let plan = moodify_core::planfile::read(text, "plan").unwrap().0.expand();
+        assert_eq!(open_time(&plan).to_string(), "2026-11-24T15:30:00Z");
+    }
+}
