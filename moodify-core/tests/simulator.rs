@@ -308,3 +308,39 @@ async fn a_rollout_replaces_pods_over_time_and_never_has_fewer_ready_than_asked_
     let half = simulator.world().flows().iter().any(|f| (0.3..0.7).contains(&f.share(&target.service.image)));
     assert!(half, "both versions serve meanwhile");
 }
+
+#[test]
+fn backends_come_under_every_name_that_the_plan_uses() {
+    let step = |action: &str, with: serde_json::Value| moodify_core::model::Step {
+        name: action.into(),
+        action: action.into(),
+        with,
+        deadline: None,
+        retry: moodify_core::model::RetryPolicy::default(),
+    };
+    let steps = vec![
+        step("bake", serde_json::json!({"analysis": {"metrics": [{"source": "grafana"}, {"source": "pods"}]}})),
+        step("notify", serde_json::json!({"to": "chat", "title": "hello"})),
+        step("backup", serde_json::json!({"store": "documentdb"})),
+    ];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let target = target("backend", "mesh");
+        let plan = moodify_core::Plan {
+            name: "plan".into(),
+            environment: moodify_core::model::Environment {
+                name: target.environment.clone(),
+                kind: moodify_core::model::EnvironmentKind::Production,
+                namespace: target.namespace.clone(),
+                gates: Vec::new(),
+            },
+            release: moodify_core::model::Release { version: "v2".into(), services: vec![target.service] },
+            phases: vec![moodify_core::model::Phase { name: "phase".into(), steps }],
+            backends: std::collections::BTreeMap::new(),
+        };
+        let backends = Simulator::for_plan(&plan, Scenario::default()).backends_for(&plan);
+        assert!(backends.router("mesh").is_ok() && backends.router("replica-ratio").is_ok());
+        assert!(backends.metric_source("grafana").is_ok() && backends.metric_source("pods").is_err());
+        assert!(backends.notifier("chat").is_ok() && backends.backup_store("documentdb").is_ok());
+    });
+}

@@ -294,6 +294,26 @@ impl JournalStore for FileJournal {
         .await
     }
 
+    async fn holder(&self, run: &RunId) -> Result<Option<String>> {
+        const OPERATION: &str = "find the owner";
+        self.locked(run, OPERATION, move |_, dir| {
+            let current = read_lease(dir)?;
+            let path = dir.join("alive");
+            let alive = match OpenOptions::new().write(true).open(&path) {
+                Ok(alive) => alive,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(e) => return Err(storage(OPERATION, &path, e)),
+            };
+            // Whoever lives holds the lock; nobody takes the run meanwhile, because this is done under `RUN/lock`.
+            match alive.try_lock() {
+                Err(TryLockError::WouldBlock) => Ok(Some(current.owner)),
+                Ok(()) => Ok(None),
+                Err(TryLockError::Error(e)) => Err(storage(OPERATION, &path, e)),
+            }
+        })
+        .await
+    }
+
     async fn send(&self, run: &RunId, command: &Command) -> Result<()> {
         let command = command.clone();
         self.locked(run, "send a command", move |_, dir| {

@@ -118,6 +118,10 @@ impl JournalStore for MemoryJournal {
         })
     }
 
+    async fn holder(&self, run: &RunId) -> Result<Option<String>> {
+        self.with(run, |found| Ok(found.holder.as_ref().map(|(lease, _)| lease.owner.clone())))
+    }
+
     async fn send(&self, run: &RunId, command: &Command) -> Result<()> {
         self.with(run, |found| {
             if !found.inbox.iter().any(|c| c.id == command.id) {

@@ -10,5 +10,5 @@ mod store;
 pub use file::FileJournal;
 pub use memory::MemoryJournal;
 pub use record::{Cause, Command, CommandKind, Entry, Outcome, Record};
-pub use state::{Next, RunState, StepState, StepStatus, UndoStatus, fold};
+pub use state::{Next, Pause, RunState, StepState, StepStatus, UndoStatus, fold};
 pub use store::{JournalStore, Lease};

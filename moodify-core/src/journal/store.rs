@@ -73,6 +73,12 @@ pub trait JournalStore: Send + Sync + fmt::Debug {
     /// [`Storage`](crate::ErrorKind::Storage).
     async fn give_up(&self, run: &RunId, lease: &Lease) -> Result<()>;
 
+    /// Who has the run, as far as can be told, for people; `None` if it was given up or its owner is known to be dead.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound); [`Storage`](crate::ErrorKind::Storage).
+    async fn holder(&self, run: &RunId) -> Result<Option<String>>;
+
     /// Puts a command into the inbox.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::str::FromStr;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -50,6 +51,13 @@ impl RunId {
 impl fmt::Display for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl FromStr for RunId {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        Self::new(text)
     }
 }
 

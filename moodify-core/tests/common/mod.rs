@@ -34,6 +34,6 @@ pub(crate) fn weight(percent: u8) -> Weight {
     Weight::new(percent).unwrap()
 }
 
-pub(crate) fn secs(seconds: u64) -> Duration {
+pub(crate) const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }

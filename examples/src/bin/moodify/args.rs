@@ -29,7 +29,7 @@ pub(crate) struct Global {
     /// How to show it [default: progress on a terminal, else plain]
     #[arg(long, global = true, value_enum, value_name = "HOW")]
     pub(crate) output: Option<Output>,
-    /// Tell more about what goes on, on stderr; twice for much more. RUST_LOG says it in detail
+    /// Tell more about what goes on, on stderr; twice for much more. `RUST_LOG` says it in detail
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
@@ -91,7 +91,7 @@ pub(crate) struct Run {
 }
 
 /// Everything about `--simulate`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Simulation {
     /// Run in a simulated world; needs nothing installed, and changes nothing
     #[arg(long)]

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use moodify_core::backend::Backends;
-use moodify_core::clock::{Clock, SystemClock};
 use moodify_core::journal::{CommandKind, JournalStore, Record};
 use moodify_core::{Engine, RunId};
 
@@ -22,7 +21,9 @@ pub(crate) fn give(kind: CommandKind, args: &Order, global: &Global) -> Result<E
         let state = runs::state(&journal, &run).await?;
         let engine = Engine::new(std::sync::Arc::new(journal.clone()), Backends::default());
         let command = engine.command(&run, kind, &args.who.name(), &args.reason).await?;
-        if let Some(answer) = tokio::time::timeout(PATIENCE, answer(&journal, &run, &command.id)).await.ok().transpose()? {
+        if let Some(answer) =
+            tokio::time::timeout(PATIENCE, answer(&journal, &run, &command.id)).await.ok().transpose()?
+        {
             return match answer {
                 None => {
                     say(&format!("{run}: {}", obeyed(kind)));
@@ -31,8 +32,10 @@ pub(crate) fn give(kind: CommandKind, args: &Order, global: &Global) -> Result<E
                 Some(why) => Err(Stop::refused(format!("{run} refused to {kind}: {why}"))),
             };
         }
-        let words = match journal.holder(&run, SystemClock.now()).await? {
-            Some(holder) => format!("{holder} drives it, but has not answered in {PATIENCE:?}; it will obey when it does"),
+        let words = match journal.holder(&run).await? {
+            Some(holder) => {
+                format!("{holder} drives it, but has not answered in {PATIENCE:?}; it will obey when it does")
+            }
             None if simulate::is_simulated(&state.plan) => "its simulated world is gone: nobody will obey".to_owned(),
             None => format!("nobody drives it now; it will be obeyed on `moodify resume {run}`"),
         };

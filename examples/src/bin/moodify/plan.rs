@@ -1,15 +1,19 @@
 //! Reading a plan, and finding everything that is wrong with it, with its place in the file.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use async_trait::async_trait;
+use moodify_core::action::Registry;
 use moodify_core::analysis::sources;
-use moodify_core::backend::Backends;
+use moodify_core::backend::{Backends, Notification, Notifier};
 use moodify_core::engine::Finding;
 use moodify_core::journal::MemoryJournal;
 use moodify_core::model::{Plan, Step};
 use moodify_core::planfile::{self, Mistake, PhaseContent, PlanErrors, PlanFile, Problem, Source, StrategySpec};
-use moodify_core::{Engine, action::Registry};
+use moodify_core::{CallContext, Engine};
 
+use crate::backends;
 use crate::exit::Stop;
 
 /// A plan that was read, as it was written and as it is run.
@@ -67,10 +71,17 @@ impl Loaded {
         let mut problems = self.router_problems(backends);
         problems.extend(self.source_problems(backends));
         if problems.is_empty() {
-            // What the names above do not explain. Nothing is kept of the engine that looks.
-            let engine = Engine::new(std::sync::Arc::new(MemoryJournal::new()), backends.clone());
+            // What the names above do not explain. Nothing is kept of the engine that looks, and nobody told anything.
+            let backends = backends::with_console(backends.clone(), Arc::new(Nobody));
+            let engine = Engine::new(Arc::new(MemoryJournal::new()), backends);
             problems = engine.check(&self.plan).await.iter().map(|finding| self.place(finding)).collect();
         }
+        if problems.is_empty() { Ok(()) } else { Err(PlanErrors::new(problems).into()) }
+    }
+
+    /// What can be said without a cluster: the metric sources and notifiers that the plan names are set up.
+    pub(crate) fn check_offline(&self, backends: &Backends) -> Result<(), Stop> {
+        let problems = self.source_problems(backends);
         if problems.is_empty() { Ok(()) } else { Err(PlanErrors::new(problems).into()) }
     }
 
@@ -130,6 +141,17 @@ impl Loaded {
             Some(format!("/phases/{index}/strategy"))
         });
         self.source.problem(&at.unwrap_or_default(), finding.error.to_string())
+    }
+}
+
+/// Stands for the console while a plan is checked.
+#[derive(Debug)]
+struct Nobody;
+
+#[async_trait]
+impl Notifier for Nobody {
+    async fn notify(&self, _: &CallContext, _: &Notification) -> moodify_core::Result<()> {
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! `run` and `resume`: an engine, its audience, and its end.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use moodify_core::action::Registry;
@@ -18,7 +18,7 @@ use crate::exit::{Exit, Stop};
 use crate::plan::Loaded;
 use crate::runs;
 use crate::show::{Header, Screen, choose, how_to_resume};
-use crate::{runtime, simulate, signals};
+use crate::{runtime, signals, simulate};
 
 /// Everything that a run is driven with.
 struct Drive {
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Run, global: &Global) -> Result<Exit, Stop> {
     let runtime = simulate::runtime().map_err(|e| Stop::refused(format!("the runtime cannot start: {e}")))?;
     runtime.block_on(async {
         let (backends, clock) = simulate::world(&loaded.plan, &args.simulation)?;
-        loaded.check(&with_console_name(&backends)).await?;
+        loaded.check(&backends).await?;
         let journal: Arc<dyn JournalStore> = match &global.journal {
             Some(dir) => Arc::new(FileJournal::open(dir)?),
             None => Arc::new(MemoryJournal::new()),
@@ -56,16 +56,15 @@ pub(crate) fn run(args: &Run, global: &Global) -> Result<Exit, Stop> {
             Speed::Times(times) => format!("simulated, {times} times as fast"),
         };
         let header = Header { plan: Arc::new(loaded.plan.clone()), world: Some(world) };
-        let drive =
-            Drive { journal, backends, clock, speed, output, progress: args.progress, header, resumable: None };
-        drive.from_start(&args.who.name()).await
+        let drive = Drive { journal, backends, clock, speed, output, progress: args.progress, header, resumable: None };
+        drive.begin(&args.who.name()).await
     })
 }
 
 async fn real(args: &Run, global: &Global, loaded: &Loaded, output: Output) -> Result<Exit, Stop> {
     let settings = Settings::read(&loaded.source)?;
     let (backends, kube) = settings.open().await.map_err(|errors| backends::placed(&loaded.source, errors))?;
-    loaded.check(&with_console_name(&backends)).await?;
+    loaded.check(&backends).await?;
     preflight(&kube, loaded).await?;
     let journal = Arc::new(FileJournal::open(runs::directory(global))?);
     let header = Header { plan: Arc::new(loaded.plan.clone()), world: None };
@@ -79,15 +78,7 @@ async fn real(args: &Run, global: &Global, loaded: &Loaded, output: Output) -> R
         header,
         resumable: Some(global.journal.clone()),
     };
-    drive.from_start(&args.who.name()).await
-}
-
-/// A check must know that there will be a console; nobody is told anything by it.
-pub(crate) fn with_console_name(all: &Backends) -> Backends {
-    let mut all = all.clone();
-    let nobody = moodify_core::testing::mocks::MockNotifier::new();
-    all.notifiers.entry(backends::CONSOLE.to_owned()).or_insert_with(|| Arc::new(nobody));
-    all
+    drive.begin(&args.who.name()).await
 }
 
 /// Whether the release could begin in this cluster.
@@ -126,7 +117,7 @@ pub(crate) fn resume(args: &Resume, global: &Global) -> Result<Exit, Stop> {
             header: Header { plan: state.plan.clone(), world: None },
             resumable: Some(global.journal.clone()),
         };
-        drive.from_where_it_is(&run).await
+        drive.go_on(&run).await
     })
 }
 
@@ -140,28 +131,28 @@ impl Drive {
         (engine, screen)
     }
 
-    async fn from_start(self, by: &str) -> Result<Exit, Stop> {
+    async fn begin(self, by: &str) -> Result<Exit, Stop> {
         let (engine, screen) = self.open();
         let shown = screen.follow(engine.subscribe());
         match engine.create(&self.header.plan, by).await {
-            Ok(run) => self.to_the_end(engine, screen, shown, &run).await,
+            Ok(run) => self.finish(engine, screen, shown, &run).await,
             Err(e) => {
-                screen.close(None, String::new());
+                screen.close(String::new());
                 Err(e.into())
             }
         }
     }
 
-    async fn from_where_it_is(self, run: &RunId) -> Result<Exit, Stop> {
+    async fn go_on(self, run: &RunId) -> Result<Exit, Stop> {
         let (engine, screen) = self.open();
         for event in engine.events(run, 1).await? {
             screen.past(event);
         }
         let shown = screen.follow(engine.subscribe());
-        self.to_the_end(engine, screen, shown, run).await
+        self.finish(engine, screen, shown, run).await
     }
 
-    async fn to_the_end(
+    async fn finish(
         self,
         engine: Engine,
         screen: Screen,
@@ -179,12 +170,12 @@ impl Drive {
         let _ = shown.await;
         let words = match (&result, &self.resumable) {
             (Ok(Ending::Interrupted), Some(journal)) => {
-                format!("interrupted; {}", how_to_resume(run, journal.as_deref().map(Path::new)))
+                format!("interrupted; {}", how_to_resume(run, journal.as_deref()))
             }
             (Ok(Ending::Interrupted), None) => "interrupted; a simulated world ends with its process".to_owned(),
             _ => String::new(),
         };
-        screen.close(result.as_ref().ok().cloned(), words);
+        screen.close(words);
         match result {
             Ok(ending) => Ok(Exit::from(&ending)),
             Err(e) => Err(Stop::during(&e)),

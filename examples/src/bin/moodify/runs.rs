@@ -17,7 +17,10 @@ pub(crate) fn directory(global: &Global) -> PathBuf {
 pub(crate) fn open(global: &Global) -> Result<FileJournal, Stop> {
     let dir = directory(global);
     if !dir.is_dir() {
-        return Err(Stop::invalid(format!("there are no runs in {}; --journal names another directory", dir.display())));
+        return Err(Stop::invalid(format!(
+            "there are no runs in {}; --journal names another directory",
+            dir.display()
+        )));
     }
     Ok(FileJournal::open(dir)?)
 }

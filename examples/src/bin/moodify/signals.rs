@@ -7,8 +7,7 @@ use crate::exit::Exit;
 
 /// Cancels `stop` on the first SIGINT or SIGTERM, ends the process on the second. Ends never.
 pub(crate) async fn watch(stop: CancellationToken) {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         tracing::warn!("signals cannot be watched; an interruption is a crash, which is resumable too");
         return std::future::pending().await;

@@ -26,7 +26,7 @@ impl Display for Json {
                 Signal::Progress(_) => return,
             },
             Shown::Message(message) => return eprintln_quietly(&format!("{}: {}", message.title, message.body)),
-            Shown::End(_, words) => return eprintln_quietly(words),
+            Shown::End(words) => return eprintln_quietly(words),
             Shown::Past(_) => return,
         };
         if let Ok(line) = line {

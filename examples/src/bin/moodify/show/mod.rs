@@ -16,14 +16,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use moodify_core::backend::{Notification, Notifier};
 use moodify_core::clock::Clock;
-use moodify_core::engine::Ending;
 use moodify_core::event::{Event, Signal, Subscription};
 use moodify_core::model::Plan;
 use moodify_core::{CallContext, RunId};
 
 use crate::args::Output;
 pub(crate) use progress::beside_the_picture;
-pub(crate) use words::{length, step_words, when};
+pub(crate) use words::{length, step_words};
 
 /// Something to show, and when it was.
 #[derive(Debug)]
@@ -34,8 +33,8 @@ pub(crate) enum Shown {
     Signal(Box<Signal>),
     /// A message to people.
     Message(Notification),
-    /// It is over, or interrupted; the rest is said.
-    End(Option<Ending>, String),
+    /// It is over, or interrupted; last words, if there are any.
+    End(String),
 }
 
 /// One way of showing.
@@ -125,8 +124,8 @@ impl Screen {
     }
 
     /// Shows the end, and waits until all is shown.
-    pub(crate) fn close(self, ending: Option<Ending>, last_words: String) {
-        let _ = self.sender.send((self.clock.now(), Shown::End(ending, last_words)));
+    pub(crate) fn close(self, last_words: String) {
+        let _ = self.sender.send((self.clock.now(), Shown::End(last_words)));
         // A display that panicked has nothing more to show.
         let _ = self.thread.join();
     }
@@ -138,7 +137,7 @@ fn run(display: &mut dyn Display, receiver: &mpsc::Receiver<(Timestamp, Shown)>)
         match receiver.recv_timeout(FRAME.saturating_sub(drawn.elapsed())) {
             Ok((time, shown)) => {
                 display.show(time, &shown);
-                if matches!(shown, Shown::End(..)) {
+                if matches!(shown, Shown::End(_)) {
                     return;
                 }
             }

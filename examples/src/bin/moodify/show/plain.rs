@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use moodify_core::analysis::MetricStatus;
 use moodify_core::event::{EventKind, Progress, ProgressKind, Signal};
 
-use super::words::{length, sentence, verdict, when};
+use super::words::{Tone, length, sentence, verdict, when};
 use super::{Display, Header, Shown, say};
 
 /// Lines.
@@ -30,23 +31,16 @@ impl Plain {
             ProgressKind::Traffic { service, weight, share } => {
                 let exact = (share * 100.0 - f64::from(weight.percent())).abs() < 0.5;
                 let share = if exact { String::new() } else { format!(" (really {:.0} %)", share * 100.0) };
-                let line = format!("{service}: {weight} of the traffic goes to the new version{share}");
+                let line = format!("{service}: the canary gets {weight} of the traffic{share}");
                 (format!("{service} traffic"), line.clone(), line)
             }
             ProgressKind::Bake { weight, elapsed, total, standing_still, metrics } => {
                 // Worth a line: a minute has passed, time stands still or goes on, a verdict is another.
                 let verdicts: Vec<&str> = metrics.iter().map(|m| verdict(m).1).collect();
                 let mark = format!("{} {standing_still:?} {verdicts:?}", elapsed.get().as_secs() / 60);
-                let figure = |m: &moodify_core::analysis::MetricStatus| {
-                    format!("{} {} {} ({}) {}", m.service, m.metric, m.shown, m.limit, verdict(m).1)
-                };
-                let figures: Vec<String> = metrics.iter().map(figure).collect();
-                let line = format!(
-                    "{}: {} of {total} at {weight}; {}",
-                    progress.step,
-                    length(elapsed.get()),
-                    figures.join(", ")
-                );
+                let still = standing_still.as_ref().map(|why| format!(" (time stands still: {why})"));
+                let (step, elapsed, still) = (&progress.step, length(elapsed.get()), still.unwrap_or_default());
+                let line = format!("{step}: {elapsed} of {total} at {weight}{still}; {}", figures(metrics));
                 (format!("{} bake", progress.step), mark, line)
             }
             ProgressKind::Note { text } => {
@@ -72,8 +66,8 @@ impl Display for Plain {
                 let body = if message.body.is_empty() { String::new() } else { format!(": {}", message.body) };
                 return say(&format!("{}  message: {}{body}", when(time), message.title));
             }
-            Shown::End(_, words) if words.is_empty() => return,
-            Shown::End(_, words) => return say(words),
+            Shown::End(words) if words.is_empty() => return,
+            Shown::End(words) => return say(words),
         };
         if let EventKind::RunCreated { .. } = &event.kind {
             let world = self.header.world.as_ref().map(|world| format!(", {world}")).unwrap_or_default();
@@ -83,4 +77,20 @@ impl Display for Plain {
             say(&format!("{}  {sentence}", when(time)));
         }
     }
+}
+
+/// `backend: error-rate 0.2 %, latency-p95 6.01 s BAD (> 5s); frontend: ...`
+fn figures(metrics: &[MetricStatus]) -> String {
+    let mut services: Vec<&str> = metrics.iter().map(|m| m.service.as_str()).collect();
+    services.dedup();
+    let figure = |m: &MetricStatus| match verdict(m) {
+        (Tone::Good, _) => format!("{} {}", m.metric, m.shown),
+        (_, "no data") => format!("{} no data", m.metric),
+        (_, word) => format!("{} {} {word} ({})", m.metric, m.shown, m.limit),
+    };
+    let of = |service: &&str| {
+        let figures: Vec<String> = metrics.iter().filter(|m| m.service == **service).map(figure).collect();
+        format!("{service}: {}", figures.join(", "))
+    };
+    services.iter().map(of).collect::<Vec<_>>().join("; ")
 }

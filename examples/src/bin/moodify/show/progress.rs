@@ -92,7 +92,7 @@ impl Display for Picture {
                 let body = if message.body.is_empty() { String::new() } else { format!(": {}", message.body) };
                 self.keep(time, Tone::Plain, &format!("message: {}{body}", message.title));
             }
-            Shown::End(_, words) => self.end(words),
+            Shown::End(words) => self.end(words),
         }
     }
 

@@ -107,7 +107,7 @@ pub(super) fn tone(outcome: Outcome) -> Tone {
 fn output_words(output: &Value) -> String {
     let weight = |(service, traffic): (&String, &Value)| {
         let share = traffic.get("share")?.as_f64()?;
-        Some(format!("{service} {:.0} %", share * 100.0))
+        Some(format!("the canary of {service} has {:.0} %", share * 100.0))
     };
     let weights: Vec<String> = output.as_object().into_iter().flatten().filter_map(weight).collect();
     if weights.is_empty() { String::new() } else { format!(": {}", weights.join(", ")) }

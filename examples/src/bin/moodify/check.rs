@@ -1,0 +1,127 @@
+//! `check`: what is wrong with a plan, and what it would change.
+
+use moodify_core::action::{ShiftParams, kinds};
+use moodify_core::backend::{Backends, CanarySpec, Granularity};
+use moodify_core::model::{Plan, Target, Track, Weight};
+use moodify_core::strategy::split;
+use moodify_core::{CallContext, Result};
+use serde::Deserialize;
+
+use crate::args::Check;
+use crate::backends::{self, Settings};
+use crate::exit::{Exit, Stop};
+use crate::plan::Loaded;
+use crate::run::{check_context, preflight};
+use crate::show::{say, step_words};
+use crate::{runtime, simulate};
+
+pub(crate) fn check(args: &Check) -> Result<Exit, Stop> {
+    let loaded = Loaded::read(&args.plan)?;
+    let settings = Settings::read(&loaded.source)?;
+    if args.simulate {
+        let runtime = simulate::runtime().map_err(|e| Stop::refused(format!("the runtime cannot start: {e}")))?;
+        return runtime.block_on(async {
+            let (all, _) = simulate::world(&loaded.plan, &crate::args::Simulation::default())?;
+            loaded.check(&all).await?;
+            outline(&loaded.plan);
+            changes(&loaded.plan, &all, "in a simulated world").await
+        });
+    }
+    runtime()?.block_on(async {
+        if args.offline {
+            let all = settings.offline().map_err(|errors| backends::placed(&loaded.source, errors))?;
+            loaded.check_offline(&all)?;
+            outline(&loaded.plan);
+            say("\nThe file is sound. Whether the cluster can do it was not asked.");
+            return Ok(Exit::Completed);
+        }
+        let opened = settings.open().await;
+        let (all, kube) = opened.map_err(|errors| backends::placed(&loaded.source, errors))?;
+        loaded.check(&all).await?;
+        preflight(&kube, &loaded).await?;
+        outline(&loaded.plan);
+        changes(&loaded.plan, &all, &format!("in {} ({})", loaded.plan.environment.namespace, kube.server())).await
+    })
+}
+
+/// The phases and steps, strategies expanded.
+fn outline(plan: &Plan) {
+    say(&format!(
+        "{}: {} to {} ({})",
+        plan.name, plan.release.version, plan.environment.name, plan.environment.namespace
+    ));
+    let width = plan.steps().map(|(_, step)| step.name.chars().count()).max().unwrap_or_default();
+    for phase in &plan.phases {
+        say(&format!("\n{}", phase.name));
+        for step in &phase.steps {
+            say(&format!("  {:width$}  {}", step.name, step_words(step)));
+        }
+    }
+}
+
+/// What would change, in order. Only reads and dry runs.
+async fn changes(plan: &Plan, all: &Backends, place: &str) -> Result<Exit, Stop> {
+    let cx = check_context();
+    let weights = weights(plan);
+    let mut lines = Vec::new();
+    if weights.is_empty() {
+        say("\nNo step of this plan moves traffic.");
+        return Ok(Exit::Completed);
+    }
+    for target in plan.targets() {
+        lines.extend(service_changes(&cx, plan, all, &target, &weights).await?);
+    }
+    say(&format!("\nWhat would change {place}; nothing was changed:"));
+    lines.iter().for_each(|line| say(&format!("  {line}")));
+    Ok(Exit::Completed)
+}
+
+/// The weights that the plan goes through.
+fn weights(plan: &Plan) -> Vec<Weight> {
+    let shifts = plan.steps().filter(|(_, step)| step.action == kinds::SHIFT_TRAFFIC);
+    shifts.filter_map(|(_, step)| ShiftParams::deserialize(&step.with).ok()).map(|params| params.weight).collect()
+}
+
+async fn service_changes(
+    cx: &CallContext,
+    plan: &Plan,
+    all: &Backends,
+    target: &Target,
+    weights: &[Weight],
+) -> Result<Vec<String>, Stop> {
+    let (deployer, traffic) = (all.deployer()?, &target.service.traffic);
+    let router = all.router(&traffic.router)?;
+    let Some(stable) = deployer.observe(cx, target, Track::Stable).await? else {
+        return Err(Stop::refused(format!("{target}: there is no workload {:?}", target.service.workload)));
+    };
+    let capacity = stable.replicas.desired;
+    let by_instances = router.capabilities().granularity == Granularity::Instances;
+    let first = weights[0];
+    let replicas = if by_instances {
+        split(capacity, first).canary
+    } else {
+        (capacity * u32::from(first.percent())).div_ceil(100).max(1)
+    };
+    let image = target.service.image.clone();
+    let spec = CanarySpec::new(image.clone(), &plan.release.version, replicas, by_instances);
+    let preview = deployer.preview(cx, target, &spec).await?;
+    let mut lines: Vec<String> = preview.iter().map(|change| format!("{}: {}", change.object, change.what)).collect();
+    if by_instances {
+        lines.extend(weights.iter().map(|weight| {
+            let split = split(capacity, *weight);
+            let total = split.stable + split.canary;
+            let really = format!("{:.0} %: {} of {total} pods", split.share() * 100.0, split.canary);
+            format!("{target}: {weight} becomes {really}, {} of them new", split.canary)
+        }));
+    } else {
+        let steps: Vec<String> = weights.iter().map(ToString::to_string).collect();
+        let route = traffic.route.as_deref().unwrap_or(&traffic.service);
+        lines.push(format!("{} {route}: the new version's weight goes 0 %, {}", traffic.router, steps.join(", ")));
+    }
+    lines.push(format!(
+        "{}: image {} becomes {image}, rolled while the canaries carry the traffic",
+        stable.name, stable.image
+    ));
+    lines.push(format!("{target}: traffic returns to {}, and the canaries are removed", stable.name));
+    Ok(lines)
+}

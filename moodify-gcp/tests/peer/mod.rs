@@ -1,0 +1,142 @@
+//! The peers of the tests: fake-gcs-server on port 80 of a free 127.0.0.x, because the SDK drops any other port from
+//! the Host header, stopped by its process id; and a server that always gives the same answer.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const VARIABLE: &str = "MOODIFY_FAKE_GCS_SERVER";
+const NAMES: [&str; 2] = ["fake-gcs-server", "fake-gcs-server-linux-amd64"];
+
+/// The server's binary; without it tests are skipped, loudly, and fail where everything must be there.
+fn binary() -> Option<PathBuf> {
+    let on_path = || {
+        let path = std::env::var_os("PATH")?;
+        let mut files = std::env::split_paths(&path).flat_map(|dir| NAMES.map(|name| dir.join(name)));
+        files.find(|file| file.is_file())
+    };
+    let found = std::env::var_os(VARIABLE).map(PathBuf::from).or_else(on_path);
+    if found.is_none() {
+        skip(&format!("no fake-gcs-server on PATH or in {VARIABLE}"));
+    }
+    found
+}
+
+fn skip(why: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{why}");
+    // Not a print macro, whose output the test harness would swallow.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
+/// An address of this machine on whose port 80 nobody listens.
+fn free_address() -> Option<Ipv4Addr> {
+    // Tests run at once in several processes: start at different places.
+    let start = std::process::id();
+    let free = (0..250)
+        .map(|n| Ipv4Addr::new(127, 0, 1, 2 + u8::try_from((start + n) % 250).unwrap()))
+        .find(|address| TcpListener::bind((*address, 80)).is_ok());
+    if free.is_none() {
+        skip("may not listen on port 80 of any 127.0.1.x");
+    }
+    free
+}
+
+#[derive(Debug)]
+pub(crate) struct FakeGcs {
+    child: Child,
+    address: Ipv4Addr,
+}
+
+impl FakeGcs {
+    /// Starts a server; `None` if there is no binary, or no right to port 80.
+    pub(crate) async fn start() -> Option<Self> {
+        let (binary, address) = (binary()?, free_address()?);
+        let child = Command::new(binary)
+            .args(["-backend", "memory", "-scheme", "http", "-port", "80", "-log-level", "error"])
+            .args(["-host", &address.to_string(), "-public-host", &address.to_string()])
+            .args(["-external-url", &format!("http://{address}")])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut server = Self { child, address };
+        for _ in 0..500 {
+            if TcpStream::connect((address, 80)).is_ok() {
+                server.request("POST", "/storage/v1/b", r#"{"name": "artifacts"}"#);
+                return Some(server);
+            }
+            if let Some(status) = server.child.try_wait().unwrap() {
+                panic!("fake-gcs-server ended: {status}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("fake-gcs-server does not listen");
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Writes an object, not through the crate under test.
+    pub(crate) fn write(&self, object: &str, content: &str) {
+        self.request("POST", &format!("/upload/storage/v1/b/artifacts/o?uploadType=media&name={object}"), content);
+    }
+
+    fn request(&self, method: &str, path: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect((self.address, 80)).unwrap();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            self.address,
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        answer
+    }
+
+    pub(crate) fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for FakeGcs {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A server whose every answer is this HTTP status with these headers and content; without one it takes the request
+/// and never answers.
+pub(crate) async fn always(answer: Option<(u16, &'static str)>) -> String {
+    answering(move |_| answer).await
+}
+
+/// A server that answers to the method of a request.
+pub(crate) async fn answering(mut answer: impl FnMut(&str) -> Option<(u16, &'static str)> + Send + 'static) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut silent = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 64 << 10];
+            let read = stream.read(&mut request).await.unwrap_or_default();
+            let request = String::from_utf8_lossy(&request[..read]).into_owned();
+            match answer(request.split(' ').next().unwrap_or_default()) {
+                Some((status, rest)) => {
+                    let answer = format!("HTTP/1.1 {status} X\r\nConnection: close\r\n{rest}");
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                }
+                None => silent.push(stream),
+            }
+        }
+    });
+    url
+}
