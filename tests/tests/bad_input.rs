@@ -40,7 +40,7 @@ async fn what_cannot_work_is_refused_before_anything_is_written() {
     scene.plan = good.clone();
     let expired = namespace.kubeconfig_with(&rig.state().server, "a-token-that-is-not-valid-any-more");
     scene.plan["backends"]["kubernetes"] = json!({"kubeconfig": expired});
-    is_refused(&namespace, &scene, &["token"]).await;
+    is_refused(&namespace, &scene, &["credentials", "expired"]).await;
 
     scene.plan = good.clone();
     scene.plan["backends"]["kubernetes"] = json!({"kubeconfig": namespace.kubeconfig("alice")});
