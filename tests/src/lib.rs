@@ -21,6 +21,7 @@ mod http;
 pub mod node;
 pub mod require;
 pub mod rig;
+pub mod scene;
 
 pub use require::{missing, program, require};
 
@@ -32,3 +33,8 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub fn wall_clock() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }
+
+/// The program in the README compiles and does what it says.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -9,6 +9,7 @@ use super::deploy_canary::wait_available;
 use super::services::{ByService, baseline, canaries, check, each, select};
 use super::{Action, CheckContext, Observed, StepContext, kinds};
 use crate::backend::{Granularity, Scale, Traffic, Verification, WeightChange};
+use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::ProgressKind;
 use crate::model::{Target, Track, Weight};
@@ -61,17 +62,7 @@ impl ShiftTraffic {
         let change = WeightChange { from, to, capacity };
         let mut traffic = router.set(&cx.call()?, &target, change).await?;
         show(cx, &target, &traffic);
-        if router.capabilities().verifies && traffic.verification == Verification::NotYet {
-            let mut states = router.watch(&cx.call()?, &target).await?;
-            while traffic.verification == Verification::NotYet {
-                let next = cx.call()?.run("engine", "wait for the router", async { Ok(states.next().await) }).await?;
-                traffic = next.ok_or_else(|| {
-                    Error::new(ErrorKind::Unavailable, "engine", "wait for the router", "the watch ended")
-                        .on(target.to_string())
-                })??;
-                show(cx, &target, &traffic);
-            }
-        }
+        traffic = in_force(cx, &cx.call()?, &target, traffic).await?;
         Ok(traffic)
     }
 }
@@ -81,7 +72,31 @@ fn show(cx: &StepContext, target: &Target, traffic: &Traffic) {
     cx.progress(ProgressKind::Traffic { service, weight: traffic.weight, share: traffic.share });
 }
 
-/// Sends all traffic to stable, for every service even if one of them fails.
+/// Waits until the router reports a change as in force, if this one can.
+async fn in_force(cx: &StepContext, call: &CallContext, target: &Target, mut traffic: Traffic) -> Result<Traffic> {
+    const OPERATION: &str = "wait for the router";
+    let router = cx.backends().router(&target.service.traffic.router)?;
+    if !router.capabilities().verifies || traffic.verification != Verification::NotYet {
+        return Ok(traffic);
+    }
+    let mut states = router.watch(call, target).await?;
+    while traffic.verification == Verification::NotYet {
+        let next = call.run("engine", OPERATION, async { Ok(states.next().await) }).await?;
+        traffic = next.ok_or_else(|| {
+            Error::new(ErrorKind::Unavailable, "engine", OPERATION, "the watch ended").on(target.to_string())
+        })??;
+        show(cx, target, &traffic);
+    }
+    Ok(traffic)
+}
+
+/// How long after all traffic was sent back the canaries stay: what the API accepted is not in the data plane yet, and
+/// answers are on their way. Pods that stop at once lost requests without, and none with 2 s.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long a way back waits for a router to report: it must not depend on one that never does.
+const REPORT: Duration = Duration::from_secs(30);
+
+/// Sends all traffic to stable, for every service even if one of them fails, and lets the canaries drain.
 pub(super) async fn reset(cx: &StepContext, services: &[String]) -> Result<ByService<Traffic>> {
     let targets = select(services, cx.plan())?;
     each(&targets, async |target| {
@@ -89,6 +104,13 @@ pub(super) async fn reset(cx: &StepContext, services: &[String]) -> Result<BySer
         let router = cx.backends().router(&target.service.traffic.router)?;
         let traffic = router.reset(&cx.call()?, &target, capacity).await?;
         show(cx, &target, &traffic);
+        if router.capabilities().granularity == Granularity::Percent {
+            let patient = cx.call()?.at_most(REPORT);
+            if let Err(e) = in_force(cx, &patient, &target, traffic.clone()).await {
+                cx.note(format!("{target}: the router does not report that all traffic is back: {e}"));
+            }
+            cx.call()?.run("engine", "let the canaries drain", async { Ok(tokio::time::sleep(DRAIN).await) }).await?;
+        }
         Ok(traffic)
     })
     .await

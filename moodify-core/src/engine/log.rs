@@ -60,8 +60,9 @@ impl RunLog {
             until: Mutex::new(before + ttl),
             lost: CancellationToken::new(),
         });
-        if !ended {
-            log.append(Record::Owned { owner: owner.to_owned() }).await?;
+        if !ended && let Err(e) = log.append(Record::Owned { owner: owner.to_owned() }).await {
+            log.give_up().await;
+            return Err(e);
         }
         Ok(log)
     }

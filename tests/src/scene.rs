@@ -1,0 +1,353 @@
+//! A release to be watched on the rig: services that serve, a plan, and the program that carries it out.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::{sleep, timeout};
+
+use crate::rig::{Namespace, Prometheus};
+
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Services in a namespace, a Prometheus that watches them, and a plan that releases a new version of them.
+#[derive(Debug)]
+pub struct Scene<'a> {
+    namespace: &'a Namespace,
+    /// What watches the pods.
+    pub prometheus: Prometheus,
+    dir: TempDir,
+    /// The plan; change it before it is run.
+    pub plan: Value,
+}
+
+/// A program that was started and not yet waited for.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    /// The events so far.
+    pub events: Vec<Value>,
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its exit code.
+    pub code: i32,
+    /// Its events.
+    pub events: Vec<Value>,
+    /// What it said.
+    pub stderr: String,
+}
+
+impl<'a> Scene<'a> {
+    /// Deploys version `v1` of each service (5 replicas, with an HTTPRoute), and writes a plan that releases the image
+    /// with the given tag of each: canary 10, 50, 100 % with bakes of a few seconds.
+    ///
+    /// `None`, said aloud, if there is no Prometheus.
+    ///
+    /// # Panics
+    ///
+    /// When the cluster does not take it.
+    pub async fn new(namespace: &'a Namespace, services: &[(&str, &str)], router: &str) -> Option<Self> {
+        let prometheus = namespace.prometheus().await?;
+        let mut listed = Vec::new();
+        for (name, tag) in services {
+            namespace.deploy(name, &format!("registry.test/{name}:v1"), 5).await;
+            if router == "http-route" {
+                namespace.apply(&route(name).to_string()).await;
+            }
+            let mut traffic = json!({"router": router, "service": name});
+            if router == "http-route" {
+                traffic["route"] = json!(name);
+            }
+            let image = format!("registry.test/{name}:{tag}");
+            listed.push(json!({"name": name, "workload": name, "image": image, "traffic": traffic}));
+        }
+        for (name, _) in services {
+            namespace.wait_ready(name).await;
+        }
+        let metrics = json!([
+            {"name": "error-rate", "source": "prometheus", "fail": "> 5%", "tolerance": 1, "window": "5s"},
+            {"name": "latency-p95", "source": "prometheus", "fail": "> 5s", "tolerance": 1, "window": "5s"},
+            {"name": "crash-loop", "source": "pods", "fail": "> 0"},
+            {"name": "unhealthy", "source": "pods", "fail": "> 50%"},
+        ]);
+        let no_data = json!({"after": 8, "hold": "60s", "then": "attention"});
+        let analysis = json!({"interval": "1s", "no-data": no_data, "metrics": metrics});
+        let canary = json!({"weights": [10, 50, 100], "bake": "10s", "ready-deadline": "40s", "analysis": analysis});
+        let plan = json!({
+            "name": "release",
+            "environment": {"name": "production", "kind": "production", "namespace": namespace.name()},
+            "release": {"version": "v2", "services": listed},
+            "backends": {
+                "kubernetes": {"kubeconfig": namespace.kubeconfig("admin")},
+                "prometheus": {"url": prometheus.url()},
+            },
+            "phases": [{"name": "rollout", "strategy": {"canary": canary}}],
+        });
+        Some(Self { namespace, prometheus, dir: TempDir::new().expect("a temporary directory"), plan })
+    }
+
+    /// The settings of the canary strategy, to be changed.
+    pub fn canary(&mut self) -> &mut Value {
+        &mut self.plan["phases"][0]["strategy"]["canary"]
+    }
+
+    /// Where the journal is.
+    pub fn journal(&self) -> PathBuf {
+        self.dir.path().join("journal")
+    }
+
+    /// Writes the plan, and says where.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be written.
+    pub fn plan_file(&self) -> PathBuf {
+        let path = self.dir.path().join("plan.json");
+        std::fs::write(&path, format!("{:#}", self.plan)).expect("the plan can be written");
+        path
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(moodify());
+        command.arg("--journal").arg(self.journal()).args(["--output", "json"]).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    /// Starts `moodify` with these arguments, its output being events.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn start(&self, arguments: &[&str]) -> Running {
+        let mut child = self.command(arguments).spawn().expect("moodify can be started");
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        Running { child, lines, events: Vec::new() }
+    }
+
+    /// Starts the release.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn start_release(&self) -> Running {
+        let plan = self.plan_file();
+        self.start(&["run", plan.to_str().expect("a path of text")])
+    }
+
+    /// Carries the release out.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started or never ends.
+    pub async fn release(&self) -> Finished {
+        self.start_release().finish().await
+    }
+
+    /// Runs `moodify` to its end, whatever it prints.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started or never ends.
+    pub async fn run(&self, arguments: &[&str]) -> Output {
+        let output = timeout(PATIENCE, self.command(arguments).output()).await;
+        output.expect("moodify ends").expect("moodify can be started")
+    }
+
+    /// The image and the replicas of a Deployment; `None` if there is none.
+    ///
+    /// # Panics
+    ///
+    /// When the API server does not answer.
+    pub async fn workload(&self, name: &str) -> Option<(String, i32)> {
+        let api: Api<Deployment> = self.namespace.api().await;
+        let found = api.get_opt(name).await.expect("the API server answers")?;
+        let spec = found.spec?;
+        let image = spec.template.spec?.containers.first()?.image.clone()?;
+        Some((image, spec.replicas?))
+    }
+
+    /// The backends and weights of the rules of a service's HTTPRoute.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub async fn route(&self, name: &str) -> Value {
+        let resource = ApiResource {
+            group: "gateway.networking.k8s.io".to_owned(),
+            version: "v1".to_owned(),
+            api_version: "gateway.networking.k8s.io/v1".to_owned(),
+            kind: "HTTPRoute".to_owned(),
+            plural: "httproutes".to_owned(),
+        };
+        let client = self.namespace.client().await;
+        let api: Api<DynamicObject> = Api::namespaced_with(client, self.namespace.name(), &resource);
+        api.get(name).await.expect("the route exists").data["spec"]["rules"].clone()
+    }
+
+    /// Fails unless every service runs `tag`, with all of its replicas, all of its traffic, and nothing of ours is left.
+    ///
+    /// # Panics
+    ///
+    /// When it is otherwise.
+    pub async fn assert_serves(&self, tag: &str) {
+        for service in self.plan["release"]["services"].as_array().expect("services") {
+            let name = service["name"].as_str().expect("a name");
+            let image = format!("registry.test/{name}:{tag}");
+            assert_eq!(self.workload(name).await, Some((image.clone(), 5)), "{name}");
+            if service["traffic"]["route"].is_string() {
+                let rules = self.route(name).await;
+                assert_eq!(rules, route(name)["spec"]["rules"], "the route of {name} is as it was");
+            }
+            self.namespace.wait_ready(name).await;
+        }
+        let ours = ListParams::default().labels("app.kubernetes.io/managed-by=moodify");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let deployments: Api<Deployment> = self.namespace.api().await;
+            let services: Api<k8s_openapi::api::core::v1::Service> = self.namespace.api().await;
+            let mut left: Vec<String> = Vec::new();
+            left.extend(deployments.list(&ours).await.expect("a list").iter().map(|d| d.name_any()));
+            left.extend(services.list(&ours).await.expect("a list").iter().map(|s| s.name_any()));
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "left behind: {left:?}");
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
+impl Running {
+    /// The process id.
+    ///
+    /// # Panics
+    ///
+    /// When it has ended.
+    pub fn pid(&self) -> i32 {
+        self.child.id().and_then(|id| id.try_into().ok()).expect("it runs")
+    }
+
+    /// Reads events until one satisfies `wanted`, and returns it.
+    ///
+    /// # Panics
+    ///
+    /// When the program ends or too much time passes before.
+    pub async fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let search = async {
+            while let Some(line) = self.lines.next_line().await.expect("the output can be read") {
+                let event: Value = serde_json::from_str(&line).expect("each line is an event");
+                self.events.push(event.clone());
+                if wanted(&event) {
+                    return event;
+                }
+            }
+            let mut said = String::new();
+            if let Some(stderr) = self.child.stderr.as_mut() {
+                let _ = stderr.read_to_string(&mut said).await;
+            }
+            panic!("moodify ended before: {what}\n{said}\n{:#?}", self.events.last());
+        };
+        timeout(PATIENCE, search).await.unwrap_or_else(|_| panic!("never: {what}"))
+    }
+
+    /// Reads events until a step of this name begins.
+    ///
+    /// # Panics
+    ///
+    /// As [`Running::until`].
+    pub async fn until_step(&mut self, step: &str) {
+        self.until(step, |event| event["event"] == "step-started" && event["step"] == step).await;
+    }
+
+    /// Kills it as nothing can be killed harder.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be waited for.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("it can be killed");
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    ///
+    /// When that never comes.
+    pub async fn finish(mut self) -> Finished {
+        let rest = async {
+            while let Some(line) = self.lines.next_line().await.expect("the output can be read") {
+                self.events.push(serde_json::from_str(&line).expect("each line is an event"));
+            }
+            let mut stderr = String::new();
+            if let Some(mut pipe) = self.child.stderr.take() {
+                let _ = pipe.read_to_string(&mut stderr).await;
+            }
+            let status = self.child.wait().await.expect("it can be waited for");
+            Finished { code: status.code().unwrap_or(-1), events: std::mem::take(&mut self.events), stderr }
+        };
+        timeout(PATIENCE, rest).await.expect("moodify ends")
+    }
+}
+
+impl Finished {
+    /// The summary of the one terminal event, and that it is the last.
+    ///
+    /// # Panics
+    ///
+    /// When there is none, or more than one.
+    pub fn ended(&self, outcome: &str) -> String {
+        let ends: Vec<&Value> = self.events.iter().filter(|e| e["event"] == "run-ended").collect();
+        assert_eq!(ends.len(), 1, "exactly one terminal event: {}", self.stderr);
+        assert_eq!(self.events.last(), Some(ends[0]));
+        assert_eq!(ends[0]["outcome"], outcome, "{:#}\n{}", ends[0], self.stderr);
+        ends[0]["summary"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Whether a step of this name began.
+    pub fn began(&self, step: &str) -> bool {
+        self.events.iter().any(|e| e["event"] == "step-started" && e["step"] == step)
+    }
+}
+
+/// The program under test, built beside this one.
+///
+/// # Panics
+///
+/// When it is not there.
+pub fn moodify() -> PathBuf {
+    let this = std::env::current_exe().expect("this program has a path");
+    let target = this.ancestors().find(|dir| dir.join("moodify").is_file()).map(Path::to_owned);
+    target.expect("moodify is built beside the tests: cargo build --workspace --bins").join("moodify")
+}
+
+/// An HTTPRoute with a rule of somebody else and the service's own.
+fn route(name: &str) -> Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": name},
+        "spec": {
+            "parentRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"}],
+            "rules": [
+                {
+                    "matches": [{"path": {"type": "PathPrefix", "value": "/admin"}}],
+                    "backendRefs": [{"group": "", "kind": "Service", "name": "admin", "port": 80, "weight": 1}],
+                },
+                {
+                    "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
+                    "backendRefs": [{"group": "", "kind": "Service", "name": name, "port": 80, "weight": 1}],
+                },
+            ],
+        },
+    })
+}

@@ -1,0 +1,111 @@
+//! A whole release by canary on a real API server: out when it is good, and back by itself when it is not.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+use moodify_tests::rig::Rig;
+use moodify_tests::scene::Scene;
+
+/// The requests of moodify that change something, as `verb resource`.
+fn writes(namespace: &moodify_tests::rig::Namespace) -> Vec<String> {
+    let ours = namespace.audit().into_iter().filter(|e| e.user_agent.starts_with("moodify/") && e.is_write());
+    ours.map(|e| format!("{} {}", e.verb, e.resource)).collect()
+}
+
+#[tokio::test]
+async fn a_good_release_is_promoted_and_leaves_nothing_behind() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("good").await;
+    let Some(scene) = Scene::new(&namespace, &[("backend", "v2")], "http-route").await else { return };
+    let finished = scene.release().await;
+    finished.ended("completed");
+    assert_eq!(finished.code, 0, "{}", finished.stderr);
+    scene.assert_serves("v2").await;
+    let count = |what: &str| writes(&namespace).iter().filter(|w| *w == what).count();
+    assert_eq!(count("patch httproutes"), 4, "one for each weight, and one to send everything back");
+    assert_eq!(count("delete deployments"), 1);
+    let all = writes(&namespace);
+    assert!(all.len() <= 10, "{} writes: {all:#?}", all.len());
+}
+
+#[tokio::test]
+async fn a_good_release_by_replica_ratio_is_promoted_and_leaves_nothing_behind() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("ratio").await;
+    let Some(scene) = Scene::new(&namespace, &[("backend", "v2")], "replica-ratio").await else { return };
+    let finished = scene.release().await;
+    finished.ended("completed");
+    assert_eq!(finished.code, 0, "{}", finished.stderr);
+    scene.assert_serves("v2").await;
+    let all = writes(&namespace);
+    assert!(all.len() <= 10, "{} writes: {all:#?}", all.len());
+}
+
+/// Releases a bad version, and expects it back with `reason` in the summary and in the journal's words.
+async fn comes_back(name: &str, router: &str, services: &[(&str, &str)], last_step: &str, reason: &[&str]) {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace(name).await;
+    let Some(scene) = Scene::new(&namespace, services, router).await else { return };
+    let finished = scene.release().await;
+    let summary = finished.ended("rolled-back");
+    assert_eq!(finished.code, 4, "{}", finished.stderr);
+    for words in reason {
+        assert!(summary.contains(words), "{words:?} in {summary:?}");
+    }
+    assert!(finished.began(last_step), "it came as far as {last_step}");
+    assert!(!finished.began("rollout-promote"), "and no further");
+    scene.assert_serves("v1").await;
+    let status = scene.run(&["status"]).await;
+    let said = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(said.contains(reason[0]), "the journal says why: {said}");
+}
+
+#[tokio::test]
+async fn errors_at_10_come_back() {
+    let reason = ["error-rate of backend", "limit > 5%", "at 10 %"];
+    comes_back("errors", "http-route", &[("backend", "v2-err12")], "rollout-bake-10", &reason).await;
+}
+
+#[tokio::test]
+async fn errors_by_replica_ratio_come_back() {
+    let reason = ["error-rate of backend", "limit > 5%"];
+    comes_back("errors-ratio", "replica-ratio", &[("backend", "v2-err12-when3")], "rollout-bake-50", &reason).await;
+}
+
+#[tokio::test]
+async fn a_crash_loop_at_50_comes_back() {
+    let reason = ["crash-loop of backend", "CrashLoopBackOff"];
+    comes_back("crash", "http-route", &[("backend", "v2-crash6s-when3")], "rollout-bake-50", &reason).await;
+}
+
+#[tokio::test]
+async fn slow_answers_at_50_come_back() {
+    let reason = ["latency-p95 of backend", "limit > 5s", "at 50 %"];
+    comes_back("slow", "http-route", &[("backend", "v2-slow6000-when3")], "rollout-bake-50", &reason).await;
+}
+
+#[tokio::test]
+async fn failing_readiness_at_50_comes_back() {
+    let reason = ["unhealthy of backend", "limit > 50%"];
+    comes_back("unready", "http-route", &[("backend", "v2-unready60after4s-when3")], "rollout-bake-50", &reason).await;
+}
+
+#[tokio::test]
+async fn the_second_of_two_services_takes_both_back() {
+    let services = [("backend", "v2"), ("frontend", "v2-err12-when3")];
+    let reason = ["error-rate of frontend", "at 50 %"];
+    comes_back("lockstep", "http-route", &services, "rollout-bake-50", &reason).await;
+}
+
+#[tokio::test]
+async fn what_never_becomes_ready_comes_back_at_the_deadline_with_the_pods_reasons() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("never-ready").await;
+    let Some(mut scene) = Scene::new(&namespace, &[("backend", "v2-missing")], "http-route").await else { return };
+    scene.canary()["ready-deadline"] = "8s".into();
+    let finished = scene.release().await;
+    let summary = finished.ended("rolled-back");
+    assert_eq!(finished.code, 4);
+    assert!(summary.contains("ImagePullBackOff"), "{summary}");
+    assert!(!finished.began("rollout-shift-10"), "no traffic ever");
+    scene.assert_serves("v1").await;
+}
