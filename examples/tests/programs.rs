@@ -1,5 +1,7 @@
 //! The small programs do what they say.
 
+#![allow(clippy::unwrap_used, reason = "these are tests too, though not functions marked as such")]
+
 use std::process::Command;
 
 fn output_of(program: &str) -> String {
