@@ -109,9 +109,8 @@ async fn service_changes(
     if by_instances {
         lines.extend(weights.iter().map(|weight| {
             let split = split(capacity, *weight);
-            let total = split.stable + split.canary;
-            let really = format!("{:.0} %: {} of {total} pods", split.share() * 100.0, split.canary);
-            format!("{target}: {weight} becomes {really}, {} of them new", split.canary)
+            let (share, total) = (split.share() * 100.0, split.stable + split.canary);
+            format!("{target}: {weight} becomes {share:.0} %: {} of {total} pods", split.canary)
         }));
     } else {
         let steps: Vec<String> = weights.iter().map(ToString::to_string).collect();

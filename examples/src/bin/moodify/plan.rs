@@ -100,7 +100,7 @@ impl Loaded {
         let known = || backends.metrics.keys().map(String::as_str).chain([sources::PODS]);
         let problem = |(at, source): (String, String)| {
             let mistake = unknown("metric source", &source, known());
-            let set_up = "set it up under `backends`, for example `prometheus: {url: http://127.0.0.1:9090}`";
+            let set_up = "set it up under `backends`, like `prometheus: {url: http://127.0.0.1:9090}`, or by MOODIFY_PROMETHEUS_URL";
             let mut problem = self.source.explain(&at, &mistake);
             problem.notes.push(set_up.to_owned());
             problem

@@ -154,7 +154,8 @@ impl View {
     fn mark(&mut self, step: &str, mark: Mark, time: Timestamp) {
         let view = self.steps.entry(step.to_owned()).or_default();
         view.mark = mark;
-        if mark != Mark::GoingBack {
+        // How long a step took is not how long it was in force.
+        if matches!(mark, Mark::Done | Mark::Failed) {
             view.ended = Some(time);
         }
     }
@@ -209,7 +210,7 @@ impl View {
         };
         let began = steps.iter().filter_map(|s| s.began).min();
         let ended = match mark {
-            Mark::Current | Mark::GoingBack => Some(self.now),
+            Mark::Current => Some(self.now),
             _ => steps.iter().filter_map(|s| s.ended).max(),
         };
         (mark, began.zip(ended).map(|(began, ended)| since(began, ended)))
