@@ -63,11 +63,13 @@ async fn a_crash_loop_is_reported_as_a_kubelet_does() {
     let Some(rig) = Rig::shared().await else { return };
     let namespace = rig.namespace("crash").await;
     namespace.deploy("backend", "registry.test/backend:v2-crash2s", 1).await;
-    namespace.wait_ready("backend").await;
     until("the pod is in a crash loop", async || {
-        let status = container(&pods(&namespace).await[0]);
-        let waiting = status.state.and_then(|state| state.waiting).and_then(|waiting| waiting.reason);
-        waiting.as_deref() == Some("CrashLoopBackOff") && status.restart_count >= 2
+        let pods = pods(&namespace).await;
+        let statuses = pods.first().and_then(|pod| pod.status.as_ref()?.container_statuses.clone());
+        statuses.into_iter().flatten().any(|status| {
+            let waiting = status.state.and_then(|state| state.waiting).and_then(|waiting| waiting.reason);
+            waiting.as_deref() == Some("CrashLoopBackOff") && status.restart_count >= 2
+        })
     })
     .await;
     let logs = async |options: &[&str]| namespace.kubectl(&[&["logs", "deployment/backend"], options].concat()).await;
