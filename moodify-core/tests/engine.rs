@@ -220,7 +220,9 @@ impl JournalStore for Breaking {
 
 #[test]
 fn broken_off_at_any_record_it_ends_as_it_would_have() {
-    for (name, wanted) in [("error-rate: 0.1%", Outcome::Completed), ("error-rate: 12%, from-weight: 50", Outcome::RolledBack)] {
+    for (name, wanted) in
+        [("error-rate: 0.1%", Outcome::Completed), ("error-rate: 12%, from-weight: 50", Outcome::RolledBack)]
+    {
         for ratio in [false, true] {
             let mut n = 1;
             loop {

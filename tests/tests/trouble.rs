@@ -16,7 +16,8 @@ async fn survives_kills(name: &str, tag: &str, steps: &[&str], outcome: &str, co
     let Some(mut scene) = Scene::new(&namespace, &[("backend", tag)], "http-route").await else { return };
     scene.canary()["bake"] = "4s".into();
     let mut running = scene.start_release();
-    let run = running.until("the run's name", |e| e["event"] == "run-created").await["run"].as_str().unwrap().to_owned();
+    let run =
+        running.until("the run's name", |e| e["event"] == "run-created").await["run"].as_str().unwrap().to_owned();
     for step in steps {
         running.until_step(step).await;
         running.kill().await;
