@@ -209,6 +209,10 @@ impl JournalStore for Breaking {
         self.inner.give_up(run, lease).await
     }
 
+    async fn holder(&self, run: &RunId) -> Result<Option<String>> {
+        self.inner.holder(run).await
+    }
+
     async fn send(&self, run: &RunId, command: &Command) -> Result<()> {
         self.inner.send(run, command).await
     }

@@ -102,8 +102,7 @@ async fn service_changes(
     } else {
         (capacity * u32::from(first.percent())).div_ceil(100).max(1)
     };
-    let image = target.service.image.clone();
-    let spec = CanarySpec::new(image.clone(), &plan.release.version, replicas, by_instances);
+    let spec = CanarySpec::new(target.service.image.clone(), &plan.release.version, replicas, by_instances);
     let preview = deployer.preview(cx, target, &spec).await?;
     let mut lines: Vec<String> = preview.iter().map(|change| format!("{}: {}", change.object, change.what)).collect();
     if by_instances {
@@ -117,10 +116,5 @@ async fn service_changes(
         let route = traffic.route.as_deref().unwrap_or(&traffic.service);
         lines.push(format!("{} {route}: the new version's weight goes 0 %, {}", traffic.router, steps.join(", ")));
     }
-    lines.push(format!(
-        "{}: image {} becomes {image}, rolled while the canaries carry the traffic",
-        stable.name, stable.image
-    ));
-    lines.push(format!("{target}: traffic returns to {}, and the canaries are removed", stable.name));
     Ok(lines)
 }

@@ -85,7 +85,7 @@ fn figures(metrics: &[MetricStatus]) -> String {
     services.dedup();
     let figure = |m: &MetricStatus| match verdict(m) {
         (Tone::Good, _) => format!("{} {}", m.metric, m.shown),
-        (_, "no data") => format!("{} no data", m.metric),
+        (_, word) if m.value.is_none() => format!("{} {word}", m.metric),
         (_, word) => format!("{} {} {word} ({})", m.metric, m.shown, m.limit),
     };
     let of = |service: &&str| {
