@@ -14,7 +14,9 @@ fn no_http_no_tls_no_cloud() {
     let listed = String::from_utf8(tree.stdout).unwrap();
     let names: Vec<&str> = listed.lines().map(|line| line.trim_end_matches(" (*)")).collect();
     assert!(names.contains(&"tokio"), "the tree was read: {listed}");
-    for banned in ["hyper", "reqwest", "rustls", "ring", "native_tls", "kube", "tonic", "redis", "openssl", "h2", "socket2"] {
+    for banned in
+        ["hyper", "reqwest", "rustls", "ring", "native_tls", "kube", "tonic", "redis", "openssl", "h2", "socket2"]
+    {
         assert!(!names.contains(&banned), "{banned} is among the dependencies of moodify-core");
     }
     assert!(!names.iter().any(|name| name.starts_with("aws_") || name.starts_with("google_cloud")), "{listed}");

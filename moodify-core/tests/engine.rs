@@ -1,6 +1,8 @@
 //! The engine on the Simulator: every scenario ends as it should, a crash at any record changes nothing about that,
 //! and commands are obeyed.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,7 +1,5 @@
 //! A whole release by canary on a real API server: out when it is good, and back by itself when it is not.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
-
 use moodify_tests::rig::Rig;
 use moodify_tests::scene::Scene;
 
