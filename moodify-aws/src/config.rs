@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use moodify_core::model::Period;
-use moodify_core::{Error, ErrorKind, Result};
+use moodify_core::settings::{self, Vars};
+use moodify_core::Result;
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -147,7 +148,7 @@ impl DocumentDbConfig {
     /// variables.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], with all problems at once.
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
     pub fn from_env() -> Result<Self> {
         Self::from_vars(|name| std::env::var(name).ok())
     }
@@ -155,53 +156,36 @@ impl DocumentDbConfig {
     /// The same as [`from_env`](Self::from_env), with the variables from a function.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], with all problems at once.
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
     pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let mut problems = Vec::new();
-        let var = |name: &str| var(name).filter(|text| !text.is_empty());
-        let get = |part: &str| var(&format!("MOODIFY_DOCUMENTDB_{part}"));
-        let region = get("REGION").or_else(|| var("AWS_REGION")).or_else(|| var("AWS_DEFAULT_REGION"));
+        let mut vars = Vars::new("MOODIFY_DOCUMENTDB", &var);
+        let usual = || ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| var(name).filter(|r| !r.is_empty()));
+        let region = vars.get("REGION").or_else(usual);
         if region.is_none() {
-            problems.push("neither MOODIFY_DOCUMENTDB_REGION nor AWS_REGION is set".to_owned());
+            vars.problem("neither MOODIFY_DOCUMENTDB_REGION nor AWS_REGION is set".to_owned());
         }
-        let cluster = get("CLUSTER");
-        if cluster.is_none() {
-            problems.push("MOODIFY_DOCUMENTDB_CLUSTER is not set".to_owned());
-        }
-        let mut config = Self::new(region.unwrap_or_default(), cluster.unwrap_or_default());
-        config.engine = get("ENGINE").unwrap_or(config.engine);
-        config.subnet_group = get("SUBNET_GROUP");
-        config.security_groups = get("SECURITY_GROUPS")
+        let mut config = Self::new(region.unwrap_or_default(), vars.required("CLUSTER"));
+        config.engine = vars.get("ENGINE").unwrap_or(config.engine);
+        config.subnet_group = vars.get("SUBNET_GROUP");
+        config.security_groups = vars
+            .get("SECURITY_GROUPS")
             .iter()
             .flat_map(|list| list.split(','))
             .map(|group| group.trim().to_owned())
             .collect();
-        config.endpoint = get("ENDPOINT");
-        match get("REQUIRE_ENCRYPTION").map(|text| text.parse()) {
-            Some(Ok(required)) => config.require_encryption = required,
-            Some(Err(_)) => problems.push("MOODIFY_DOCUMENTDB_REQUIRE_ENCRYPTION: neither true nor false".to_owned()),
-            None => {}
-        }
-        for (part, period) in
-            [("CONNECT_TIMEOUT", &mut config.connect_timeout), ("RESPONSE_TIMEOUT", &mut config.response_timeout)]
-        {
-            match get(part).map(|text| text.parse()) {
-                Some(Ok(parsed)) => *period = parsed,
-                Some(Err(problem)) => problems.push(format!("MOODIFY_DOCUMENTDB_{part}: {problem}")),
-                None => {}
-            }
-        }
-        // What is not set was already said; do not say it again as empty.
-        problems.extend(config.problems().into_iter().filter(|p| !p.ends_with("is empty")));
-        invalid(&problems).map(|()| config)
+        config.endpoint = vars.get("ENDPOINT");
+        vars.parse("REQUIRE_ENCRYPTION", &mut config.require_encryption);
+        vars.parse("CONNECT_TIMEOUT", &mut config.connect_timeout);
+        vars.parse("RESPONSE_TIMEOUT", &mut config.response_timeout);
+        vars.finish(BACKEND, config.problems()).map(|()| config)
     }
 
     /// Checks the whole configuration without connecting.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], with all problems at once.
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
     pub fn validate(&self) -> Result<()> {
-        invalid(&self.problems())
+        settings::check(BACKEND, &self.problems())
     }
 
     fn problems(&self) -> Vec<String> {
@@ -234,13 +218,6 @@ impl DocumentDbConfig {
     }
 }
 
-fn invalid(problems: &[String]) -> Result<()> {
-    if problems.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Invalid, BACKEND, "read configuration", problems.join("; ")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,7 +230,7 @@ mod tests {
             _ => None,
         })
         .unwrap_err();
-        for part in ["_REGION nor AWS_REGION", "_CLUSTER is not set", "neither true nor false", "\"localhost\""] {
+        for part in ["_REGION nor AWS_REGION", "_CLUSTER is not set", "was not `true` or `false`", "\"localhost\""] {
             assert!(error.message().contains(part), "{error}");
         }
         let mut config = DocumentDbConfig::new("", "c").response_timeout(Duration::ZERO);

@@ -18,6 +18,7 @@ pub mod gate;
 pub mod journal;
 pub mod model;
 pub mod planfile;
+pub mod settings;
 pub mod strategy;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -2,7 +2,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use moodify_core::model::Period;
-use moodify_core::{Error, ErrorKind, Result};
+use moodify_core::settings::{self, Vars};
+use moodify_core::Result;
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -90,7 +91,7 @@ impl StorageConfig {
     /// none is required.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], with all problems at once.
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
     pub fn from_env() -> Result<Self> {
         Self::from_vars(|name| std::env::var(name).ok())
     }
@@ -98,34 +99,24 @@ impl StorageConfig {
     /// The same as [`from_env`](Self::from_env), with the variables from a function.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], with all problems at once.
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
     pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let mut problems = Vec::new();
-        let get = |part: &str| var(&format!("MOODIFY_GCS_{part}")).filter(|text| !text.is_empty());
+        let mut vars = Vars::new("MOODIFY_GCS", &var);
         let mut config = Self::new();
-        config.endpoint = get("ENDPOINT");
-        config.key = get("KEY").map(Into::into);
-        config.key_file = get("KEY_FILE").map(Into::into);
-        match get("ANONYMOUS").map(|text| text.parse()) {
-            Some(Ok(anonymous)) => config.anonymous = anonymous,
-            Some(Err(_)) => problems.push("MOODIFY_GCS_ANONYMOUS: neither true nor false".to_owned()),
-            None => {}
-        }
-        match get("RESPONSE_TIMEOUT").map(|text| text.parse()) {
-            Some(Ok(parsed)) => config.response_timeout = parsed,
-            Some(Err(problem)) => problems.push(format!("MOODIFY_GCS_RESPONSE_TIMEOUT: {problem}")),
-            None => {}
-        }
-        problems.extend(config.problems());
-        invalid(&problems).map(|()| config)
+        config.endpoint = vars.get("ENDPOINT");
+        config.key = vars.get("KEY").map(Into::into);
+        config.key_file = vars.get("KEY_FILE").map(Into::into);
+        vars.parse("ANONYMOUS", &mut config.anonymous);
+        vars.parse("RESPONSE_TIMEOUT", &mut config.response_timeout);
+        vars.finish(BACKEND, config.problems()).map(|()| config)
     }
 
     /// Checks the whole configuration without connecting.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], with all problems at once.
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
     pub fn validate(&self) -> Result<()> {
-        invalid(&self.problems())
+        settings::check(BACKEND, &self.problems())
     }
 
     fn problems(&self) -> Vec<String> {
@@ -145,13 +136,6 @@ impl StorageConfig {
     }
 }
 
-fn invalid(problems: &[String]) -> Result<()> {
-    if problems.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Invalid, BACKEND, "read configuration", problems.join("; ")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,7 +153,7 @@ mod tests {
         })
         .unwrap_err();
         for part in
-            ["\"localhost\"", "neither true nor false", "exclude each other", "\"soon\" is not a length of time"]
+            ["\"localhost\"", "MOODIFY_GCS_ANONYMOUS", "exclude each other", "\"soon\" is not a length of time"]
         {
             assert!(error.message().contains(part), "{error}");
         }

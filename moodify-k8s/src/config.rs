@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use moodify_core::model::Period;
-use moodify_core::{Error, ErrorKind, Result};
+use moodify_core::settings::{self, Vars};
+use moodify_core::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -86,7 +87,7 @@ impl KubeConfig {
     /// Reads `MOODIFY_KUBE_KUBECONFIG`, `_CONTEXT`, `_REQUEST_TIMEOUT` and `_FIELD_MANAGER`, all optional.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], with all problems at once.
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
     pub fn from_env() -> Result<Self> {
         Self::from_vars(|name| std::env::var(name).ok())
     }
@@ -94,31 +95,23 @@ impl KubeConfig {
     /// The same as [`from_env`](Self::from_env), with the variables from a function.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], with all problems at once.
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
     pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let get = |part: &str| var(&format!("MOODIFY_KUBE_{part}")).filter(|v| !v.is_empty());
-        let mut problems = Vec::new();
+        let mut vars = Vars::new("MOODIFY_KUBE", &var);
         let mut config = Self::new();
-        config.kubeconfig = get("KUBECONFIG").map(Into::into);
-        config.context = get("CONTEXT");
-        match get("REQUEST_TIMEOUT").map(|text| text.parse()) {
-            Some(Ok(period)) => config.request_timeout = period,
-            Some(Err(problem)) => problems.push(format!("MOODIFY_KUBE_REQUEST_TIMEOUT: {problem}")),
-            None => {}
-        }
-        if let Some(name) = get("FIELD_MANAGER") {
-            config.field_manager = name;
-        }
-        problems.extend(config.problems());
-        invalid(&problems).map(|()| config)
+        config.kubeconfig = vars.get("KUBECONFIG").map(Into::into);
+        config.context = vars.get("CONTEXT");
+        config.field_manager = vars.get("FIELD_MANAGER").unwrap_or(config.field_manager);
+        vars.parse("REQUEST_TIMEOUT", &mut config.request_timeout);
+        vars.finish(BACKEND, config.problems()).map(|()| config)
     }
 
     /// Checks the values without connecting.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], with all problems at once.
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
     pub fn validate(&self) -> Result<()> {
-        invalid(&self.problems())
+        settings::check(BACKEND, &self.problems())
     }
 
     fn problems(&self) -> Vec<String> {
@@ -170,13 +163,6 @@ impl KubeConfig {
     }
 }
 
-fn invalid(problems: &[String]) -> Result<()> {
-    if problems.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Invalid, BACKEND, "read configuration", problems.join("; ")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,7 +186,7 @@ mod tests {
     #[tokio::test]
     async fn a_missing_file_is_said_with_its_name() {
         let error = KubeConfig::new().kubeconfig("/nowhere/config").load().await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(error.kind(), moodify_core::ErrorKind::NotFound);
         assert!(error.to_string().contains("/nowhere/config"), "{error}");
         assert!(error.to_string().contains("KUBECONFIG"), "{error}");
     }

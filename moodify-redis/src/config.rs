@@ -3,7 +3,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use moodify_core::model::Period;
-use moodify_core::{Error, ErrorKind, Result};
+use moodify_core::settings::{self, Vars};
+use moodify_core::Result;
 use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -108,7 +109,7 @@ impl RedisConfig {
     /// `_RESPONSE_TIMEOUT`; name and URL are required.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], with all problems at once.
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
     pub fn from_env() -> Result<Self> {
         Self::from_vars(|name| std::env::var(name).ok())
     }
@@ -116,40 +117,24 @@ impl RedisConfig {
     /// The same as [`from_env`](Self::from_env), with the variables from a function.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], with all problems at once.
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
     pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let mut problems = Vec::new();
-        let get = |part: &str| var(&format!("MOODIFY_REDIS_{part}")).filter(|v| !v.is_empty());
-        let mut required = |part: &str| {
-            get(part).unwrap_or_else(|| {
-                problems.push(format!("MOODIFY_REDIS_{part} is not set"));
-                String::new()
-            })
-        };
-        let mut config = Self::new(required("NAME"), required("URL"));
-        config.username = get("USERNAME");
-        config.password = get("PASSWORD").map(Into::into);
-        config.ca_file = get("CA_FILE").map(Into::into);
-        for (part, period) in
-            [("CONNECT_TIMEOUT", &mut config.connect_timeout), ("RESPONSE_TIMEOUT", &mut config.response_timeout)]
-        {
-            match get(part).map(|text| text.parse()) {
-                Some(Ok(parsed)) => *period = parsed,
-                Some(Err(problem)) => problems.push(format!("MOODIFY_REDIS_{part}: {problem}")),
-                None => {}
-            }
-        }
-        // What is not set was already said; do not say it again as empty.
-        problems.extend(config.problems().into_iter().filter(|p| !p.ends_with("is empty")));
-        invalid(&problems).map(|()| config)
+        let mut vars = Vars::new("MOODIFY_REDIS", &var);
+        let mut config = Self::new(vars.required("NAME"), vars.required("URL"));
+        config.username = vars.get("USERNAME");
+        config.password = vars.get("PASSWORD").map(Into::into);
+        config.ca_file = vars.get("CA_FILE").map(Into::into);
+        vars.parse("CONNECT_TIMEOUT", &mut config.connect_timeout);
+        vars.parse("RESPONSE_TIMEOUT", &mut config.response_timeout);
+        vars.finish(BACKEND, config.problems()).map(|()| config)
     }
 
     /// Checks the whole configuration without connecting.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], with all problems at once.
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
     pub fn validate(&self) -> Result<()> {
-        invalid(&self.problems())
+        settings::check(BACKEND, &self.problems())
     }
 
     fn problems(&self) -> Vec<String> {
@@ -246,13 +231,6 @@ impl Server {
         let scheme = if self.tls { "rediss" } else { "redis" };
         format!("{scheme}://{}:{}/{}", self.host, self.port, self.login.db())
     }
-}
-
-fn invalid(problems: &[String]) -> Result<()> {
-    if problems.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Invalid, BACKEND, "read configuration", problems.join("; ")))
 }
 
 #[cfg(test)]
