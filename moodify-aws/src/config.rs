@@ -1,8 +1,8 @@
 use std::time::Duration;
 
+use moodify_core::Result;
 use moodify_core::model::Period;
 use moodify_core::settings::{self, Vars};
-use moodify_core::Result;
 use secrecy::SecretString;
 use serde::Deserialize;
 

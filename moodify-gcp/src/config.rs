@@ -1,9 +1,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use moodify_core::Result;
 use moodify_core::model::Period;
 use moodify_core::settings::{self, Vars};
-use moodify_core::Result;
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -152,8 +152,7 @@ mod tests {
             Some(text.to_owned())
         })
         .unwrap_err();
-        for part in
-            ["\"localhost\"", "MOODIFY_GCS_ANONYMOUS", "exclude each other", "\"soon\" is not a length of time"]
+        for part in ["\"localhost\"", "MOODIFY_GCS_ANONYMOUS", "exclude each other", "\"soon\" is not a length of time"]
         {
             assert!(error.message().contains(part), "{error}");
         }

@@ -2,9 +2,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use moodify_core::Result;
 use moodify_core::model::Period;
 use moodify_core::settings::{self, Vars};
-use moodify_core::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -2,9 +2,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use moodify_core::Result;
 use moodify_core::model::Period;
 use moodify_core::settings::{self, Vars};
-use moodify_core::Result;
 use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
