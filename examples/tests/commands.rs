@@ -1,5 +1,7 @@
 //! Commands from another process, and interruptions.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 mod common;
 
 use std::path::Path;

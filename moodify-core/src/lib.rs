@@ -1,6 +1,6 @@
 //! moodify-core: a deployment runbook as a library.
 //!
-//! A [`Plan`](model::Plan) is read ([`planfile`]), expanded ([`strategy`]), checked and run ([`engine`]), recorded
+//! A [`Plan`] is read ([`planfile`]), expanded ([`strategy`]), checked and run ([`engine`]), recorded
 //! ([`journal`]) and shown ([`event`]). What a step does is an [`action`]; what it does it *to* is a [`backend`].
 //! The crate speaks to no network and knows no cloud: backends are trait objects, given by the embedder.
 //!

@@ -1,6 +1,8 @@
 //! The engine on the Simulator: every scenario ends as it should, a crash at any record changes nothing about that,
 //! and commands are obeyed.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -207,6 +209,10 @@ impl JournalStore for Breaking {
 
     async fn give_up(&self, run: &RunId, lease: &Lease) -> Result<()> {
         self.inner.give_up(run, lease).await
+    }
+
+    async fn holder(&self, run: &RunId) -> Result<Option<String>> {
+        self.inner.holder(run).await
     }
 
     async fn send(&self, run: &RunId, command: &Command) -> Result<()> {

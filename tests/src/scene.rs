@@ -49,7 +49,7 @@ pub struct Finished {
 }
 
 impl<'a> Scene<'a> {
-    /// Deploys version `v1` of each service (5 replicas, with an HTTPRoute), and writes a plan that releases the image
+    /// Deploys version `v1` of each service (5 replicas, with an `HTTPRoute`), and writes a plan that releases the image
     /// with the given tag of each: canary 10, 50, 100 % with bakes of a few seconds.
     ///
     /// `None`, said aloud, if there is no Prometheus.
@@ -178,7 +178,7 @@ impl<'a> Scene<'a> {
         Some((image, spec.replicas?))
     }
 
-    /// The backends and weights of the rules of a service's HTTPRoute.
+    /// The backends and weights of the rules of a service's `HTTPRoute`.
     ///
     /// # Panics
     ///
@@ -332,7 +332,7 @@ pub fn moodify() -> PathBuf {
     target.expect("moodify is built beside the tests: cargo build --workspace --bins").join("moodify")
 }
 
-/// An HTTPRoute with a rule of somebody else and the service's own.
+/// An `HTTPRoute` with a rule of somebody else and the service's own.
 fn route(name: &str) -> Value {
     json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": name},

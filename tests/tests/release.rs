@@ -1,7 +1,5 @@
 //! A whole release by canary on a real API server: out when it is good, and back by itself when it is not.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
-
 use moodify_tests::rig::Rig;
 use moodify_tests::scene::Scene;
 
@@ -107,5 +105,24 @@ async fn what_never_becomes_ready_comes_back_at_the_deadline_with_the_pods_reaso
     assert_eq!(finished.code, 4);
     assert!(summary.contains("ImagePullBackOff"), "{summary}");
     assert!(!finished.began("rollout-shift-10"), "no traffic ever");
+    scene.assert_serves("v1").await;
+}
+
+#[tokio::test]
+async fn a_check_says_what_would_change_and_changes_nothing() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("check").await;
+    let Some(scene) = Scene::new(&namespace, &[("backend", "v2")], "http-route").await else { return };
+    let plan = scene.plan_file();
+    let output = scene.run(&["check", plan.to_str().unwrap()]).await;
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for words in ["backend-canary", "registry.test/backend:v2"] {
+        assert!(said.contains(words), "{words:?} in {said}");
+    }
+    let asked = namespace.audit().into_iter().filter(|e| e.user_agent.starts_with("moodify/"));
+    let (dry, real): (Vec<_>, Vec<_>) = asked.filter(|e| e.is_write() || e.dry_run).partition(|e| e.dry_run);
+    assert!(!dry.is_empty(), "the server was asked what it would do");
+    assert!(real.is_empty(), "{real:?}");
     scene.assert_serves("v1").await;
 }

@@ -109,7 +109,11 @@ pub(super) async fn reset(cx: &StepContext, services: &[String]) -> Result<BySer
             if let Err(e) = in_force(cx, &patient, &target, traffic.clone()).await {
                 cx.note(format!("{target}: the router does not report that all traffic is back: {e}"));
             }
-            cx.call()?.run("engine", "let the canaries drain", async { Ok(tokio::time::sleep(DRAIN).await) }).await?;
+            let drained = async {
+                tokio::time::sleep(DRAIN).await;
+                Ok(())
+            };
+            cx.call()?.run("engine", "let the canaries drain", drained).await?;
         }
         Ok(traffic)
     })

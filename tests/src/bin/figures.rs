@@ -66,9 +66,9 @@ async fn writes(rig: &'static Rig, router: &str) -> Result<(), BoxError> {
     let mut total = (0, 0);
     for entry in namespace.audit().into_iter().filter(|e| e.at >= begun && e.user_agent.starts_with("moodify/")) {
         if entry.is_write() {
-            total.0 += 1
+            total.0 += 1;
         } else {
-            total.1 += 1
+            total.1 += 1;
         }
         *counts.entry(format!("{:9} {:12} {}", entry.verb, entry.resource, entry.user_agent)).or_default() += 1;
     }
