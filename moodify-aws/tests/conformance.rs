@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use moodify_aws::{DocumentDbBackups, DocumentDbConfig};
 use moodify_core::backend::{BackupState, BackupStore, RestoreRequest, Restored};
+use moodify_core::testing::conformance::backup_store;
 use moodify_core::{CallContext, Effect, ErrorKind, IdempotencyKey, RunId};
-use peer::{Moto, always, answering};
+use peer::{Moto, always, answering, error_of};
 
 fn cx_of(key: &str, timeout: Duration) -> CallContext {
     CallContext::new(RunId::new("r1").unwrap(), IdempotencyKey::new(key), timeout)
@@ -31,6 +32,14 @@ fn config(url: &str, cluster: &str) -> DocumentDbConfig {
 
 fn store(config: DocumentDbConfig) -> Box<dyn BackupStore> {
     Box::new(DocumentDbBackups::new(config).unwrap())
+}
+
+#[tokio::test]
+async fn it_keeps_the_contract_of_every_store() {
+    let Some(moto) = Moto::shared().await else { return };
+    moto.create_cluster("contract", true);
+    let url = moto.that_refuses_to_overwrite().await;
+    backup_store(store(config(&url, "contract")).as_ref(), Duration::from_secs(60)).await;
 }
 
 #[tokio::test]
@@ -181,14 +190,6 @@ async fn a_cluster_that_is_not_there_has_no_backups_and_gets_none() {
     assert_eq!(store.list(&cx("x")).await.unwrap(), []);
     let error = store.create(&cx("r1/backup")).await.unwrap_err();
     assert_eq!((error.kind(), error.effect_of(), error.is_transient()), (ErrorKind::NotFound, Effect::None, false));
-}
-
-fn error_of(code: &str, message: &str) -> &'static str {
-    let body = format!(
-        "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>\
-         <RequestId>1</RequestId></ErrorResponse>"
-    );
-    Box::leak(body.into_boxed_str())
 }
 
 #[tokio::test]

@@ -5,17 +5,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+use std::ops::RangeInclusive;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use moodify_core::analysis::metrics::{ERROR_RATE, LATENCY_P95};
 use moodify_core::backend::{MetricQuery, MetricSource};
 use moodify_core::model::{Period, Routing, Service, Target, Track};
+use moodify_core::testing::conformance::{MetricHarness, metric_source};
 use moodify_core::{CallContext, ErrorKind, IdempotencyKey, RunId};
 use moodify_http::{HttpClient, PrometheusSource};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 /// Requests per second of a version that has traffic.
@@ -191,4 +196,55 @@ async fn the_default_queries_tell_versions_apart() {
     prometheus.child.kill().await.unwrap();
     let gone = source.query(&cx(), &query(ERROR_RATE, "backend")).await.unwrap_err();
     assert!(gone.kind() == ErrorKind::Unavailable && gone.is_transient(), "{gone}");
+}
+
+struct Harness {
+    prometheus: Mutex<Prometheus>,
+    source: Arc<PrometheusSource>,
+}
+
+#[async_trait]
+impl MetricHarness for Harness {
+    fn source(&self) -> Arc<dyn MetricSource> {
+        self.source.clone()
+    }
+
+    fn known(&self) -> Vec<(MetricQuery, RangeInclusive<f64>)> {
+        let stable = |metric| {
+            let mut query = query(metric, "backend");
+            query.track = Track::Stable;
+            query
+        };
+        let canary = |metric| query(metric, "backend-canary");
+        vec![
+            (stable(ERROR_RATE), 0.0..=0.0),
+            (canary(ERROR_RATE), 0.118..=0.122),
+            (stable(LATENCY_P95), 0.54..=0.56),
+            (canary(LATENCY_P95), 7.4..=7.6),
+        ]
+    }
+
+    fn silent(&self) -> MetricQuery {
+        query(ERROR_RATE, "idle")
+    }
+
+    fn unanswerable(&self) -> Option<MetricQuery> {
+        Some(query("happiness", "backend"))
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(20)
+    }
+
+    async fn stop(&self) {
+        self.prometheus.lock().await.child.kill().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn it_keeps_the_contract_of_every_source() {
+    let Some(mut prometheus) = Prometheus::start(serve().await).await else { return };
+    let source = Arc::new(PrometheusSource::new(HttpClient::new().unwrap(), &prometheus.url).unwrap());
+    prometheus.ready(&source).await;
+    metric_source(&Harness { prometheus: Mutex::new(prometheus), source }).await;
 }

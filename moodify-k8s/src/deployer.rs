@@ -325,12 +325,18 @@ impl Deployer for DeploymentDeployer {
 
     async fn preview(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Vec<Change>> {
         let plan = self.plan(cx, target, spec).await?;
+        let (stable, canary) = (deployment_of(target, Track::Stable), deployment_of(target, Track::Canary));
+        if let Some(existing) = &plan.existing
+            && is_as_specified(&canary.ask(Access::Read, "preview"), existing, &plan, target, spec, cx.run_id())?
+        {
+            return Ok(Vec::new());
+        }
         let deployed = self.apply_deployment(cx, target, &plan, true).await?;
         let change = |object: String, what: String| Change { object, what };
         let replicas = |n: u32| format!("{n} replica{}", if n == 1 { "" } else { "s" });
-        let (stable, canary) = (deployment_of(target, Track::Stable), deployment_of(target, Track::Canary));
-        let mut changes =
-            vec![change(canary.to_string(), format!("create with {} of {}", replicas(spec.replicas), spec.image))];
+        let verb = if plan.existing.is_some() { "change" } else { "create" };
+        let what = format!("{verb} with {} of {}", replicas(spec.replicas), spec.image);
+        let mut changes = vec![change(canary.to_string(), what)];
         if !spec.shares_service {
             let uid = deployed.metadata.uid.unwrap_or_default();
             self.apply_service(cx, target, &plan, &uid, true).await?;
@@ -444,7 +450,15 @@ mod tests {
                 "Deployment ns/web-canary",
             ]
         );
+        assert_eq!(changes[0].what, "create with 1 replica of registry/web:v2");
         assert_eq!(changes[3].what, "image registry/web:v1 -> registry/web:v2, with 4 replicas at the end");
+
+        let (deployer, asked) = cluster(Some(own_canary().await));
+        assert_eq!(deployer.preview(&cx(), &target(), &spec(true)).await.unwrap(), [], "deploy would write nothing");
+        assert!(writes(&asked).is_empty(), "{asked:?}");
+        let more = CanarySpec::new(spec(true).image, "v2", 2, true);
+        let changes = deployer.preview(&cx(), &target(), &more).await.unwrap();
+        assert_eq!(changes[0].what, "change with 2 replicas of registry/web:v2");
     }
 
     #[tokio::test]

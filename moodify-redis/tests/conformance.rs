@@ -4,9 +4,11 @@
 
 mod peer;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use moodify_core::backend::{CacheAdmin, FlushRequest};
+use moodify_core::testing::conformance::{CacheHarness, cache_admin};
 use moodify_core::{CallContext, Effect, ErrorKind, IdempotencyKey, RunId};
 use moodify_redis::{RedisCache, RedisConfig};
 use peer::RedisServer;
@@ -22,6 +24,35 @@ fn cx() -> CallContext {
 
 fn cache(config: RedisConfig) -> Box<dyn CacheAdmin> {
     Box::new(RedisCache::new(config).unwrap())
+}
+
+struct Harness(Arc<dyn CacheAdmin>);
+
+impl CacheHarness for Harness {
+    fn cache(&self) -> Arc<dyn CacheAdmin> {
+        self.0.clone()
+    }
+
+    fn name(&self) -> String {
+        "sessions".to_owned()
+    }
+
+    fn keys(&self) -> u64 {
+        30
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(20)
+    }
+}
+
+#[tokio::test]
+async fn it_keeps_the_contract_of_every_cache() {
+    let Some(server) = RedisServer::start(&[]).await else { return };
+    server.fill(0, 30);
+    server.fill(1, 7);
+    cache_admin(&Harness(cache(RedisConfig::new("sessions", server.url())).into())).await;
+    assert_eq!((server.count(0), server.count(1)), (0, 7));
 }
 
 #[tokio::test]

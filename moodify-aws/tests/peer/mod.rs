@@ -1,6 +1,7 @@
 //! The peers of the tests: `moto_server` on a free port of 127.0.0.1, stopped by its process id, and a server that
 //! always gives the same answer.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -81,6 +82,13 @@ impl Moto {
 
     /// Sends a request of the query protocol; any other than success ends the test.
     pub(crate) fn request(&self, form: &str) -> String {
+        let (status, body) = self.ask(form);
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    /// Sends a request of the query protocol; returns the status and the body of the answer.
+    fn ask(&self, form: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         // The scope of the credentials is how moto tells services apart.
         write!(
@@ -94,8 +102,21 @@ impl Moto {
         .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        answer
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// The same server as AWS is where moto is not: a restore over an existing cluster is refused, not done.
+    pub(crate) async fn that_refuses_to_overwrite(self: Arc<Self>) -> String {
+        let mut restored = HashSet::new();
+        answering(move |form| {
+            let target = form.split('&').find_map(|pair| pair.strip_prefix("DBClusterIdentifier="));
+            if form.contains("Action=RestoreDBClusterFromSnapshot") && !restored.insert(target.unwrap().to_owned()) {
+                return Some((400, error_of("DBClusterAlreadyExistsFault", "exists").to_owned()));
+            }
+            Some(self.ask(form))
+        })
+        .await
     }
 }
 
@@ -136,4 +157,13 @@ pub(crate) async fn answering(mut answer: impl FnMut(&str) -> Option<(u16, Strin
         }
     });
     url
+}
+
+/// The body of an error of the query protocol.
+pub(crate) fn error_of(code: &str, message: &str) -> &'static str {
+    let body = format!(
+        "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>\
+         <RequestId>1</RequestId></ErrorResponse>"
+    );
+    Box::leak(body.into_boxed_str())
 }

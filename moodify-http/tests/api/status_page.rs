@@ -1,11 +1,14 @@
+use std::sync::{Arc, Mutex};
+
 use moodify_core::backend::{IncidentStatus, IncidentUpdate, StatusPage};
+use moodify_core::testing::conformance::status_page;
 use moodify_core::{Effect, ErrorKind};
 use moodify_http::RunbookStatusPage;
-use serde_json::json;
+use serde_json::{Value, json};
 use wiremock::matchers::{body_json, header, method, path};
-use wiremock::{Mock, MockServer, ResponseTemplate};
+use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
-use crate::{client, cx};
+use crate::{PATIENCE, client, cx};
 
 const INCIDENTS: &str = "/api/incidents";
 
@@ -13,7 +16,7 @@ fn update(status: IncidentStatus, message: &str) -> IncidentUpdate {
     IncidentUpdate { status, message: message.to_owned() }
 }
 
-async fn page(listed: serde_json::Value) -> (MockServer, RunbookStatusPage) {
+async fn page(listed: Value) -> (MockServer, RunbookStatusPage) {
     let server = MockServer::start().await;
     Mock::given(method("GET"))
         .and(path(INCIDENTS))
@@ -105,4 +108,52 @@ async fn an_incident_without_id_may_exist() {
     Mock::given(method("POST")).respond_with(ResponseTemplate::new(200).set_body_json(json!({}))).mount(&server).await;
     let error = page.open(&cx(), &update(IncidentStatus::Investigating, "x")).await.unwrap_err();
     assert_eq!((error.kind(), error.effect_of()), (ErrorKind::Invalid, Effect::Unknown), "{error}");
+}
+
+/// A page that keeps its incidents, as the runbook's does.
+#[derive(Default, Clone)]
+struct Page(Arc<Mutex<Vec<Value>>>);
+
+impl Respond for Page {
+    fn respond(&self, request: &Request) -> ResponseTemplate {
+        let answer = |status, body: Value| ResponseTemplate::new(status).set_body_json(body);
+        if request.headers.get("authorization").is_none_or(|given| given != "Bearer t0ken") {
+            return answer(401, json!({"error": "who are you?"}));
+        }
+        let mut incidents = self.0.lock().unwrap();
+        let sent = || request.body_json::<Value>().unwrap();
+        match (request.method.as_str(), request.url.path().strip_prefix(INCIDENTS)) {
+            ("GET", Some("")) => {
+                let open: Vec<&Value> = incidents.iter().filter(|incident| incident["status"] != "resolved").collect();
+                answer(200, json!(open))
+            }
+            ("POST", Some("")) => {
+                let mut incident = sent();
+                incident["id"] = json!(incidents.len() + 1);
+                incidents.push(incident.clone());
+                answer(201, incident)
+            }
+            ("PATCH", Some(id)) => {
+                let named = |incident: &&mut Value| Some(incident["id"].to_string().as_str()) == id.strip_prefix('/');
+                let Some(incident) = incidents.iter_mut().find(named) else {
+                    return answer(404, json!({"error": "there is no such incident"}));
+                };
+                for (name, value) in sent().as_object().unwrap() {
+                    incident[name] = value.clone();
+                }
+                answer(200, incident.clone())
+            }
+            _ => answer(405, json!({"error": "not of this page"})),
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_keeps_the_contract_of_every_page() {
+    let (server, kept) = (MockServer::start().await, Page::default());
+    Mock::given(wiremock::matchers::any()).respond_with(kept.clone()).mount(&server).await;
+    let page = RunbookStatusPage::new(client(), &server.uri(), "t0ken".into()).unwrap();
+    status_page(&page, PATIENCE).await;
+    let incidents = kept.0.lock().unwrap();
+    assert!(incidents.len() == 2 && incidents.iter().all(|incident| incident["status"] == "resolved"), "{incidents:?}");
 }
