@@ -4,6 +4,10 @@
 //! processes, and [`node`], a node of our own whose pods are small real HTTP servers that behave as the tag of their
 //! image says. It lives in a network namespace that `tests/run` makes, so that every pod has an address of its own.
 //!
+//! With `MOODIFY_RIG_KUBECONFIG=/path/kubeconfig` the rig starts no control plane: it uses that cluster as whoever the
+//! kubeconfig says, who must be allowed everything, and adds a node of its own, to which only the tests' pods go. It
+//! installs the definitions of the Gateway API where they are missing, and leaves nothing else behind.
+//!
 //! A test takes what it needs or is left out aloud:
 //!
 //! ```no_run

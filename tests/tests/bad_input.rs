@@ -24,7 +24,7 @@ async fn is_refused(namespace: &Namespace, scene: &Scene<'_>, words: &[&str]) {
 
 #[tokio::test]
 async fn what_cannot_work_is_refused_before_anything_is_written() {
-    let Some(rig) = Rig::shared().await else { return };
+    let Some(rig) = Rig::own().await else { return };
     let namespace = rig.namespace("bad-input").await;
     let Some(mut scene) = Scene::new(&namespace, &[("backend", "v2")], "http-route").await else { return };
     let good = scene.plan.clone();
@@ -65,7 +65,7 @@ async fn what_cannot_work_is_refused_before_anything_is_written() {
 
 #[tokio::test]
 async fn a_plan_with_mistakes_is_refused_with_their_places_and_without_a_request() {
-    let Some(rig) = Rig::shared().await else { return };
+    let Some(rig) = Rig::own().await else { return };
     let namespace = rig.namespace("bad-plan").await;
     let Some(scene) = Scene::new(&namespace, &[("backend", "v2")], "http-route").await else { return };
     let requests = || namespace.audit().iter().filter(|e| e.user_agent.starts_with("moodify/")).count();

@@ -197,7 +197,7 @@ async fn somebody_elses_edit_of_the_route_stops_it_and_stays() {
 
 #[tokio::test]
 async fn without_an_api_server_for_20_s_it_goes_on_afterwards() {
-    let Some(rig) = Rig::shared().await else { return };
+    let Some(rig) = Rig::own().await else { return };
     let namespace = rig.alone("api-server").await;
     let Some(scene) = Scene::new(&namespace, &[("backend", "v2")], "http-route").await else { return };
     let mut running = scene.start_release();

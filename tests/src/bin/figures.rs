@@ -22,7 +22,7 @@ fn main() -> Result<(), BoxError> {
     simulated()?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
-        let Some(rig) = Rig::shared().await else { return Ok(()) };
+        let Some(rig) = Rig::own().await else { return Ok(()) };
         for router in ["http-route", "replica-ratio"] {
             writes(rig, router).await?;
         }

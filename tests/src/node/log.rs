@@ -101,6 +101,7 @@ pub(super) async fn bind(address: Ipv4Addr) -> Result<TlsListener, BoxError> {
 /// Serves the logs to the API server, for ever.
 pub(super) async fn serve(listener: TlsListener, logs: Arc<Logs>) -> Result<(), BoxError> {
     let router = Router::new().route("/containerLogs/{namespace}/{pod}/{container}", get(answer)).with_state(logs);
+    let router = router.route("/healthz", get(|| async { "ok" }));
     Ok(axum::serve(listener, router).await?)
 }
 

@@ -13,6 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU16;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
@@ -22,6 +23,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::interval;
@@ -39,17 +41,67 @@ pub(crate) mod targets;
 
 use pod::End;
 
-/// The node's name.
-pub const NAME: &str = "rig";
-/// The node's own address; those of its pods begin at 10.244.1.1.
+/// The address of the node of a rig with a control plane of its own.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+/// The key of the taint and the label of a node among others; its value is the name of the node. The namespaces of the
+/// tests have the label, too.
+pub const MARK: &str = "rig.moodify.dev/node";
+
+/// Who a node is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its name.
+    pub name: String,
+    /// The third part of its own address and those of its pods, where other nodes have theirs.
+    pub block: Option<u8>,
+}
+
+impl Default for Identity {
+    /// The only node of a cluster.
+    fn default() -> Self {
+        Self { name: "rig".to_owned(), block: None }
+    }
+}
+
+impl Identity {
+    /// A node among others, whose name and addresses come from any number.
+    pub fn numbered(number: u64) -> Self {
+        let block = u8::try_from(number % 127).map_or(255, |offset| 128 + offset);
+        Self { name: format!("rig-{:08x}", number >> 32), block: Some(block) }
+    }
+
+    /// The address of the node itself.
+    pub fn address(&self) -> Ipv4Addr {
+        self.block.map_or(ADDRESS, |block| Ipv4Addr::new(10, 244, block, 1))
+    }
+
+    /// The address of the pod with this number. Few pods live at once, so a used address is long free when its turn
+    /// comes again.
+    fn pod_address(&self, number: u16) -> Ipv4Addr {
+        let [high, low] = match self.block {
+            // 10.244.1.1 to 10.244.254.254.
+            None => [number % (254 * 254) / 254 + 1, number % 254 + 1],
+            // 10.244.BLOCK.2 to 10.244.BLOCK.254.
+            Some(block) => [block.into(), number % 253 + 2],
+        };
+        let [high, low] = [high, low].map(|part| u8::try_from(part).unwrap_or(1));
+        Ipv4Addr::new(10, 244, high, low)
+    }
+
+    /// Whether a pod on this node was meant for it; a node among others also gets what a `DaemonSet` sends everywhere.
+    fn is_meant(&self, pod: &Pod) -> bool {
+        let selector = pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
+        self.block.is_none() || selector.and_then(|selector| selector.get(MARK)) == Some(&self.name)
+    }
+}
 
 const LEASE_RENEWAL: Duration = Duration::from_secs(10);
 
 struct Shared {
     client: Client,
-    address: Ipv4Addr,
-    addresses: pod::Addresses,
+    identity: Identity,
+    /// How many addresses were given to pods.
+    addresses: AtomicU16,
     groups: group::Groups,
     logs: Arc<log::Logs>,
     targets: Arc<targets::Targets>,
@@ -61,18 +113,20 @@ struct Shared {
 /// # Errors
 ///
 /// When the node cannot be registered or may not watch its pods.
-pub async fn run(client: Client, targets: &Path) -> Result<(), BoxError> {
-    let kubelet = log::bind(ADDRESS).await?;
-    register(&client, kubelet.port()?).await?;
+pub async fn run(client: Client, identity: Identity, targets: &Path) -> Result<(), BoxError> {
+    let kubelet = log::bind(identity.address()).await?;
+    register(&client, &identity, kubelet.port()?).await?;
     let logs = Arc::new(log::Logs::default());
     tokio::select! {
-        result = keep_lease(&client) => result,
+        result = keep_lease(&client, &identity.name) => result,
         result = log::serve(kubelet, Arc::clone(&logs)) => result,
-        result = run_pods(&client, targets, &logs) => result,
+        result = run_pods(&client, identity.clone(), targets, &logs) => result,
     }
 }
 
-async fn register(client: &Client, port: u16) -> Result<(), BoxError> {
+async fn register(client: &Client, identity: &Identity, port: u16) -> Result<(), BoxError> {
+    let name = &identity.name;
+    let taints = identity.block.map(|_| json!([{"key": MARK, "value": name, "effect": "NoSchedule"}]));
     let now = wall_clock();
     let capacity = json!({"cpu": "1000", "memory": "1000Gi", "ephemeral-storage": "1000Gi", "pods": "1000"});
     let condition = |kind: &str, status: &str, reason: &str| {
@@ -81,12 +135,13 @@ async fn register(client: &Client, port: u16) -> Result<(), BoxError> {
         })
     };
     let node: Node = serde_json::from_value(json!({
-        "metadata": {"name": NAME, "labels": {
-            "kubernetes.io/hostname": NAME, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
+        "metadata": {"name": name, "labels": {
+            "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64", MARK: name,
         }},
+        "spec": {"taints": taints},
         "status": {
             "capacity": capacity, "allocatable": capacity,
-            "addresses": [{"type": "InternalIP", "address": ADDRESS}, {"type": "Hostname", "address": NAME}],
+            "addresses": [{"type": "InternalIP", "address": identity.address()}, {"type": "Hostname", "address": name}],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
             "conditions": [
                 condition("MemoryPressure", "False", "KubeletHasSufficientMemory"),
@@ -97,7 +152,7 @@ async fn register(client: &Client, port: u16) -> Result<(), BoxError> {
             "nodeInfo": {
                 "architecture": "amd64", "operatingSystem": "linux", "osImage": "rig", "kernelVersion": "rig",
                 "kubeletVersion": "v1.36.3", "kubeProxyVersion": "", "containerRuntimeVersion": "rig://1",
-                "machineID": NAME, "systemUUID": NAME, "bootID": NAME,
+                "machineID": name, "systemUUID": name, "bootID": name,
             },
         },
     }))?;
@@ -107,35 +162,36 @@ async fn register(client: &Client, port: u16) -> Result<(), BoxError> {
     }
 }
 
-async fn keep_lease(client: &Client) -> Result<(), BoxError> {
+async fn keep_lease(client: &Client, name: &str) -> Result<(), BoxError> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
     let mut ticks = interval(LEASE_RENEWAL);
     loop {
         ticks.tick().await;
         let lease = json!({
-            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": NAME},
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name},
             "spec": {
-                "holderIdentity": NAME, "leaseDurationSeconds": 40,
+                "holderIdentity": name, "leaseDurationSeconds": 40,
                 "renewTime": format!("{:.6}", wall_clock()),
             },
         });
-        let parameters = PatchParams::apply(NAME).force();
-        if let Err(error) = leases.patch(NAME, &parameters, &Patch::Apply(&lease)).await {
+        let parameters = PatchParams::apply(name).force();
+        if let Err(error) = leases.patch(name, &parameters, &Patch::Apply(&lease)).await {
             eprintln!("node: lease: {error}");
         }
     }
 }
 
-async fn run_pods(client: &Client, targets: &Path, logs: &Arc<log::Logs>) -> Result<(), BoxError> {
+async fn run_pods(client: &Client, identity: Identity, targets: &Path, logs: &Arc<log::Logs>) -> Result<(), BoxError> {
+    let ours = format!("spec.nodeName={}", identity.name);
     let shared = Arc::new(Shared {
         client: client.clone(),
-        address: ADDRESS,
-        addresses: pod::Addresses::default(),
+        identity,
+        addresses: AtomicU16::default(),
         groups: group::Groups::default(),
         logs: Arc::clone(logs),
         targets: Arc::new(targets::Targets::new(targets)),
     });
-    let config = watcher::Config::default().fields(&format!("spec.nodeName={NAME}"));
+    let config = watcher::Config::default().fields(&ours);
     let mut events = std::pin::pin!(watcher::watcher(Api::<Pod>::all(client.clone()), config).default_backoff());
     let mut ends: HashMap<String, watch::Sender<End>> = HashMap::new();
     let mut listed = HashSet::new();
@@ -173,6 +229,9 @@ async fn run_pods(client: &Client, targets: &Path, logs: &Arc<log::Logs>) -> Res
 }
 
 fn changed(ends: &mut HashMap<String, watch::Sender<End>>, shared: &Arc<Shared>, pod: Pod) {
+    if !shared.identity.is_meant(&pod) {
+        return;
+    }
     let end = pod.metadata.deletion_timestamp.as_ref().map_or(End::None, |_| {
         let grace = pod.metadata.deletion_grace_period_seconds.and_then(|grace| u64::try_from(grace).ok());
         End::Within(Duration::from_secs(grace.unwrap_or(0)))

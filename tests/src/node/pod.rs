@@ -1,8 +1,9 @@
 //! The life of one pod on the node: start, probe, crash, restart, drain.
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
@@ -53,7 +54,7 @@ pub(super) async fn run(pod: Pod, shared: Arc<Shared>, mut end: watch::Receiver<
     let mut worker = Worker {
         log,
         api,
-        status: Status::new(shared.address),
+        status: Status::new(shared.identity.address()),
         container,
         pod,
         server: None,
@@ -159,7 +160,9 @@ impl Worker {
         let port = ports.map(|port| port.container_port).next().and_then(|port| u16::try_from(port).ok());
         let port = port.unwrap_or(PORT);
         loop {
-            let ip = self.status.ip.unwrap_or_else(|| self.shared.addresses.next());
+            let ip = self.status.ip.unwrap_or_else(|| {
+                self.shared.identity.pod_address(self.shared.addresses.fetch_add(1, Ordering::Relaxed))
+            });
             let server = if silent {
                 Ok(None)
             } else {
@@ -226,7 +229,7 @@ impl Worker {
     }
 
     fn emit(&self, reason: &str, message: &str) {
-        event::emit(&self.shared.client, super::NAME, &self.pod, reason, message);
+        event::emit(&self.shared.client, &self.shared.identity.name, &self.pod, reason, message);
     }
 
     async fn finish(&mut self, grace: Duration) {
@@ -306,18 +309,5 @@ async fn send_load(address: SocketAddr, rate: u32) {
                 drop(place);
             });
         }
-    }
-}
-
-/// The addresses of the pods, one after the other.
-#[derive(Debug, Default)]
-pub(super) struct Addresses(std::sync::atomic::AtomicU16);
-
-impl Addresses {
-    fn next(&self) -> Ipv4Addr {
-        // 10.244.1.1 to 10.244.254.254; few pods live at once, so a used address is long free when its turn comes.
-        let number = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % (254 * 254);
-        let [high, low] = [number / 254 + 1, number % 254 + 1].map(|part| u8::try_from(part).unwrap_or(1));
-        Ipv4Addr::new(10, 244, high, low)
     }
 }

@@ -10,6 +10,7 @@ use kube::Client;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::json;
 use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::client;
 use super::process::{Process, free_port};
@@ -23,7 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct ControlPlane {
     /// What the tests are told.
     pub state: State,
-    processes: Vec<Process>,
+    pub(super) processes: Vec<Process>,
+    /// The way to a cluster outside of the network namespace.
+    pub(super) _way: Option<AbortOnDropHandle<()>>,
 }
 
 impl ControlPlane {
@@ -38,15 +41,16 @@ impl ControlPlane {
             dir: dir.to_owned(),
             bin: assets.join("bin"),
             server: format!("https://127.0.0.1:{port}"),
-            authority: dir.join("ca.crt"),
-            audit_log: dir.join("audit.log"),
+            audit_log: Some(dir.join("audit.log")),
+            node: node::Identity::default(),
+            logs: true,
             pids: Default::default(),
         };
-        let mut plane = Self { state, processes: Vec::new() };
+        let mut plane = Self { state, processes: Vec::new(), _way: None };
         plane.write_files()?;
         plane.start_etcd_and_server(port).await?;
         plane.start_controllers()?;
-        plane.start_node()?;
+        plane.start_node("rig-node")?;
         plane.install_crds(&assets.join("crds"))?;
         plane.wait_for_node().await?;
         Ok(plane)
@@ -69,8 +73,7 @@ impl ControlPlane {
         }
         fs::write(dir.join("tokens.csv"), tokens)?;
         for user in [ADMIN].iter().chain(&COMPONENTS).chain(&USERS) {
-            let text = self.state.kubeconfig_text(&self.state.server, &State::token(user), "default");
-            fs::write(self.state.kubeconfig(user), text)?;
+            fs::write(self.state.kubeconfig(user), self.state.own_kubeconfig(user, &dir.join("ca.crt")))?;
         }
         // The ledger of the tests: who asked for what. What the rig's own components read says nothing about anyone.
         let policy = json!({
@@ -93,7 +96,7 @@ impl ControlPlane {
         let mut authority = CertificateParams::new(Vec::new())?;
         authority.distinguished_name.push(DnType::CommonName, "rig authority");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        fs::write(&self.state.authority, authority.self_signed(&authority_key)?.pem())?;
+        fs::write(dir.join("ca.crt"), authority.self_signed(&authority_key)?.pem())?;
         let issuer = Issuer::new(authority, authority_key);
 
         let names = ["127.0.0.1", "10.96.0.1", "localhost", "kubernetes.default.svc"].map(str::to_owned);
@@ -165,7 +168,7 @@ impl ControlPlane {
                 // Pods here have no use for tokens, and their admission would wait for them.
                 "--disable-admission-plugins=ServiceAccount".into(),
                 format!("--audit-policy-file={dir}/audit-policy.json"),
-                format!("--audit-log-path={}", self.state.audit_log.display()),
+                format!("--audit-log-path={dir}/audit.log"),
                 "--audit-log-maxsize=4096".into(),
             ],
         )?;
@@ -196,9 +199,12 @@ impl ControlPlane {
     }
 
     /// The node is another process of this very program, so that tests can stop it like a machine that fails.
-    fn start_node(&mut self) -> Result<(), BoxError> {
+    pub(super) fn start_node(&mut self, user: &str) -> Result<(), BoxError> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("node").arg(self.state.kubeconfig("rig-node")).arg(self.state.targets());
+        command.arg("node").arg(self.state.kubeconfig(user)).arg(self.state.targets());
+        if let Some(block) = self.state.node.block {
+            command.arg(&self.state.node.name).arg(block.to_string());
+        }
         fs::create_dir(self.state.targets())?;
         self.add("node", &mut command)
     }
@@ -214,12 +220,13 @@ impl ControlPlane {
     }
 
     /// The scheduler places nothing on a node until a controller has seen it ready and removed its taint.
-    async fn wait_for_node(&mut self) -> Result<(), BoxError> {
+    pub(super) async fn wait_for_node(&mut self) -> Result<(), BoxError> {
         use k8s_openapi::api::core::v1::Node;
         let nodes: kube::Api<Node> = kube::Api::all(client(&self.state.kubeconfig(ADMIN)).await?);
+        let name = self.state.node.name.clone();
         self.until("node", || async {
-            let spec = nodes.get(node::NAME).await.ok().and_then(|node| node.spec);
-            spec.is_some_and(|spec| spec.taints.is_none_or(|taints| taints.is_empty()))
+            let spec = nodes.get(&name).await.ok().and_then(|node| node.spec);
+            spec.is_some_and(|spec| spec.taints.iter().flatten().all(|taint| taint.key == node::MARK))
         })
         .await
     }
@@ -243,12 +250,19 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
+        let own = self.state.is_own();
+        if !own {
+            self.delete_namespaces();
+        }
         // All at once, then wait for each: they take seconds to end, and the last ones started depend on the first.
         for process in self.processes.iter().rev() {
             process.end();
         }
         while let Some(process) = self.processes.pop() {
             drop(process);
+        }
+        if !own {
+            self.delete_node();
         }
     }
 }

@@ -3,6 +3,10 @@
 //! `tests/run` starts the rig once, by the command `rig up`, and every test binary finds it through the file that
 //! `MOODIFY_RIG` names. A test binary that finds none starts one for itself, which ends with it. Tests are kept apart
 //! by namespaces: see [`Rig::namespace`]; one that disturbs everybody takes [`Rig::alone`].
+//!
+//! Where `MOODIFY_RIG_KUBECONFIG` names a kubeconfig, the rig starts no control plane: it adds a node to that cluster.
+//! Tests that need the rig's own control plane, for its audit log, its users or to stop it, take [`Rig::own`]; they are
+//! left out there, aloud.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
@@ -16,7 +20,9 @@ use tokio::sync::OnceCell;
 use crate::{BoxError, missing, node, program};
 
 mod audit;
+mod bridge;
 mod control_plane;
+mod existing;
 mod namespace;
 mod process;
 mod prometheus;
@@ -24,7 +30,9 @@ mod proxy;
 mod state;
 
 pub use audit::AuditEntry;
+pub use bridge::{BRIDGE, outer_end};
 pub use control_plane::ControlPlane;
+pub use existing::EXISTING;
 pub use namespace::{Alone, Namespace, Paused, deployment};
 pub use process::{Process, free_port};
 pub use prometheus::Prometheus;
@@ -52,6 +60,32 @@ impl Rig {
             missing("the rig needs a network namespace of its own");
         }
         rig
+    }
+
+    /// The rig of this test run, if its control plane is its own; nothing, said aloud, otherwise.
+    ///
+    /// # Panics
+    ///
+    /// As [`Rig::shared`].
+    pub async fn own() -> Option<&'static Self> {
+        let rig = Self::shared().await?;
+        if rig.state.is_own() {
+            return Some(rig);
+        }
+        missing(&format!("needs a control plane of the rig's own, and {EXISTING} names a cluster"));
+        None
+    }
+
+    /// Whether `kubectl logs` can answer; said aloud where it cannot: when the API server does not reach the node.
+    ///
+    /// # Panics
+    ///
+    /// With `CI=true`, when it cannot.
+    pub fn has_logs(&self) -> bool {
+        if !self.state.logs {
+            missing(&format!("the logs of pods need a cluster that reaches the rig's node, unlike that of {EXISTING}"));
+        }
+        self.state.logs
     }
 
     fn find() -> Option<Self> {
@@ -91,13 +125,18 @@ impl Rig {
     ///
     /// # Panics
     ///
-    /// When there is no such user.
+    /// When there is no such user, as on a cluster that is not the rig's own: the test takes [`Rig::own`].
     pub async fn client_for(&self, user: &str) -> Client {
         client(&self.kubeconfig_for(user)).await.expect("a kubeconfig of the rig")
     }
 
     /// The path of the kubeconfig of [`ADMIN`] or one of [`USERS`].
+    ///
+    /// # Panics
+    ///
+    /// When there is no such user, as on a cluster that is not the rig's own: the test takes [`Rig::own`].
     pub fn kubeconfig_for(&self, user: &str) -> PathBuf {
+        self.assert_user(user);
         self.state.kubeconfig(user)
     }
 
@@ -131,13 +170,26 @@ impl Rig {
         child.wait_with_output().await.expect("kubectl can be awaited")
     }
 
+    /// The users are told by tokens that only the rig's own API server knows.
+    fn assert_user(&self, user: &str) {
+        let known = self.state.is_own() || user == ADMIN;
+        assert!(known, "the cluster of {EXISTING} knows no user {user}: a test that needs one takes Rig::own");
+    }
+
+    fn audit_log(&self) -> &Path {
+        let log = self.state.audit_log.as_deref();
+        log.unwrap_or_else(|| {
+            panic!("the cluster of {EXISTING} has no audit log: a test that needs one takes Rig::own")
+        })
+    }
+
     /// All answered requests so far, of all tests.
     ///
     /// # Panics
     ///
-    /// When the log cannot be read.
+    /// When the log cannot be read; and where there is none, for which a test takes [`Rig::own`].
     pub fn audit(&self) -> Vec<AuditEntry> {
-        audit::read(&self.state.audit_log, None).expect("the audit log can be read")
+        audit::read(self.audit_log(), None).expect("the audit log can be read")
     }
 }
 

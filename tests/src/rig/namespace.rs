@@ -15,10 +15,13 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+use super::existing::EXISTING;
 use super::process::send;
 use super::prometheus::Prometheus;
-use super::state::{ADMIN, State};
+use super::state::ADMIN;
 use super::{AuditEntry, Rig, audit};
+use crate::missing;
+use crate::node::MARK;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -73,8 +76,14 @@ impl Rig {
 
     async fn create_namespace(&'static self, name: &str, turn: File) -> Namespace {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
-        let name = format!("{name}-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let resource: Resource = serde_json::from_value(json!({"metadata": {"name": name}})).expect("a namespace");
+        let mut name = format!("{name}-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let node = &self.state.node;
+        if !self.state.is_own() {
+            name = format!("{name}-{}", node.name);
+        }
+        let labels = json!({MARK: node.name});
+        let resource: Resource =
+            serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).expect("a namespace");
         let api = Api::all(self.admin_client().await);
         api.create(&PostParams::default(), &resource).await.expect("the namespace can be created");
         Namespace { rig: self, name, _turn: turn }
@@ -112,7 +121,8 @@ impl Namespace {
     ///
     /// When it cannot be written.
     pub fn kubeconfig(&self, user: &str) -> PathBuf {
-        self.kubeconfig_with(&self.rig.state.server, &State::token(user))
+        self.rig.assert_user(user);
+        self.write_kubeconfig(user, &self.rig.state.server, None)
     }
 
     /// A kubeconfig with any server and any token, for bad ones and for proxies.
@@ -121,10 +131,15 @@ impl Namespace {
     ///
     /// When it cannot be written.
     pub fn kubeconfig_with(&self, server: &str, token: &str) -> PathBuf {
+        self.write_kubeconfig(ADMIN, server, Some(token))
+    }
+
+    pub(super) fn write_kubeconfig(&self, user: &str, server: &str, token: Option<&str>) -> PathBuf {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = self.rig.state.dir.join(format!("{}-{number}.kubeconfig", self.name));
-        fs::write(&path, self.rig.state.kubeconfig_text(server, token, &self.name)).expect("the directory is writable");
+        let text = self.rig.state.kubeconfig_text(user, server, token, &self.name).expect("a kubeconfig of the rig");
+        fs::write(&path, text).expect("the directory is writable");
         path
     }
 
@@ -154,12 +169,24 @@ impl Namespace {
     ///
     /// When the API server refuses them.
     pub async fn deploy(&self, name: &str, image: &str, replicas: u32) {
-        self.apply(&deployment(name, image, replicas).to_string()).await;
+        let mut deployment = deployment(name, image, replicas);
+        self.place(&mut deployment["spec"]["template"]);
+        self.apply(&deployment.to_string()).await;
         let service = json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
             "spec": {"selector": {"app": name}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
         });
         self.apply(&service.to_string()).await;
+    }
+
+    /// Sends the pods of a template to the rig's node, where the cluster may have others. [`Namespace::deploy`] does so
+    /// by itself.
+    pub fn place(&self, template: &mut Value) {
+        let node = &self.rig.state.node;
+        if !self.rig.state.is_own() {
+            template["spec"]["nodeSelector"] = json!({MARK: node.name});
+            template["spec"]["tolerations"] = json!([{"key": MARK, "operator": "Exists"}]);
+        }
     }
 
     /// Waits until a Deployment's rollout is complete.
@@ -197,10 +224,24 @@ impl Namespace {
     ///
     /// # Panics
     ///
-    /// When the log cannot be read.
+    /// When the log cannot be read; and where there is none, for which a test takes [`Rig::own`] or
+    /// [`Namespace::ledger`].
     pub fn audit(&self) -> Vec<AuditEntry> {
-        let entries = audit::read(&self.rig.state.audit_log, Some(&self.name)).expect("the audit log can be read");
+        let entries = audit::read(self.rig.audit_log(), Some(&self.name)).expect("the audit log can be read");
         entries.into_iter().filter(|entry| !super::state::COMPONENTS.contains(&entry.user.as_str())).collect()
+    }
+
+    /// What [`Namespace::audit`] says; nothing, said aloud, where the control plane is not the rig's own.
+    ///
+    /// # Panics
+    ///
+    /// When the log cannot be read; and with `CI=true`, when there is none.
+    pub fn ledger(&self) -> Option<Vec<AuditEntry>> {
+        if self.rig.state.is_own() {
+            return Some(self.audit());
+        }
+        missing(&format!("the cluster of {EXISTING} has no audit log that the rig can read"));
+        None
     }
 
     /// A Prometheus that watches the pods in here; nothing, said aloud, where none is installed.
@@ -237,7 +278,7 @@ impl Alone {
     ///
     /// # Panics
     ///
-    /// When the rig has no such process.
+    /// When the rig has no such process, as on a cluster that is not its own: the test takes [`Rig::own`].
     pub fn pause_api_server(&self) -> Paused {
         self.pause("kube-apiserver")
     }
@@ -248,7 +289,9 @@ impl Alone {
     ///
     /// When the rig has no such process.
     pub fn pause(&self, process: &str) -> Paused {
-        let pid = *self.0.rig.state.pids.get(process).expect("a process of the rig");
+        let pid = *self.0.rig.state.pids.get(process).unwrap_or_else(|| {
+            panic!("the rig has no process {process} of its own here: a test that stops it takes Rig::own")
+        });
         send(pid, Signal::STOP);
         Paused(pid)
     }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Namespace;
-use super::state::State;
+use super::bridge::host_and_port;
 
 /// How the way is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl ApiProxy {
 
     /// A kubeconfig of `user` by this way.
     pub fn kubeconfig(&self, namespace: &Namespace, user: &str) -> PathBuf {
-        namespace.kubeconfig_with(&self.server, &State::token(user))
+        namespace.write_kubeconfig(user, &self.server, None)
     }
 
     /// Nothing passes any more, in either direction, and connections stay open; as behind a stopped server.
@@ -63,7 +63,7 @@ impl Namespace {
     pub async fn api_proxy(&self) -> ApiProxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
-        let target = self.rig().state().server.trim_start_matches("https://").to_owned();
+        let target = host_and_port(&self.rig().state().server).expect("the URL of a server");
         let way = Arc::new(watch::Sender::new(Way::Open));
         let sender = Arc::clone(&way);
         let task = tokio::spawn(async move {
@@ -78,7 +78,7 @@ impl Namespace {
 
 /// Passes bytes on for as long as the way is open. A stalled copy is left as it is, with what it has read and not yet
 /// written, so that nothing is lost.
-async fn pass(mut client: TcpStream, target: String, mut way: watch::Receiver<Way>) {
+async fn pass(mut client: TcpStream, target: (String, u16), mut way: watch::Receiver<Way>) {
     let copy = async {
         let mut server = TcpStream::connect(target).await?;
         copy_bidirectional(&mut client, &mut server).await

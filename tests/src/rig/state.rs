@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::existing::reroute;
 use crate::BoxError;
+use crate::node::Identity;
 
 /// The environment variable with the path of the state file.
 pub const VARIABLE: &str = "MOODIFY_RIG";
@@ -27,10 +29,12 @@ pub struct State {
     pub bin: PathBuf,
     /// The URL of the API server.
     pub server: String,
-    /// The certificate authority of the API server.
-    pub authority: PathBuf,
-    /// The audit log.
-    pub audit_log: PathBuf,
+    /// The audit log; none where the control plane is not the rig's own.
+    pub audit_log: Option<PathBuf>,
+    /// The node.
+    pub node: Identity,
+    /// Whether the API server reaches the node, so that it can tell what the pods have written.
+    pub logs: bool,
     /// The ids of the processes by name.
     pub pids: BTreeMap<String, u32>,
 }
@@ -51,16 +55,42 @@ impl State {
         format!("token-of-{user}")
     }
 
-    /// A kubeconfig with any server, token and default namespace.
-    pub fn kubeconfig_text(&self, server: &str, token: &str, namespace: &str) -> String {
+    /// Whether the control plane is the rig's own, and its users and audit log are there.
+    pub fn is_own(&self) -> bool {
+        self.audit_log.is_some()
+    }
+
+    /// The kubeconfig of a user of the rig's own control plane.
+    pub(super) fn own_kubeconfig(&self, user: &str, authority: &Path) -> String {
         // JSON is YAML, and quotes by itself.
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "rig",
-            "clusters": [{"name": "rig", "cluster": {"server": server, "certificate-authority": self.authority}}],
-            "users": [{"name": "rig", "user": {"token": token}}],
-            "contexts": [{"name": "rig", "context": {"cluster": "rig", "user": "rig", "namespace": namespace}}],
+            "clusters": [{"name": "rig", "cluster": {"server": self.server, "certificate-authority": authority}}],
+            "users": [{"name": "rig", "user": {"token": Self::token(user)}}],
+            "contexts": [{"name": "rig", "context": {"cluster": "rig", "user": "rig", "namespace": "default"}}],
         });
         format!("{config:#}\n")
+    }
+
+    /// The kubeconfig of a user with another server, another token if any, and a default namespace.
+    ///
+    /// # Errors
+    ///
+    /// When the user has none, or one that names no server.
+    pub fn kubeconfig_text(
+        &self,
+        user: &str,
+        server: &str,
+        token: Option<&str>,
+        namespace: &str,
+    ) -> Result<String, BoxError> {
+        let mut config: Value = serde_json::from_slice(&std::fs::read(self.kubeconfig(user))?)?;
+        reroute(&mut config["clusters"][0]["cluster"], server)?;
+        if let Some(token) = token {
+            config["users"][0]["user"] = json!({"token": token});
+        }
+        config["contexts"][0]["context"]["namespace"] = json!(namespace);
+        Ok(format!("{config:#}\n"))
     }
 
     /// Writes the file that [`State::read`] reads.
