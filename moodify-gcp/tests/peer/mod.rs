@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,10 +35,12 @@ fn skip(why: &str) {
 
 /// An address of this machine on whose port 80 nobody listens.
 fn free_address() -> Option<Ipv4Addr> {
-    // Tests run at once in several processes: start at different places.
+    // Tests run at once: no address is tried by two of this process, and other processes start at other places.
+    static TRIED: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id();
     let free = (0..250)
-        .map(|n| Ipv4Addr::new(127, 0, 1, 2 + u8::try_from((start + n) % 250).unwrap()))
+        .map(|_| TRIED.fetch_add(1, Ordering::Relaxed))
+        .map(|n| Ipv4Addr::new(127, 0, 1, 2 + u8::try_from(start.wrapping_add(n) % 250).unwrap()))
         .find(|address| TcpListener::bind((*address, 80)).is_ok());
     if free.is_none() {
         skip("may not listen on port 80 of any 127.0.1.x");
