@@ -191,7 +191,8 @@ pub trait Deployer: Send + Sync + fmt::Debug {
     /// As in the contract; never [`ErrorKind::Drift`].
     async fn remove(&self, cx: &CallContext, target: &Target) -> Result<()>;
 
-    /// What `deploy` would change, without changing it; validated by the server where it can.
+    /// What `deploy` would change, without changing it; validated by the server where it can. Nothing if all is as asked
+    /// for already. A deployer may list after it, for people, what the release would change later.
     ///
     /// # Errors
     /// What `deploy` would fail with.
