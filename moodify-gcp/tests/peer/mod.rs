@@ -68,7 +68,8 @@ impl FakeGcs {
             .unwrap();
         let mut server = Self { child, address };
         for _ in 0..500 {
-            if TcpStream::connect((address, 80)).is_ok() {
+            // An answer, not only a connection: one may be taken by a listener that is just being closed.
+            if server.ask("GET", "/storage/v1/b?project=p", "").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
                 server.request("POST", "/storage/v1/b", r#"{"name": "artifacts"}"#);
                 return Some(server);
             }
@@ -90,18 +91,22 @@ impl FakeGcs {
     }
 
     fn request(&self, method: &str, path: &str, body: &str) -> String {
-        let mut stream = TcpStream::connect((self.address, 80)).unwrap();
+        let answer = self.ask(method, path, body).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        answer
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect((self.address, 80))?;
         write!(
             stream,
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
             self.address,
             body.len()
-        )
-        .unwrap();
+        )?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        answer
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
     }
 
     pub(crate) fn stop(&mut self) {
