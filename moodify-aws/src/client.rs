@@ -7,7 +7,7 @@ use aws_credential_types::Credentials;
 use aws_sdk_docdb::Client;
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
-use secrecy::ExposeSecret;
+use moodify_core::secret::{self, ExposeSecret};
 
 use crate::config::DocumentDbConfig;
 
@@ -26,6 +26,10 @@ pub(crate) async fn documentdb(config: &DocumentDbConfig) -> Client {
     if let (Some(id), Some(secret)) = (&config.access_key_id, &config.secret_access_key) {
         let token = config.session_token.as_ref().map(|token| token.expose_secret().to_owned());
         loader = loader.credentials_provider(Credentials::new(id, secret.expose_secret(), token, None, "moodify"));
+    }
+    // What the SDK may find by itself.
+    for variable in ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
+        std::env::var(variable).iter().for_each(|value| secret::remember(value));
     }
     if let Some(endpoint) = &config.endpoint {
         loader = loader.endpoint_url(endpoint);

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use moodify_core::Result;
 use moodify_core::model::Period;
+use moodify_core::secret::Secret;
 use moodify_core::settings::{self, Vars};
-use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::error::BACKEND;
@@ -37,8 +37,8 @@ pub struct DocumentDbConfig {
     pub(crate) security_groups: Vec<String>,
     pub(crate) endpoint: Option<String>,
     pub(crate) access_key_id: Option<String>,
-    pub(crate) secret_access_key: Option<SecretString>,
-    pub(crate) session_token: Option<SecretString>,
+    pub(crate) secret_access_key: Option<Secret>,
+    pub(crate) session_token: Option<Secret>,
     #[serde(default = "connect_timeout")]
     pub(crate) connect_timeout: Period,
     #[serde(default = "response_timeout")]
@@ -119,8 +119,8 @@ impl DocumentDbConfig {
     pub fn credentials(
         mut self,
         access_key_id: impl Into<String>,
-        secret_access_key: impl Into<SecretString>,
-        session_token: Option<SecretString>,
+        secret_access_key: impl Into<Secret>,
+        session_token: Option<Secret>,
     ) -> Self {
         self.access_key_id = Some(access_key_id.into());
         self.secret_access_key = Some(secret_access_key.into());

@@ -8,6 +8,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::secret;
+
 /// The result of everything in moodify that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -68,7 +70,8 @@ pub enum Effect {
 
 /// A failure, told for the person at 3 a.m.
 ///
-/// `Display` never prints the source (walk [`StdError::source`] for it), and no part of it may hold a secret.
+/// `Display` never prints the source (walk [`StdError::source`] for it). Secrets that the process knows of are
+/// [taken out](crate::secret) of every part, the sources' words too.
 ///
 /// ```
 /// use moodify_core::{Error, ErrorKind};
@@ -117,7 +120,7 @@ impl Error {
             backend: backend.into(),
             operation: operation.into(),
             target: String::new(),
-            message: message.into(),
+            message: secret::redacted(message.into()),
             hint: None,
             effect: if matches!(kind, Timeout | Cancelled) { Effect::Unknown } else { Effect::None },
             transient: matches!(kind, Unavailable | Throttled | Timeout | Conflict),
@@ -129,14 +132,14 @@ impl Error {
     /// On what it failed: namespace/name, address, bucket.
     #[must_use]
     pub fn on(mut self, target: impl Into<String>) -> Self {
-        self.0.target = target.into();
+        self.0.target = secret::redacted(target.into());
         self
     }
 
     /// What the reader can do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.0.hint = Some(hint.into());
+        self.0.hint = Some(secret::redacted(hint.into()));
         self
     }
 
@@ -162,10 +165,10 @@ impl Error {
         self
     }
 
-    /// The error beneath this one.
+    /// The error beneath this one. If it would say a secret, another one with the rest of its words stands in its stead.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(secret::safe_source(source.into()));
         self
     }
 

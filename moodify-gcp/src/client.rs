@@ -6,10 +6,10 @@ use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::Storage;
 use google_cloud_storage::read_resume_policy::NeverResume;
 use http::Extensions;
+use moodify_core::secret::{self, ExposeSecret, Secret};
 use moodify_core::{Error, ErrorKind, Result};
 use reqwest::{Client, Url, redirect, retry};
 use rustls::crypto::{CryptoProvider, ring};
-use secrecy::ExposeSecret;
 use serde::Deserialize;
 
 use crate::config::StorageConfig;
@@ -68,6 +68,9 @@ impl Clients {
             Ok(CacheableResource::NotModified) => http::HeaderMap::new(),
             Err(error) => return Err(from_credentials(&error, operation)),
         };
+        // A server that repeats the token must not make us say it.
+        let login = headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        login.and_then(|value| value.strip_prefix("Bearer ")).into_iter().for_each(secret::remember);
         let failed = |e| from_http(e, operation);
         let answer = self.metadata.get(url).headers(headers).send().await.map_err(failed)?;
         let status = answer.status();
@@ -86,13 +89,14 @@ fn credentials(config: &StorageConfig) -> Result<Credentials> {
         return Ok(anonymous::Builder::new().build());
     }
     let key = match (&config.key, &config.key_file) {
-        (Some(key), _) => key.expose_secret().to_owned(),
-        (None, Some(file)) => {
-            std::fs::read_to_string(file).map_err(|e| from_key(format!("cannot read {}: {e}", file.display())))?
-        }
+        (Some(key), _) => key.clone(),
+        (None, Some(file)) => std::fs::read_to_string(file)
+            .map(Secret::from)
+            .map_err(|e| from_key(format!("cannot read {}: {e}", file.display())))?,
         (None, None) => return Builder::default().build().map_err(|e| from_key(e.to_string())),
     };
     // What the parser says would quote the key.
-    let key = serde_json::from_str(&key).map_err(|_| from_key("the service account's key is not JSON"))?;
+    let key =
+        serde_json::from_str(key.expose_secret()).map_err(|_| from_key("the service account's key is not JSON"))?;
     service_account::Builder::new(key).build().map_err(|e| from_key(e.to_string()))
 }

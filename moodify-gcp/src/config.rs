@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use moodify_core::Result;
 use moodify_core::model::Period;
+use moodify_core::secret::Secret;
 use moodify_core::settings::{self, Vars};
-use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::error::BACKEND;
@@ -28,7 +28,7 @@ pub struct StorageConfig {
     pub(crate) endpoint: Option<String>,
     #[serde(default)]
     pub(crate) anonymous: bool,
-    pub(crate) key: Option<SecretString>,
+    pub(crate) key: Option<Secret>,
     pub(crate) key_file: Option<PathBuf>,
     #[serde(default = "response_timeout")]
     pub(crate) response_timeout: Period,
@@ -68,7 +68,7 @@ impl StorageConfig {
 
     /// The JSON key of a service account.
     #[must_use]
-    pub fn key(mut self, json: impl Into<SecretString>) -> Self {
+    pub fn key(mut self, json: impl Into<Secret>) -> Self {
         self.key = Some(json.into());
         self
     }

@@ -2,13 +2,13 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use moodify_core::secret::{ExposeSecret, Secret};
 use moodify_core::{CallContext, Error, ErrorKind, IdempotencyKey, Result};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, Method, StatusCode, redirect, retry};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore, crypto};
-use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -154,7 +154,7 @@ pub(crate) struct Call<'a> {
     pub(crate) operation: &'static str,
     pub(crate) endpoint: &'a Endpoint,
     pub(crate) method: Method,
-    pub(crate) token: Option<&'a SecretString>,
+    pub(crate) token: Option<&'a Secret>,
     pub(crate) key: Option<&'a IdempotencyKey>,
     pub(crate) body: Option<(&'static str, String)>,
     /// Whether the remote side may have changed once this was sent.
@@ -169,7 +169,7 @@ impl<'a> Call<'a> {
         Self { backend, operation, endpoint, method, token: None, key: None, body: None, changes, discards: false }
     }
 
-    pub(crate) fn token(mut self, token: Option<&'a SecretString>) -> Self {
+    pub(crate) fn token(mut self, token: Option<&'a Secret>) -> Self {
         self.token = token;
         self
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use moodify_core::backend::Notifier;
 use moodify_core::model::Period;
+use moodify_core::secret::{ExposeSecret, Secret};
 use moodify_core::{Backends, Error, ErrorKind, Result};
 use schemars::JsonSchema;
-use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::client::HttpClient;
@@ -410,14 +410,14 @@ impl Reader<'_> {
     }
 
     /// `None` is a problem; `Some(None)` is no secret.
-    fn optional_secret(&mut self, place: &str, variable: Option<&str>) -> Option<Option<SecretString>> {
+    fn optional_secret(&mut self, place: &str, variable: Option<&str>) -> Option<Option<Secret>> {
         match variable {
             None => Some(None),
             Some(variable) => self.secret(place, variable).map(Some),
         }
     }
 
-    fn secret(&mut self, place: &str, variable: &str) -> Option<SecretString> {
+    fn secret(&mut self, place: &str, variable: &str) -> Option<Secret> {
         // `var` panics on some names, and whoever writes the secret itself here should not see it printed.
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if variable.is_empty() || !variable.chars().all(is_name) {
@@ -425,9 +425,9 @@ impl Reader<'_> {
             self.problem(place, "this is not the name of an environment variable", hint);
             return None;
         }
-        let found = (self.lookup)(variable).map(SecretString::from);
+        let found = (self.lookup)(variable).map(Secret::from);
         // Files and shells like to end in a newline, which no header can carry.
-        let trimmed = found.map(|secret| SecretString::from(secret.expose_secret().trim()));
+        let trimmed = found.map(|secret| Secret::from(secret.expose_secret().trim()));
         let secret = trimmed.filter(|secret| !secret.expose_secret().is_empty());
         if secret.is_none() {
             let hint = "set it where moodify runs";

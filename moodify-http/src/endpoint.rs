@@ -1,6 +1,6 @@
 use std::fmt;
 
-use secrecy::{ExposeSecret, SecretString};
+use moodify_core::secret::{ExposeSecret, Secret};
 use url::Url;
 
 /// An address, and what of it people may read.
@@ -17,7 +17,7 @@ impl Endpoint {
     }
 
     /// An address that is a secret itself, as those of chat webhooks: people read its host only.
-    pub(crate) fn secret(url: &SecretString) -> Result<Self, String> {
+    pub(crate) fn secret(url: &Secret) -> Result<Self, String> {
         Ok(Self { url: parse(url.expose_secret().trim())?, secret: true })
     }
 

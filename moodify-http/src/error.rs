@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use moodify_core::clock::{Clock, SystemClock, since};
+use moodify_core::secret::{self, ExposeSecret};
 use moodify_core::{CallContext, Effect, Error, ErrorKind};
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
-use secrecy::ExposeSecret;
 
 use crate::client::{Answer, Call};
 
@@ -155,7 +155,8 @@ fn redact(call: &Call<'_>, mut text: String) -> String {
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
         text = text.replace(secret.as_str(), "...");
     }
-    text
+    // Before anything is cut: half a secret is one that nobody finds.
+    secret::redact(&text).into_owned()
 }
 
 /// `Retry-After`, in seconds or as a date. A date is compared with the server's own clock, if it tells it.

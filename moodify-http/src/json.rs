@@ -5,10 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use moodify_core::backend::{Measurement, MetricQuery, MetricSource};
 use moodify_core::clock::{Clock, SystemClock};
+use moodify_core::secret::Secret;
 use moodify_core::{CallContext, Error, ErrorKind, Result};
 use reqwest::Method;
 use schemars::JsonSchema;
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -51,7 +51,7 @@ pub struct JsonMetric {
     pointer: String,
     unit: JsonUnit,
     mixed: bool,
-    token: Option<SecretString>,
+    token: Option<Secret>,
 }
 
 impl JsonMetric {
@@ -87,7 +87,7 @@ impl JsonMetric {
 
     /// The same, asked with a bearer token.
     #[must_use]
-    pub fn with_token(mut self, token: SecretString) -> Self {
+    pub fn with_token(mut self, token: Secret) -> Self {
         self.token = Some(token);
         self
     }

@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use moodify_core::analysis::metrics;
 use moodify_core::backend::{Measurement, MetricQuery, MetricSource};
 use moodify_core::clock::{Clock, SystemClock};
+use moodify_core::secret::Secret;
 use moodify_core::{CallContext, Error, ErrorKind, Result};
 use reqwest::{Method, StatusCode};
-use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -69,7 +69,7 @@ const PLACEHOLDERS: [&str; 6] = ["namespace", "service", "workload", "track", "v
 pub struct PrometheusSource {
     client: HttpClient,
     endpoint: Endpoint,
-    token: Option<SecretString>,
+    token: Option<Secret>,
     queries: BTreeMap<String, String>,
     clock: Arc<dyn Clock>,
 }
@@ -94,7 +94,7 @@ impl PrometheusSource {
 
     /// The same, which sends a bearer token.
     #[must_use]
-    pub fn with_token(mut self, token: SecretString) -> Self {
+    pub fn with_token(mut self, token: Secret) -> Self {
         self.token = Some(token);
         self
     }

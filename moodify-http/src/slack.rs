@@ -1,8 +1,8 @@
 use async_trait::async_trait;
 use moodify_core::backend::{Notification, Notifier, Urgency};
+use moodify_core::secret::Secret;
 use moodify_core::{CallContext, Error, ErrorKind, Result};
 use reqwest::Method;
-use secrecy::SecretString;
 use serde_json::json;
 
 use crate::client::{Call, HttpClient};
@@ -28,7 +28,7 @@ impl SlackNotifier {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if `url` is not an address.
-    pub fn new(client: HttpClient, url: &SecretString) -> Result<Self> {
+    pub fn new(client: HttpClient, url: &Secret) -> Result<Self> {
         let endpoint =
             Endpoint::secret(url).map_err(|e| Error::new(ErrorKind::Invalid, BACKEND, "set up", e).on("url"))?;
         Ok(Self { client, endpoint })

@@ -1,8 +1,8 @@
 use async_trait::async_trait;
 use moodify_core::backend::{Incident, IncidentStatus, IncidentUpdate, StatusPage};
+use moodify_core::secret::Secret;
 use moodify_core::{CallContext, Error, ErrorKind, IdempotencyKey, Result};
 use reqwest::Method;
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -35,7 +35,7 @@ const BACKEND: &str = "status page";
 pub struct RunbookStatusPage {
     client: HttpClient,
     incidents: Endpoint,
-    token: SecretString,
+    token: Secret,
 }
 
 impl RunbookStatusPage {
@@ -43,7 +43,7 @@ impl RunbookStatusPage {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if `url` is not an address.
-    pub fn new(client: HttpClient, url: &str, token: SecretString) -> Result<Self> {
+    pub fn new(client: HttpClient, url: &str, token: Secret) -> Result<Self> {
         let endpoint =
             Endpoint::public(url).map_err(|e| Error::new(ErrorKind::Invalid, BACKEND, "set up", e).on("url"))?;
         Ok(Self { client, incidents: endpoint.below(&["api", "incidents"]), token })

@@ -1,8 +1,8 @@
 use async_trait::async_trait;
 use moodify_core::backend::{Notification, Notifier};
+use moodify_core::secret::Secret;
 use moodify_core::{CallContext, Error, ErrorKind, Result};
 use reqwest::Method;
-use secrecy::SecretString;
 use serde_json::json;
 
 use crate::client::{Call, HttpClient};
@@ -18,7 +18,7 @@ const BACKEND: &str = "webhook";
 pub struct WebhookNotifier {
     client: HttpClient,
     endpoint: Endpoint,
-    token: Option<SecretString>,
+    token: Option<Secret>,
 }
 
 impl WebhookNotifier {
@@ -26,7 +26,7 @@ impl WebhookNotifier {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if `url` is not an address.
-    pub fn new(client: HttpClient, url: &SecretString) -> Result<Self> {
+    pub fn new(client: HttpClient, url: &Secret) -> Result<Self> {
         let endpoint =
             Endpoint::secret(url).map_err(|e| Error::new(ErrorKind::Invalid, BACKEND, "set up", e).on("url"))?;
         Ok(Self { client, endpoint, token: None })
@@ -34,7 +34,7 @@ impl WebhookNotifier {
 
     /// The same, which sends a bearer token.
     #[must_use]
-    pub fn with_token(mut self, token: SecretString) -> Self {
+    pub fn with_token(mut self, token: Secret) -> Self {
         self.token = Some(token);
         self
     }

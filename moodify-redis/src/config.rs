@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use moodify_core::Result;
 use moodify_core::model::Period;
+use moodify_core::secret::{ExposeSecret, Secret};
 use moodify_core::settings::{self, Vars};
 use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
-use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::error::BACKEND;
@@ -35,9 +35,9 @@ use crate::error::BACKEND;
 pub struct RedisConfig {
     name: String,
     // The whole URL is a secret, because it may carry a password.
-    url: SecretString,
+    url: Secret,
     username: Option<String>,
-    password: Option<SecretString>,
+    password: Option<Secret>,
     ca_file: Option<PathBuf>,
     #[serde(default = "connect_timeout")]
     connect_timeout: Period,
@@ -79,7 +79,7 @@ impl RedisConfig {
 
     /// The password; wins over the one in the URL.
     #[must_use]
-    pub fn password(mut self, password: impl Into<SecretString>) -> Self {
+    pub fn password(mut self, password: impl Into<Secret>) -> Self {
         self.password = Some(password.into());
         self
     }
