@@ -7,8 +7,10 @@ mod record;
 mod state;
 mod store;
 
-pub use file::FileJournal;
+#[cfg(feature = "testing")]
+pub(crate) use file::{Disk, RealDisk, format};
+pub use file::{FileJournal, FileJournalOptions};
 pub use memory::MemoryJournal;
 pub use record::{Cause, Command, CommandKind, Entry, Outcome, Record};
-pub use state::{Next, Pause, RunState, StepState, StepStatus, UndoStatus, fold};
+pub use state::{Answer, Next, RunState, StepState, StepStatus, UndoStatus, fold};
 pub use store::{JournalStore, Lease};

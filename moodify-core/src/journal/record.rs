@@ -13,8 +13,13 @@ use crate::model::{Period, Plan, RunId};
 pub struct Entry {
     /// 1, 2, 3, ... without a gap.
     pub seq: u64,
-    /// Wall time when it was written.
+    /// Wall time when it was written: for people.
     pub time: Timestamp,
+    /// Milliseconds since the record before it, by a clock that no change of the wall clock moves; 0 for the first record
+    /// of an engine, so that only the time counts in which one lived. Missing in journals of format 1.0, where the wall
+    /// clock has to do.
+    #[serde(default, rename = "elapsed-ms", skip_serializing_if = "Option::is_none")]
+    pub elapsed_ms: Option<u64>,
     /// The fencing token of the engine that wrote it.
     pub token: u64,
     /// What happened.
@@ -34,6 +39,9 @@ pub enum Record {
         plan: Box<Plan>,
         /// Who began it.
         by: String,
+        /// The completed run that this one takes back, if it does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        undoes: Option<RunId>,
     },
     /// An engine owns the run from here on.
     Owned {
@@ -130,7 +138,14 @@ pub enum Record {
         /// When the next attempt begins; none if this was the last.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_in: Option<Period>,
+        /// Commands with which a person can do it instead, if this was the last attempt.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        by_hand: Vec<String>,
     },
+    /// Time passed in which an engine drove the run and nothing else was to be recorded: it counts for deadlines.
+    Lived,
+    /// The engine stopped in order, before the end.
+    Stopped,
     /// The run is over. The last record.
     Ended {
         /// How.
@@ -207,6 +222,9 @@ pub struct Command {
     /// Why.
     #[serde(default)]
     pub reason: String,
+    /// The step that is meant by approve, reject and skip; left out, the one that waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
 }
 
 impl Command {
@@ -214,7 +232,14 @@ impl Command {
     #[must_use]
     pub fn new(kind: CommandKind, by: &str, reason: &str) -> Self {
         let id = uuid::Uuid::now_v7().simple().to_string();
-        Self { id, kind, by: by.to_owned(), reason: reason.to_owned() }
+        Self { id, kind, by: by.to_owned(), reason: reason.to_owned(), step: None }
+    }
+
+    /// The same for one step.
+    #[must_use]
+    pub fn for_step(mut self, step: &str) -> Self {
+        self.step = Some(step.to_owned());
+        self
     }
 }
 
@@ -226,8 +251,14 @@ pub enum CommandKind {
     Pause,
     /// Go on.
     Continue,
-    /// Take it back.
+    /// Take it back. Wins over everything that waits.
     Abort,
+    /// Say yes to a step that waits for approval.
+    Approve,
+    /// Say no to a step that waits for approval.
+    Reject,
+    /// End an analysis without its verdict: who says so answers for it, with a reason.
+    Skip,
 }
 
 impl fmt::Display for CommandKind {
@@ -236,6 +267,9 @@ impl fmt::Display for CommandKind {
             Self::Pause => "pause",
             Self::Continue => "continue",
             Self::Abort => "abort",
+            Self::Approve => "approve",
+            Self::Reject => "reject",
+            Self::Skip => "skip",
         })
     }
 }

@@ -1,14 +1,18 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Cause, CommandKind, Entry, Outcome, Record};
+use super::{Cause, Command, CommandKind, Entry, Outcome, Record};
+use crate::action::kinds;
 use crate::clock;
 use crate::error::{Effect, Error, ErrorKind, ErrorRecord, Result};
-use crate::model::{Plan, RunId};
+use crate::model::{Plan, RunId, Step};
+use crate::mutation::{self, Mutation};
 
 /// Where a step stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +42,24 @@ pub enum UndoStatus {
     Failed(ErrorRecord),
 }
 
+/// What a person said about a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reason.as_str() {
+            "" => f.write_str(&self.by),
+            reason => write!(f, "{}: {reason}", self.by),
+        }
+    }
+}
+
 /// What the journal says about one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepState {
@@ -57,8 +79,16 @@ pub struct StepState {
     pub effects: bool,
     /// Whether it only tells people.
     pub observer: bool,
+    /// Who said yes to it.
+    pub approvals: Vec<Answer>,
+    /// Who said no to it.
+    pub rejected: Option<Answer>,
+    /// Who said that its analysis is to be skipped.
+    pub skipped: Option<Answer>,
     /// Where its undoing stands.
     pub undo: UndoStatus,
+    /// Commands with which a person can undo it, if moodify could not.
+    pub by_hand: Vec<String>,
 }
 
 impl Default for StepState {
@@ -72,18 +102,13 @@ impl Default for StepState {
             held: None,
             effects: false,
             observer: false,
+            approvals: Vec::new(),
+            rejected: None,
+            skipped: None,
             undo: UndoStatus::None,
+            by_hand: Vec::new(),
         }
     }
-}
-
-/// A person's pause.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pause {
-    /// Who.
-    pub by: String,
-    /// Why.
-    pub reason: String,
 }
 
 /// What the records of a run add up to. The only state machine: live and on recovery it is fed the same records.
@@ -97,6 +122,8 @@ pub struct RunState {
     pub by: String,
     /// When.
     pub created: Timestamp,
+    /// The completed run that this one takes back, if it does.
+    pub undoes: Option<RunId>,
     /// The number of the last record.
     pub seq: u64,
     /// When it was written.
@@ -110,11 +137,11 @@ pub struct RunState {
     /// Every step that began, by name.
     pub steps: BTreeMap<String, StepState>,
     /// A person's pause.
-    pub paused: Option<Pause>,
+    pub paused: Option<Answer>,
     /// Why it goes back, once it does.
     pub rollback: Option<Cause>,
     /// A person's abort that is not acted on yet.
-    pub abort: Option<(String, String)>,
+    pub abort: Option<Answer>,
     /// A step began after which there is no way back by undoing.
     pub past_pivot: bool,
     /// How it ended.
@@ -130,8 +157,8 @@ pub enum Next {
     Gates,
     /// Wait: a person paused the run.
     Wait,
-    /// Run (or observe, or repeat) this step.
-    Run(String),
+    /// Run (or observe, or repeat) these steps, at once.
+    Run(Vec<String>),
     /// Begin to go back.
     Rollback(Cause),
     /// Undo this step.
@@ -148,7 +175,7 @@ pub enum Next {
 /// [`ErrorKind::Corrupt`] if they do not begin with the run's creation or contradict themselves.
 pub fn fold(entries: &[Entry]) -> Result<RunState> {
     let (first, rest) = entries.split_first().ok_or_else(|| corrupt(0, "the journal is empty"))?;
-    let Record::Created { run, plan, by } = &first.record else {
+    let Record::Created { run, plan, by, undoes } = &first.record else {
         return Err(corrupt(first.seq, "the first record is not the run's creation"));
     };
     let mut state = RunState {
@@ -156,6 +183,7 @@ pub fn fold(entries: &[Entry]) -> Result<RunState> {
         plan: Arc::new((**plan).clone()),
         by: by.clone(),
         created: first.time,
+        undoes: undoes.clone(),
         seq: first.seq,
         updated: first.time,
         token: first.token,
@@ -170,7 +198,8 @@ pub fn fold(entries: &[Entry]) -> Result<RunState> {
         commands: BTreeSet::new(),
     };
     for entry in rest {
-        state.apply(entry)?;
+        state.accepts(entry)?;
+        state.apply(entry.clone());
     }
     Ok(state)
 }
@@ -180,41 +209,66 @@ fn corrupt(seq: u64, what: &str) -> Error {
 }
 
 impl RunState {
-    /// Takes one more record into account. Pure.
+    /// Whether a record can follow what is there.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] if the record cannot follow what is there; the state is unchanged then.
-    pub fn apply(&mut self, entry: &Entry) -> Result<()> {
+    /// [`ErrorKind::Corrupt`] if it cannot.
+    pub fn accepts(&self, entry: &Entry) -> Result<()> {
+        let refuse = |what: &str| Err(corrupt(entry.seq, what));
         if entry.seq != self.seq + 1 {
-            return Err(corrupt(entry.seq, &format!("expected record {}", self.seq + 1)));
+            return refuse(&format!("expected record {}", self.seq + 1));
         }
         if self.ended.is_some() {
-            return Err(corrupt(entry.seq, "the run had ended"));
+            return refuse("the run had ended");
         }
         if entry.token < self.token {
-            return Err(corrupt(entry.seq, "written by an engine that had lost the run"));
+            return refuse("written by an engine that had lost the run");
         }
-        let absent = matches!(entry.record, Record::Owned { .. });
-        if !absent {
-            let passed = clock::since(self.updated, entry.time);
+        match &entry.record {
+            Record::Created { .. } => refuse("the run is created twice"),
+            Record::StepStarted { step, .. } if self.plan.step(step).is_none() => {
+                refuse(&format!("the plan has no step {step:?}"))
+            }
+            Record::Checkpoint { step, .. }
+            | Record::StepFinished { step, .. }
+            | Record::StepFailed { step, .. }
+            | Record::Held { step, .. }
+            | Record::Released { step }
+            | Record::UndoStarted { step, .. }
+            | Record::UndoFinished { step }
+            | Record::UndoFailed { step, .. }
+                if !self.steps.contains_key(step) =>
+            {
+                refuse(&format!("step {step:?} never began"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a record that is [accepted](Self::accepts) into account. Pure.
+    pub fn apply(&mut self, entry: Entry) {
+        // Time in which no engine lived does not count.
+        if !matches!(entry.record, Record::Owned { .. }) {
+            let by_wall = || clock::since(self.updated, entry.time);
+            let passed = entry.elapsed_ms.map_or_else(by_wall, Duration::from_millis);
             for step in self.steps.values_mut() {
                 if matches!(step.status, StepStatus::Running | StepStatus::Retrying(_)) {
                     step.spent += passed;
                 }
             }
         }
-        self.change(entry)?;
         self.seq = entry.seq;
         self.updated = entry.time;
         self.token = entry.token;
-        Ok(())
+        self.change(entry.record);
     }
 
-    fn change(&mut self, entry: &Entry) -> Result<()> {
-        match &entry.record {
-            Record::Created { .. } => return Err(corrupt(entry.seq, "the run is created twice")),
+    fn change(&mut self, record: Record) {
+        match record {
+            // What passed was counted by `apply`.
+            Record::Created { .. } | Record::Lived | Record::Stopped => {}
             Record::Owned { owner } => {
-                self.owner = Some(owner.clone());
+                self.owner = Some(owner);
                 for step in self.steps.values_mut() {
                     step.unknown |= step.status == StepStatus::Running;
                 }
@@ -222,64 +276,85 @@ impl RunState {
             Record::GatesPassed => self.gates_passed = true,
             Record::StepStarted { step, attempt, effects, pivot, observer } => {
                 self.past_pivot |= pivot;
-                if self.plan.step(step).is_none() {
-                    return Err(corrupt(entry.seq, &format!("the plan has no step {step:?}")));
-                }
-                let state = self.steps.entry(step.clone()).or_default();
+                let state = self.step(step);
                 state.status = StepStatus::Running;
-                state.attempts = *attempt;
+                state.attempts = attempt;
                 state.effects |= effects;
-                state.observer = *observer;
+                state.observer = observer;
             }
-            Record::Checkpoint { step, data } => self.step(entry.seq, step)?.checkpoint = Some(data.clone()),
+            Record::Checkpoint { step, data } => self.step(step).checkpoint = Some(data),
             Record::StepFinished { step, output } => {
-                let state = self.step(entry.seq, step)?;
-                state.status = StepStatus::Finished(output.clone());
+                let state = self.step(step);
+                state.status = StepStatus::Finished(output);
                 state.unknown = false;
                 state.held = None;
             }
             Record::StepFailed { step, error, retry_in, .. } => {
-                let state = self.step(entry.seq, step)?;
+                let state = self.step(step);
                 state.unknown = error.effect == Effect::Unknown;
                 state.held = None;
                 state.status = match retry_in {
-                    Some(_) => StepStatus::Retrying(error.clone()),
-                    None => StepStatus::Failed(error.clone()),
+                    Some(_) => StepStatus::Retrying(error),
+                    None => StepStatus::Failed(error),
                 };
             }
-            Record::Held { step, reason } => self.step(entry.seq, step)?.held = Some(reason.clone()),
-            Record::Released { step } => self.step(entry.seq, step)?.held = None,
+            Record::Held { step, reason } => self.step(step).held = Some(reason),
+            Record::Released { step } => self.step(step).held = None,
             Record::Commanded { command, refused } => {
                 self.commands.insert(command.id.clone());
                 if refused.is_none() {
-                    let (by, reason) = (command.by.clone(), command.reason.clone());
-                    match command.kind {
-                        CommandKind::Pause => self.paused = Some(Pause { by, reason }),
-                        CommandKind::Continue => self.paused = None,
-                        CommandKind::Abort => self.abort = Some((by, reason)),
-                    }
+                    self.obey(command);
                 }
             }
             Record::RollbackStarted { cause } => {
-                self.rollback = Some(cause.clone());
+                self.rollback = Some(cause);
                 self.paused = None;
             }
-            Record::UndoStarted { step, attempt } => {
-                self.step(entry.seq, step)?.undo = UndoStatus::Running(*attempt);
-            }
-            Record::UndoFinished { step } => self.step(entry.seq, step)?.undo = UndoStatus::Finished,
-            Record::UndoFailed { step, error, retry_in, .. } => {
+            Record::UndoStarted { step, attempt } => self.step(step).undo = UndoStatus::Running(attempt),
+            Record::UndoFinished { step } => self.step(step).undo = UndoStatus::Finished,
+            Record::UndoFailed { step, error, retry_in, by_hand, .. } => {
                 if retry_in.is_none() {
-                    self.step(entry.seq, step)?.undo = UndoStatus::Failed(error.clone());
+                    let state = self.step(step);
+                    state.undo = UndoStatus::Failed(error);
+                    state.by_hand = by_hand;
                 }
             }
-            Record::Ended { outcome, summary } => self.ended = Some((*outcome, summary.clone())),
+            Record::Ended { outcome, summary } => self.ended = Some((outcome, summary)),
         }
-        Ok(())
     }
 
-    fn step(&mut self, seq: u64, name: &str) -> Result<&mut StepState> {
-        self.steps.get_mut(name).ok_or_else(|| corrupt(seq, &format!("step {name:?} never began")))
+    fn obey(&mut self, command: Command) {
+        let step = self.meant(&command).map(str::to_owned);
+        let answer = Answer { by: command.by, reason: command.reason };
+        match (command.kind, step) {
+            (CommandKind::Pause, _) => self.paused = Some(answer),
+            (CommandKind::Continue, _) => self.paused = None,
+            (CommandKind::Abort, _) => self.abort = Some(answer),
+            (CommandKind::Approve, Some(step)) => self.step(step).approvals.push(answer),
+            (CommandKind::Reject, Some(step)) => self.step(step).rejected = Some(answer),
+            (CommandKind::Skip, Some(step)) => self.step(step).skipped = Some(answer),
+            (CommandKind::Approve | CommandKind::Reject | CommandKind::Skip, None) => {}
+        }
+    }
+
+    fn step(&mut self, name: String) -> &mut StepState {
+        self.steps.entry(name).or_default()
+    }
+
+    /// The running step that a command means: the one that it names, or the only one of the kind that it is for.
+    fn meant(&self, command: &Command) -> Option<&str> {
+        let action = match command.kind {
+            CommandKind::Approve | CommandKind::Reject => kinds::APPROVAL,
+            CommandKind::Skip => kinds::BAKE,
+            CommandKind::Pause | CommandKind::Continue | CommandKind::Abort => return None,
+        };
+        let running = |name: &str| matches!(self.status(name), StepStatus::Running | StepStatus::Retrying(_));
+        let named = |name: &str| command.step.as_ref().is_none_or(|step| step == name);
+        let all =
+            self.plan.steps().map(|(_, s)| s).filter(|s| s.action == action && running(&s.name) && named(&s.name));
+        let mut all = all.map(|s| s.name.as_str());
+        let first = all.next();
+        first.filter(|_| all.next().is_none())
     }
 
     /// Where the step of that name stands.
@@ -296,20 +371,44 @@ impl RunState {
 
     /// Why a command cannot be obeyed now; `None` if it can.
     #[must_use]
-    pub fn refuses(&self, kind: CommandKind) -> Option<String> {
+    pub fn refuses(&self, command: &Command) -> Option<String> {
         if let Some((outcome, _)) = &self.ended {
             return Some(format!("the run is over: {outcome}"));
         }
-        let back = || self.rollback.is_some().then(|| "the run is on its way back already".to_owned());
-        match kind {
-            CommandKind::Pause if self.paused.is_some() => Some("the run is paused already".to_owned()),
-            CommandKind::Pause => back(),
-            CommandKind::Continue if self.paused.is_none() => Some("the run is not paused".to_owned()),
-            CommandKind::Continue => None,
-            CommandKind::Abort if self.past_pivot => {
-                Some("the new version serves alone and the old one is gone; release the old version instead".to_owned())
+        if self.rollback.is_some() && command.kind != CommandKind::Continue {
+            return Some("the run is on its way back already".to_owned());
+        }
+        if self.abort.is_some() && command.kind != CommandKind::Continue {
+            return Some("the run was aborted already".to_owned());
+        }
+        match command.kind {
+            CommandKind::Pause => self.paused.is_some().then(|| "the run is paused already".to_owned()),
+            CommandKind::Continue => self.paused.is_none().then(|| "the run is not paused".to_owned()),
+            CommandKind::Abort => self.past_pivot.then(|| {
+                "the new version serves alone and the old one is gone; release the old version instead".to_owned()
+            }),
+            CommandKind::Skip if command.reason.trim().is_empty() => {
+                Some("skipping an analysis needs a reason".to_owned())
             }
-            CommandKind::Abort => back(),
+            CommandKind::Approve | CommandKind::Reject | CommandKind::Skip => self.refuses_answer(command),
+        }
+    }
+
+    fn refuses_answer(&self, command: &Command) -> Option<String> {
+        let wanted =
+            if command.kind == CommandKind::Skip { "an analysis that runs" } else { "a step that waits for approval" };
+        let Some(step) = self.meant(command).and_then(|name| self.steps.get(name)) else {
+            return Some(match &command.step {
+                Some(step) => format!("{step:?} is not {wanted}"),
+                None => format!("there is not exactly one step that is {wanted}: name it"),
+            });
+        };
+        let again = step.approvals.iter().any(|answer| answer.by == command.by);
+        match command.kind {
+            CommandKind::Approve if again => Some(format!("{} has approved it already", command.by)),
+            _ if step.rejected.is_some() => Some("it was rejected already".to_owned()),
+            _ if step.skipped.is_some() => Some("it was skipped already".to_owned()),
+            _ => None,
         }
     }
 
@@ -322,17 +421,32 @@ impl RunState {
         if let Some(cause) = &self.rollback {
             return self.next_undo(cause);
         }
-        if let Some((by, reason)) = &self.abort {
+        if let Some(Answer { by, reason }) = &self.abort
+            && !mutation::on(Mutation::IgnoreAbort)
+        {
             return Next::Rollback(Cause::Abort { by: by.clone(), reason: reason.clone() });
         }
-        for (_, step) in self.plan.steps() {
-            match self.status(&step.name) {
-                StepStatus::Finished(_) => {}
-                StepStatus::Failed(_) if self.steps[&step.name].observer => {}
-                StepStatus::Failed(error) => return self.after_failure(&step.name, error),
-                _ if self.paused.is_some() && *self.status(&step.name) == StepStatus::Pending => return Next::Wait,
-                _ if !self.gates_passed => return Next::Gates,
-                _ => return Next::Run(step.name.clone()),
+        for phase in &self.plan.phases {
+            let mut ready = Vec::new();
+            let mut paused = false;
+            for step in &phase.steps {
+                match self.status(&step.name) {
+                    StepStatus::Finished(_) => continue,
+                    StepStatus::Failed(_) if self.steps[&step.name].observer => continue,
+                    StepStatus::Failed(error) => return self.after_failure(&step.name, error),
+                    _ if step.action == kinds::RETIRE_CANARY && mutation::on(Mutation::EndHalfWay) => continue,
+                    StepStatus::Pending if self.paused.is_some() => paused = true,
+                    StepStatus::Pending if !self.gates_passed => return Next::Gates,
+                    _ => ready.push(step.name.clone()),
+                }
+                if !phase.parallel {
+                    break;
+                }
+            }
+            match ready.as_slice() {
+                [] if paused => return Next::Wait,
+                [] => {}
+                _ => return Next::Run(ready),
             }
         }
         let release = &self.plan.release;
@@ -360,32 +474,61 @@ impl RunState {
         }
         // What somebody else edited is left to people: neither overwritten nor deleted. A probe that may say
         // anything about the new version is no reason to go back once the old one is gone.
-        if error.kind == ErrorKind::Drift || self.past_pivot || error.kind == ErrorKind::Inconclusive {
+        let left_to_people = match error.kind {
+            ErrorKind::Drift => !mutation::on(Mutation::DriftRollsBack),
+            ErrorKind::Inconclusive => !mutation::on(Mutation::InconclusiveRollsBack),
+            _ => self.past_pivot,
+        };
+        if left_to_people {
             return Next::End(Outcome::NeedsAttention, format!("{step}: {error}; {}", self.situation()));
         }
         Next::Rollback(Cause::Failure { step: step.to_owned(), error: error.clone() })
     }
 
     fn next_undo(&self, cause: &Cause) -> Next {
-        let steps: Vec<_> = self.plan.steps().collect();
-        for (_, step) in steps.into_iter().rev() {
-            let Some(state) = self.steps.get(&step.name) else { continue };
+        for step in self.to_undo() {
+            let state = &self.steps[&step.name];
             match &state.undo {
-                _ if !state.effects => {}
-                UndoStatus::Finished => {}
-                UndoStatus::Failed(_) if state.observer => {}
+                UndoStatus::Failed(_) if state.observer && !mutation::on(Mutation::StatusPageStopsRollback) => {}
+                UndoStatus::Failed(_) if mutation::on(Mutation::UndoFailureIsFine) => {}
                 UndoStatus::Failed(error) => {
-                    let summary = format!(
+                    let mut summary = format!(
                         "the way back stopped at {}: {error}; it went back because of {cause}; {}",
                         step.name,
                         self.situation()
                     );
+                    if !state.by_hand.is_empty() {
+                        summary.push_str("; to do the rest by hand, in this order: ");
+                        summary.push_str(&state.by_hand.join("; "));
+                    }
                     return Next::End(Outcome::NeedsAttention, summary);
                 }
-                UndoStatus::None | UndoStatus::Running(_) => return Next::Undo(step.name.clone()),
+                _ => return Next::Undo(step.name.clone()),
             }
         }
         self.end(Outcome::RolledBack, format!("the old version serves again; {cause}"))
+    }
+
+    /// The steps that are still to be taken back, in the order in which that is done: the last one first, but those that
+    /// only tell people after all others, so that traffic never waits for a status page.
+    pub fn to_undo(&self) -> impl Iterator<Item = &Step> {
+        let open = |step: &&Step| {
+            self.steps.get(&step.name).is_some_and(|s| {
+                let forgotten = match s.status {
+                    StepStatus::Running => mutation::on(Mutation::ForgetUndoOfUnknown),
+                    StepStatus::Failed(_) => mutation::on(Mutation::ForgetUndoOfFailed),
+                    _ => false,
+                };
+                s.effects && s.undo != UndoStatus::Finished && !forgotten
+            })
+        };
+        let mut steps: Vec<&Step> = self.plan.steps().map(|(_, step)| step).filter(open).collect();
+        if !mutation::on(Mutation::UndoInForwardOrder) {
+            steps.reverse();
+        }
+        let tells = |step: &&Step| self.steps[&step.name].observer && !mutation::on(Mutation::StatusPageStopsRollback);
+        let (tell, change): (Vec<_>, Vec<_>) = steps.into_iter().partition(tells);
+        change.into_iter().chain(tell)
     }
 
     /// What is done, undone and open, for the person who is called.
@@ -396,9 +539,10 @@ impl RunState {
             let began = self.plan.steps().filter_map(|(_, s)| self.steps.get(&s.name).map(|state| (&s.name, state)));
             began.filter(|(_, s)| s.effects && wanted(s)).map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ")
         };
-        let done = names(&|s| matches!(s.status, StepStatus::Finished(_)) && s.undo != UndoStatus::Finished);
+        let finished = |s: &StepState| matches!(s.status, StepStatus::Finished(_));
+        let done = names(&|s| finished(s) && s.undo == UndoStatus::None);
         let undone = names(&|s| s.undo == UndoStatus::Finished);
-        let open = names(&|s| !matches!(s.status, StepStatus::Finished(_)) && s.undo != UndoStatus::Finished);
+        let open = names(&|s| s.undo != UndoStatus::Finished && (!finished(s) || s.undo != UndoStatus::None));
         for (what, list) in [("in force", done), ("taken back", undone), ("uncertain", open)] {
             if !list.is_empty() {
                 parts.push(format!("{what}: {list}"));

@@ -1,8 +1,8 @@
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 
 use super::{Command, Entry};
 use crate::error::Result;
@@ -23,12 +23,15 @@ pub struct Lease {
 /// - `append` is durable when it returns, all of it or nothing, and only if the journal ends at `expected` and the
 ///   lease is the newest: a late append of an engine that lost the run is [`Fenced`](crate::ErrorKind::Fenced).
 /// - An append that failed may still be there after all: load, then decide.
-/// - One owner at a time: `acquire` while another owner lives and its lease has not expired is
-///   [`Refused`](crate::ErrorKind::Refused) and names it.
+/// - One owner at a time: `acquire` while another owner's session lasts is [`Refused`](crate::ErrorKind::Refused) and
+///   names it. A session ends when it is not renewed in time, when its run is given up, or when its process is known to
+///   be dead; whether its time has come the store says, by a clock that no jump of the wall clock moves.
+/// - Taking over a run whose owner's session ran out ends that session for good: its `renew` is
+///   [`Fenced`](crate::ErrorKind::Fenced) from then on.
 /// - The inbox takes commands from any process, without the lease.
 ///
 /// # Cancellation
-/// Dropping the future of an append leaves its outcome unknown.
+/// Dropping the future of an append leaves its outcome unknown. Everything else is safe to drop.
 #[async_trait]
 pub trait JournalStore: Send + Sync + fmt::Debug {
     /// Begins a run with its first record.
@@ -55,17 +58,24 @@ pub trait JournalStore: Send + Sync + fmt::Debug {
     /// [`Storage`](crate::ErrorKind::Storage).
     async fn list(&self) -> Result<Vec<RunId>>;
 
-    /// Takes ownership for `ttl` from `now`.
+    /// Removes a run and all that belongs to it, whatever its state: whoever calls this has looked.
+    ///
+    /// # Errors
+    /// [`Refused`](crate::ErrorKind::Refused) while somebody owns it; [`NotFound`](crate::ErrorKind::NotFound);
+    /// [`Storage`](crate::ErrorKind::Storage).
+    async fn remove(&self, run: &RunId) -> Result<()>;
+
+    /// Takes ownership, and begins or extends the session of `owner` for `ttl` from now.
     ///
     /// # Errors
     /// As in the contract.
-    async fn acquire(&self, run: &RunId, owner: &str, now: Timestamp, ttl: Duration) -> Result<Lease>;
+    async fn acquire(&self, run: &RunId, owner: &str, ttl: Duration) -> Result<Lease>;
 
-    /// Keeps ownership for `ttl` from `now`.
+    /// Extends the session of `owner` for `ttl` from now, and with it the lease of every run that it owns.
     ///
     /// # Errors
-    /// [`Fenced`](crate::ErrorKind::Fenced) if another owner has taken over.
-    async fn renew(&self, run: &RunId, lease: &Lease, now: Timestamp, ttl: Duration) -> Result<()>;
+    /// [`Fenced`](crate::ErrorKind::Fenced) if the session ran out and another owner took over one of its runs since.
+    async fn renew(&self, owner: &str, ttl: Duration) -> Result<()>;
 
     /// Gives ownership up. Fine if it is lost already.
     ///
@@ -79,17 +89,17 @@ pub trait JournalStore: Send + Sync + fmt::Debug {
     /// [`NotFound`](crate::ErrorKind::NotFound); [`Storage`](crate::ErrorKind::Storage).
     async fn holder(&self, run: &RunId) -> Result<Option<String>>;
 
-    /// Puts a command into the inbox.
+    /// Puts a command into the inbox. The same id twice is one command.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound); [`Storage`](crate::ErrorKind::Storage).
     async fn send(&self, run: &RunId, command: &Command) -> Result<()>;
 
-    /// All commands ever put into the inbox, oldest first.
+    /// Waits until the inbox holds commands that are not in `known`, by id, and returns all of these, oldest first.
     ///
     /// # Errors
-    /// [`Storage`](crate::ErrorKind::Storage).
-    async fn inbox(&self, run: &RunId) -> Result<Vec<Command>>;
+    /// [`NotFound`](crate::ErrorKind::NotFound); [`Storage`](crate::ErrorKind::Storage).
+    async fn commands(&self, run: &RunId, known: &BTreeSet<String>) -> Result<Vec<Command>>;
 }
 
 /// Compiles only while the trait is object-safe.

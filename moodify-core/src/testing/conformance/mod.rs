@@ -1,4 +1,4 @@
-//! The contracts of the backend traits, as suites that every implementation is put to: the simulated ones in
+//! The contracts of the backend traits and of the journal, as suites that every implementation is put to: the simulated ones in
 //! moodify-core, the real ones in their own crates.
 //!
 //! A suite is given a harness, which knows the backend under test and can do to the world behind it what the trait
@@ -7,6 +7,7 @@
 
 mod deployer;
 mod figures;
+mod journal;
 mod router;
 mod stores;
 
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use deployer::{DeployerHarness, deployer};
 pub use figures::{MetricHarness, metric_source};
+pub use journal::journal_store;
 pub use router::{RouterHarness, traffic_router};
 pub use stores::{CacheHarness, backup_store, cache_admin, status_page};
 
