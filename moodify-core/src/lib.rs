@@ -17,7 +17,9 @@ pub mod event;
 pub mod gate;
 pub mod journal;
 pub mod model;
+mod mutation;
 pub mod planfile;
+pub mod secret;
 pub mod settings;
 pub mod strategy;
 #[cfg(feature = "testing")]

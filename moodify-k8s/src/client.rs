@@ -13,7 +13,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use moodify_core::backend::{Deployer, Diagnostics, ReplicaRatio, TrafficRouter};
-use moodify_core::{Backends, CallContext, Error, ErrorKind, Result};
+use moodify_core::{Backends, CallContext, Error, ErrorKind, Result, secret};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -53,7 +53,11 @@ impl Kube {
         Ok(Self::from_client(client, server, config))
     }
 
-    pub(crate) fn from_client(client: kube::Client, server: String, config: &KubeConfig) -> Self {
+    /// With a client of the caller's own, as one with layers that trace, count or sign requests. It must not repeat
+    /// requests and must not limit how long an answer is read: the first is the engine's, the second would end watches.
+    /// `server` is its address, for people; of `config` only the field manager and the time limit count.
+    #[must_use]
+    pub fn from_client(client: kube::Client, server: String, config: &KubeConfig) -> Self {
         let manager = config.manager().to_owned();
         Self { inner: Arc::new(Inner { client, server, timeout: config.timeout(), manager }) }
     }
@@ -390,7 +394,7 @@ impl Kube {
 /// The status object of an answer, or one made of whatever a proxy said instead.
 fn status(code: u16, body: &[u8]) -> Status {
     let parsed = serde_json::from_slice::<Status>(body).ok().filter(|s| s.code != 0 || !s.message.is_empty());
-    let text = || String::from_utf8_lossy(body).trim().chars().take(300).collect::<String>();
+    let text = || secret::redact(String::from_utf8_lossy(body).trim()).chars().take(300).collect::<String>();
     parsed.unwrap_or_else(|| Status::failure(&text(), "")).with_code(code)
 }
 

@@ -1,9 +1,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use moodify_core::Result;
 use moodify_core::model::Period;
+use moodify_core::secret::{self, ExposeSecret};
 use moodify_core::settings::{self, Vars};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -153,6 +154,7 @@ impl KubeConfig {
             }
             Err(e) => return Err(from_kubeconfig(e)),
         };
+        remember_secrets(&config.auth_info);
         // Retries belong to the engine. No read timeout: it would end watches; requests are bounded one by one.
         config.default_retry = false;
         config.connect_timeout = Some(self.timeout());
@@ -161,6 +163,18 @@ impl KubeConfig {
         config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(agent)));
         Ok(config)
     }
+}
+
+/// What an API server, or a proxy before it, must not make us say.
+fn remember_secrets(login: &AuthInfo) {
+    let fields = [&login.token, &login.password, &login.client_key_data];
+    fields.into_iter().flatten().for_each(|secret| secret::remember(secret.expose_secret()));
+    let file = login.token_file.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
+    file.iter().for_each(|token| secret::remember(token));
+    let provider = login.auth_provider.iter().flat_map(|provider| &provider.config);
+    provider
+        .filter(|(name, _)| name.contains("token") || name.contains("secret"))
+        .for_each(|(_, v)| secret::remember(v));
 }
 
 #[cfg(test)]

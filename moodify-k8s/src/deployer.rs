@@ -3,7 +3,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
-use moodify_core::backend::{CanarySpec, Change, Deployer, DeployerCapabilities, ImageChange, Scale, Workload};
+use moodify_core::backend::{CanarySpec, Change, Deployer, DeployerCapabilities, ImageChange, Remedy, Scale, Workload};
 use moodify_core::model::{Target, Track};
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result, RunId};
 use serde_json::{Value, json};
@@ -30,6 +30,15 @@ struct Plan {
     existing: Option<Deployment>,
     existing_service: Option<Service>,
     body: Value,
+}
+
+impl Plan {
+    /// Whether the canary's Service is there, this run's, and goes with this Deployment.
+    fn has_service(&self, deployed: &Deployment, run: &RunId) -> bool {
+        let Some(service) = &self.existing_service else { return false };
+        let mut owners = service.metadata.owner_references.iter().flatten().map(|owner| Some(&owner.uid));
+        ownership::owner(&service.metadata, run) == Owner::Us && owners.any(|o| o == deployed.metadata.uid.as_ref())
+    }
 }
 
 impl DeploymentDeployer {
@@ -176,22 +185,11 @@ fn missing(object: &Object) -> Error {
         .hint("check its name and the namespace in the plan")
 }
 
-/// Whether the canary is as specified already.
-fn is_as_specified(
-    ask: &Ask,
-    existing: &Deployment,
-    plan: &Plan,
-    target: &Target,
-    spec: &CanarySpec,
-    run: &RunId,
-) -> Result<bool> {
+/// Whether the canary's Deployment is as specified already.
+fn is_as_specified(ask: &Ask, existing: &Deployment, target: &Target, spec: &CanarySpec) -> Result<bool> {
     let (_, runs) = container(ask, existing, target.service.container())?;
     let version = existing.metadata.annotations.as_ref().and_then(|a| a.get(VERSION));
-    let service = plan.existing_service.as_ref();
-    Ok(image(ask, runs)? == spec.image
-        && desired(existing) == spec.replicas
-        && version == Some(&spec.version)
-        && (spec.shares_service || service.is_some_and(|s| ownership::owner(&s.metadata, run) == Owner::Us)))
+    Ok(image(ask, runs)? == spec.image && desired(existing) == spec.replicas && version == Some(&spec.version))
 }
 
 /// A compare-and-set of the number of replicas.
@@ -240,13 +238,12 @@ impl Deployer for DeploymentDeployer {
     async fn deploy(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Workload> {
         let ask = deployment_of(target, Track::Canary).ask(Access::Write, "deploy");
         let plan = self.plan(cx, target, spec).await?;
-        if let Some(existing) = &plan.existing
-            && is_as_specified(&ask, existing, &plan, target, spec, cx.run_id())?
-        {
-            return workload(&ask, existing, target.service.container());
-        }
-        let deployed = self.apply_deployment(cx, target, &plan, false).await?;
-        if !spec.shares_service {
+        // Each of the two on its own: after a crash between them the Deployment is not written again.
+        let deployed = match &plan.existing {
+            Some(existing) if is_as_specified(&ask, existing, target, spec)? => existing.clone(),
+            _ => self.apply_deployment(cx, target, &plan, false).await?,
+        };
+        if !spec.shares_service && !plan.has_service(&deployed, cx.run_id()) {
             let uid = deployed.metadata.uid.clone().unwrap_or_default();
             let applied = self.apply_service(cx, target, &plan, &uid, false).await;
             // The Deployment stands already, whatever became of the Service.
@@ -327,7 +324,8 @@ impl Deployer for DeploymentDeployer {
         let plan = self.plan(cx, target, spec).await?;
         let (stable, canary) = (deployment_of(target, Track::Stable), deployment_of(target, Track::Canary));
         if let Some(existing) = &plan.existing
-            && is_as_specified(&canary.ask(Access::Read, "preview"), existing, &plan, target, spec, cx.run_id())?
+            && is_as_specified(&canary.ask(Access::Read, "preview"), existing, target, spec)?
+            && (spec.shares_service || plan.has_service(existing, cx.run_id()))
         {
             return Ok(Vec::new());
         }
@@ -362,6 +360,27 @@ impl Deployer for DeploymentDeployer {
         });
         changes.push(change(canary.to_string(), "delete at the end, with everything that was made for it".to_owned()));
         Ok(changes)
+    }
+
+    fn by_hand(&self, target: &Target, remedy: &Remedy) -> Vec<String> {
+        let (namespace, name) = (&target.namespace, &target.service.workload);
+        match remedy {
+            Remedy::Image(image) => {
+                let container = target.service.container.as_deref().unwrap_or("*");
+                vec![
+                    format!("kubectl -n {namespace} set image deployment/{name} '{container}={image}'"),
+                    format!("kubectl -n {namespace} rollout status deployment/{name}"),
+                ]
+            }
+            Remedy::Replicas(count) => vec![
+                format!("kubectl -n {namespace} scale deployment/{name} --replicas={count}"),
+                format!("kubectl -n {namespace} rollout status deployment/{name}"),
+            ],
+            Remedy::RemoveCanary => {
+                vec![format!("kubectl -n {namespace} delete deployment/{} --ignore-not-found", canary_of(name))]
+            }
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -413,6 +432,19 @@ mod tests {
         let mut canary: Value = serde_json::from_str(&apply).unwrap();
         canary["metadata"]["uid"] = "u-9".into();
         canary
+    }
+
+    #[tokio::test]
+    async fn of_a_canary_without_its_service_only_the_service_is_written() {
+        let (deployer, asked) = cluster(None);
+        deployer.deploy(&cx(), &target(), &spec(false)).await.unwrap();
+        let first = writes(&asked);
+        // The Service never arrived: nothing is found of it.
+        deployer.deploy(&cx(), &target(), &spec(false)).await.unwrap();
+        let all = writes(&asked);
+        assert_eq!((first.len(), all.len()), (2, 3), "{all:?}");
+        assert!(all[2].contains("/services/web-svc-canary"), "{all:?}");
+        assert_eq!(all[1].split('?').next(), all[2].split('?').next());
     }
 
     #[tokio::test]

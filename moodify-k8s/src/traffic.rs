@@ -159,6 +159,19 @@ impl TrafficRouter for HttpRouteRouter {
         let patched = Route::new(target, self.kube.patch(cx, &route.object, patch).await?)?;
         Ok(patched.traffic(self.kube.manager()))
     }
+
+    fn by_hand(&self, target: &Target, _capacity: u32) -> Vec<String> {
+        let (namespace, stable) = (&target.namespace, &target.service.traffic.service);
+        let Some(route) = &target.service.traffic.route else { return Vec::new() };
+        let canary = canary_of(stable);
+        let all_to_stable = format!(
+            "(.spec.rules[] | select(.backendRefs) | .backendRefs) |= \
+             map(select(.name != \"{canary}\") | if .name == \"{stable}\" then .weight = 1 else . end)"
+        );
+        vec![format!(
+            "kubectl -n {namespace} get httproute {route} -o json | jq '{all_to_stable}' | kubectl replace -f -"
+        )]
+    }
 }
 
 #[cfg(test)]

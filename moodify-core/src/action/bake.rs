@@ -1,20 +1,24 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
+use futures::{FutureExt, StreamExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::services::{ByService, check, select};
 use super::{Action, CheckContext, Observed, StepContext, kinds};
 use crate::analysis::{Analysis, Judge, MetricCheck, MetricStatus, NoDataThen, Sample, metrics, sources};
 use crate::backend::{Granularity, MetricQuery, Pods, Traffic, Workload};
+use crate::clock;
+use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::ProgressKind;
 use crate::model::{Period, Plan, Target, Track, Weight};
+use crate::mutation::{self, Mutation};
 
 /// The parameters of a `bake` step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -38,17 +42,27 @@ pub struct BakeParams {
 pub(super) struct Bake;
 
 /// What survives a crash.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Baked {
+    /// The time that counted.
     elapsed: Period,
+    /// How long there has been no data, if there is none.
+    #[serde(default)]
+    held: Period,
+    /// Bad measurements in a row, by service and metric.
+    #[serde(default)]
+    failures: BTreeMap<String, u32>,
 }
 
-/// How often time is counted and shown.
+/// How often time is shown to who looks on; also how far a wait may overrun and still count as watched.
 const TICK: Duration = Duration::from_secs(1);
-/// How often the time that counted is written down: the most that a crash loses.
-const NOTE_EVERY: Duration = Duration::from_secs(30);
 /// The longest that one question to a metric source may take.
 const LONGEST_QUERY: Duration = Duration::from_secs(10);
+
+/// How often the time that counted is written down: the most that a crash loses.
+fn note_every(period: Duration) -> Duration {
+    (period / 30).clamp(Duration::from_secs(30), Duration::from_secs(300))
+}
 
 /// Something seen while baking.
 enum Seen {
@@ -101,9 +115,16 @@ struct Watch<'a> {
     judges: Vec<(usize, Judge)>,
     workloads: ByService<String>,
     elapsed: Duration,
-    noted: Duration,
     held_since: Option<Instant>,
+    noted: Instant,
+    failures: BTreeMap<String, u32>,
     canaries_seen: BTreeMap<usize, Workload>,
+    pods_seen: BTreeMap<usize, Pods>,
+}
+
+/// Begins to watch. Who does not answer must not keep a version in service that nobody watches.
+async fn opened<T>(call: &CallContext, watch: impl Future<Output = Result<T>>) -> Result<T> {
+    call.at_most(LONGEST_QUERY).run("engine", "watch the new version", watch).await
 }
 
 impl Watch<'_> {
@@ -113,14 +134,16 @@ impl Watch<'_> {
         let from_pods = self.judges.iter().any(|(_, j)| j.check().source == sources::PODS);
         for (i, target) in self.targets.iter().enumerate() {
             if from_pods {
-                let pods = cx.backends().diagnostics()?.watch_pods(&cx.call()?, target, Track::Canary).await?;
+                let call = cx.call()?;
+                let pods = opened(&call, cx.backends().diagnostics()?.watch_pods(&call, target, Track::Canary)).await?;
                 all.push(pods.map(move |p| p.map(|p| Seen::Pods(i, p))).boxed());
             }
-            let canary = cx.backends().deployer()?.watch(&cx.call()?, target, Track::Canary).await?;
+            let call = cx.call()?;
+            let canary = opened(&call, cx.backends().deployer()?.watch(&call, target, Track::Canary)).await?;
             all.push(canary.map(move |w| w.map(|w| Seen::Canary(i, w))).boxed());
             let router = cx.backends().router(&target.service.traffic.router)?;
             if router.capabilities().granularity == Granularity::Percent {
-                let traffic = router.watch(&cx.call()?, target).await?;
+                let traffic = opened(&call, router.watch(&call, target)).await?;
                 all.push(traffic.map(move |t| t.map(|t| Seen::Traffic(i, t))).boxed());
             }
         }
@@ -138,10 +161,13 @@ impl Watch<'_> {
         }
         let status = judge.status();
         let times = if status.failures > 1 { format!(", {} times in a row", status.failures) } else { String::new() };
-        let message = format!(
-            "{} of {} is {} (limit {}){times}, at {} of the traffic",
-            status.metric, status.service, status.shown, status.limit, self.params.weight
-        );
+        // The engine before this one measured it; what it saw was its to show.
+        let is = match status.measured {
+            0 => format!("was beyond its limit of {}", status.limit),
+            _ => format!("is {} (limit {})", status.shown, status.limit),
+        };
+        let message =
+            format!("{} of {} {is}{times}, at {} of the traffic", status.metric, status.service, self.params.weight);
         Err(Error::new(ErrorKind::Unhealthy, "analysis", "watch the new version", message)
             .on(self.targets[*target].to_string()))
     }
@@ -159,6 +185,7 @@ impl Watch<'_> {
                 self.breach(judge)
             }
             Seen::Pods(target, pods) => {
+                self.pods_seen.insert(target, pods.clone());
                 for i in 0..self.judges.len() {
                     let (of, judge) = &mut self.judges[i];
                     if *of != target || judge.check().source != sources::PODS {
@@ -188,6 +215,7 @@ impl Watch<'_> {
             }
             Seen::Canary(..) => Ok(()),
             Seen::Traffic(_, traffic) if traffic.weight == self.params.weight => Ok(()),
+            Seen::Traffic(..) if mutation::on(Mutation::OverwriteDrift) => Ok(()),
             Seen::Traffic(target, traffic) => {
                 let who = traffic.edited_by.unwrap_or_else(|| "somebody else".to_owned());
                 let message = format!(
@@ -199,21 +227,32 @@ impl Watch<'_> {
         }
     }
 
-    /// Why time stands still, if it does. `ending` when the whole period has counted.
-    fn standstill(&self, ending: bool) -> Option<String> {
+    /// Why time stands still, if it does. `ending` when the whole period has counted, `answered` when no question is
+    /// under way.
+    fn standstill(&self, ending: bool, answered: bool) -> Option<String> {
         let after = self.params.analysis.no_data.after;
         let show = |status: &MetricStatus| {
             let problem = status.problem.as_deref().unwrap_or("neither good nor bad");
             format!("{} of {}: {problem}", status.metric, status.service)
         };
         let bad = |j: &Judge| {
-            j.blind(after) || (ending && !j.content() && j.status().failures == 0 && j.status().missing > 0)
+            // Neither good nor bad is no reason to wait without a word for ever.
+            let unclear = !j.content() && j.status().failures == 0;
+            j.blind(after) || (ending && unclear && (answered || j.status().missing + j.status().measured > 0))
         };
         let blind: Vec<String> = self.judges.iter().filter(|(_, j)| bad(j)).map(|(_, j)| show(j.status())).collect();
         if !blind.is_empty() {
             return Some(format!("no data is not health: {}", blind.join("; ")));
         }
         None
+    }
+
+    fn held(&self) -> Duration {
+        self.held_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn held_too_long(&self) -> bool {
+        self.held() >= self.params.analysis.no_data.hold.get() && !mutation::on(Mutation::HoldForEver)
     }
 
     /// Holds while there is no data; ends the run when that lasts too long.
@@ -225,9 +264,10 @@ impl Watch<'_> {
             }
             (None, Some(_)) => {
                 self.held_since = None;
+                self.note().await?;
                 self.cx.release().await
             }
-            (Some(why), Some(since)) if since.elapsed() >= self.params.analysis.no_data.hold.get() => {
+            (Some(why), Some(_)) if self.held_too_long() => {
                 let message = format!("{why}, for {}", self.params.analysis.no_data.hold);
                 let kind = match self.params.analysis.no_data.then {
                     NoDataThen::Attention => ErrorKind::Inconclusive,
@@ -241,26 +281,89 @@ impl Watch<'_> {
         }
     }
 
+    fn failures(&self) -> BTreeMap<String, u32> {
+        let bad = self.judges.iter().map(|(_, judge)| judge.status()).filter(|status| status.failures > 0);
+        bad.map(|status| (format!("{}/{}", status.service, status.metric), status.failures)).collect()
+    }
+
     async fn note(&mut self) -> Result<()> {
-        self.noted = self.elapsed;
-        self.cx.checkpoint(&Baked { elapsed: self.elapsed.into() }).await
+        self.noted = Instant::now();
+        self.failures = self.failures();
+        let (elapsed, held, failures) = (self.elapsed.into(), self.held().into(), self.failures.clone());
+        self.cx.checkpoint(&Baked { elapsed, held, failures }).await
+    }
+
+    /// Asks every source but the pods.
+    fn measure<'b>(&self, asking: &mut FuturesUnordered<BoxFuture<'b, Seen>>)
+    where
+        Self: 'b,
+    {
+        let cx = self.cx;
+        for (i, (target, judge)) in self.judges.iter().enumerate() {
+            let check = judge.check();
+            if check.source != sources::PODS {
+                let target = &self.targets[*target];
+                let workload = self.workloads.get(&target.service.name).map_or("", String::as_str);
+                let (source, query) = (check.source.clone(), query(check, target, workload, cx.plan()));
+                asking.push(async move { ask(cx, i, &source, query).await }.boxed());
+            }
+        }
+    }
+
+    /// Pods that stay bad change no more: what is tolerated for a while counts again at every measurement.
+    fn look_again(&mut self) -> Result<()> {
+        let bad = |j: &Judge| j.check().source == sources::PODS && j.status().failures > 0;
+        let targets: BTreeSet<usize> = self.judges.iter().filter(|(_, j)| bad(j)).map(|(target, _)| *target).collect();
+        for target in targets {
+            if let Some(pods) = self.pods_seen.get(&target).cloned() {
+                self.take(Seen::Pods(target, pods))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// When there is something to do by itself, after `now`.
+    fn next_look(&self, now: Instant, warm: Option<Instant>, measured: Option<Instant>, still: bool) -> Instant {
+        let after = |time: Duration| Some(now + time).filter(|_| !time.is_zero());
+        let period = self.params.period.get();
+        let hold = self.held_since.map(|since| since + self.params.analysis.no_data.hold.get());
+        let looks = [
+            warm,
+            measured.map(|last| last + self.interval()),
+            after(period.saturating_sub(self.elapsed)).filter(|_| !still),
+            Some(self.noted + note_every(period)),
+            hold,
+            Some(now + TICK).filter(|_| self.cx.is_watched()),
+        ];
+        let first = looks.into_iter().flatten().filter(|at| *at > now).min();
+        first.unwrap_or(now + TICK)
+    }
+
+    fn interval(&self) -> Duration {
+        self.params.analysis.interval.get().max(Duration::from_millis(100))
     }
 
     async fn run(&mut self) -> Result<()> {
         let cx = self.cx;
         let period = self.params.period.get();
-        let interval = self.params.analysis.interval.get().max(Duration::from_millis(100));
+        // A breach on the record is one, also if its engine went away before it said so.
+        (0..self.judges.len()).try_for_each(|judge| self.breach(judge))?;
         let mut streams = self.streams().await?;
         let mut asking = FuturesUnordered::new();
-        let mut ticks = tokio::time::interval(TICK.min(interval));
-        let begun = Instant::now();
+        let mut changes = cx.changes();
+        let warm_at = Instant::now() + self.params.analysis.warm_up.get().saturating_sub(self.elapsed);
         let mut measured: Option<Instant> = None;
-        let mut counted = begun;
-        let paused = cx.paused();
+        let mut wall = cx.clock().now();
+        let mut counted = Instant::now();
+        let mut look = counted;
+        let mut still = true;
         loop {
             let seen = tokio::select! {
                 biased;
                 () = cx.cancelled().cancelled() => {
+                    if mutation::on(Mutation::CancelledBakeIsSuccess) {
+                        return Ok(());
+                    }
                     return Err(Error::new(ErrorKind::Cancelled, "analysis", "watch the new version", "stopped before its time"));
                 }
                 Some(seen) = asking.next(), if !asking.is_empty() => Some(Ok(seen)),
@@ -268,49 +371,52 @@ impl Watch<'_> {
                     Some(seen) => Some(seen),
                     None => return Err(Error::new(ErrorKind::Unavailable, "analysis", "watch the new version", "every watch ended")),
                 },
-                _ = ticks.tick() => None,
+                _ = changes.changed() => None,
+                () = sleep_until(look) => None,
             };
+            if cx.answers().skipped.is_some() {
+                return Ok(());
+            }
             if let Some(seen) = seen {
                 self.take(seen?)?;
-                continue;
             }
             let now = Instant::now();
-            let warm = now.duration_since(begun) >= self.params.analysis.warm_up.get();
-            let due = measured.is_none_or(|last| now.duration_since(last) >= interval);
-            if warm && due && asking.is_empty() {
+            // A process that was stopped for a while has not watched meanwhile.
+            if !still {
+                let watched = (now - counted).min(look.saturating_duration_since(counted) + TICK);
+                let by_wall = mutation::on(Mutation::BakeByWallClock);
+                let watched = if by_wall { clock::since(wall, cx.clock().now()) } else { watched };
+                self.elapsed = (self.elapsed + watched).min(period);
+            }
+            let warm = now >= warm_at;
+            if warm && asking.is_empty() && measured.is_none_or(|last| now - last >= self.interval()) {
                 measured = Some(now);
-                for (i, (target, judge)) in self.judges.iter().enumerate() {
-                    let check = judge.check().clone();
-                    if check.source != sources::PODS {
-                        let target = &self.targets[*target];
-                        let workload = self.workloads.get(&target.service.name).map_or("", String::as_str);
-                        let query = query(&check, target, workload, cx.plan());
-                        asking.push(async move { ask(cx, i, &check.source, query).await });
-                    }
-                }
+                self.measure(&mut asking);
+                self.look_again()?;
             }
             let ending = self.elapsed >= period;
-            let blind = if warm { self.standstill(ending) } else { None };
+            let blind = if warm { self.standstill(ending, asking.is_empty()) } else { None };
             self.hold(blind.as_ref()).await?;
-            let pause = paused.borrow().then(|| "paused".to_owned());
+            let pause = cx.is_paused().then(|| "paused".to_owned());
             let standing_still = blind.or(pause);
-            if standing_still.is_none() {
-                self.elapsed = (self.elapsed + now.duration_since(counted)).min(period);
-            }
-            counted = now;
+            still = standing_still.is_some();
             cx.progress(ProgressKind::Bake {
                 weight: self.params.weight,
                 elapsed: Period::from(self.elapsed),
                 total: self.params.period,
-                standing_still: standing_still.clone(),
+                standing_still,
                 metrics: self.status(),
             });
-            if self.elapsed >= period && standing_still.is_none() && self.judges.iter().all(|(_, j)| j.content()) {
+            if ending && !still && self.judges.iter().all(|(_, j)| j.content()) {
                 return Ok(());
             }
-            if self.elapsed.saturating_sub(self.noted) >= NOTE_EVERY {
+            if self.failures() != self.failures || now - self.noted >= note_every(period) {
                 self.note().await?;
             }
+            // Nobody watched while the journal was written.
+            counted = Instant::now();
+            wall = cx.clock().now();
+            look = self.next_look(counted, Some(warm_at), measured, still);
         }
     }
 }
@@ -353,25 +459,36 @@ impl Action for Bake {
 
     async fn execute(&self, cx: &StepContext, params: &BakeParams) -> Result<Vec<MetricStatus>> {
         let targets = select(&params.services, cx.plan())?;
+        let baked = cx.last_checkpoint::<Baked>().unwrap_or_default();
         let judge = |(i, target): (usize, &Target)| {
             let of = target.service.name.clone();
-            let judges = params.analysis.metrics.iter().map(move |check| (i, Judge::new(&of, check.clone())));
+            let judges = params.analysis.metrics.iter().map(|check| {
+                let failures = baked.failures.get(&format!("{of}/{}", check.name)).copied().unwrap_or_default();
+                (i, Judge::new(&of, check.clone()).with_failures(failures))
+            });
             judges.collect::<Vec<_>>()
         };
-        let elapsed = cx.last_checkpoint::<Baked>().unwrap_or_default().elapsed.get();
+        let unwatched = match mutation::on(Mutation::CountUnwatchedTime) && cx.attempt() > 1 {
+            true => clock::since(cx.created(), cx.clock().now()),
+            false => Duration::ZERO,
+        };
+        let held = Some(baked.held.get()).filter(|held| !held.is_zero());
         let mut watch = Watch {
             cx,
             params,
             judges: targets.iter().enumerate().flat_map(judge).collect(),
             workloads: cx.output_of_kind(kinds::DEPLOY_CANARY)?,
             targets,
-            elapsed,
-            noted: elapsed,
-            held_since: None,
+            elapsed: baked.elapsed.get() + unwatched,
+            held_since: held.and_then(|held| Instant::now().checked_sub(held)),
+            noted: Instant::now(),
+            failures: baked.failures.clone(),
             canaries_seen: BTreeMap::new(),
+            pods_seen: BTreeMap::new(),
         };
+        let before = watch.elapsed;
         let result = watch.run().await;
-        if result.is_err() && watch.elapsed > watch.noted {
+        if result.is_err() && watch.elapsed > before {
             watch.note().await?;
         }
         result.map(|()| watch.status())

@@ -1,12 +1,14 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::services::{Services, check, each};
+use super::services::{check, each, select};
 use super::{Action, CheckContext, Observed, StepContext};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{ImageRef, Target, Track, Weight};
+use crate::mutation::{self, Mutation};
 
 /// What served one service before the release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,12 +24,25 @@ pub struct Baseline {
 /// By service.
 pub type Baselines = BTreeMap<String, Baseline>;
 
+/// The parameters of a `baseline` step.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BaselineParams {
+    /// The services by name; left out, all of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
+    /// What must serve now, by service, and is to be left; something else is refused. Left out, anything may serve, if it
+    /// is well.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub expect: BTreeMap<String, ImageRef>,
+}
+
 /// Records what serves before the release, and refuses what cannot be released over. Changes nothing.
 #[derive(Debug)]
 pub(super) struct TakeBaseline;
 
 impl TakeBaseline {
-    async fn one(cx: &StepContext, target: Target) -> Result<Baseline> {
+    async fn one(cx: &StepContext, target: Target, expected: Option<&ImageRef>) -> Result<Baseline> {
         let deployer = cx.backends().deployer()?;
         let refuse = |kind, message: String| {
             Error::new(kind, "engine", "look at what serves now", message).on(target.to_string())
@@ -36,13 +51,21 @@ impl TakeBaseline {
             refuse(ErrorKind::NotFound, format!("there is no workload {:?}", target.service.workload))
                 .hint("a release needs a version that serves already; create the workload first, or mend the plan")
         })?;
+        if let Some(expected) = expected.filter(|expected| **expected != stable.image) {
+            let message = format!("{} serves by now, not {expected}", stable.image);
+            return Err(
+                refuse(ErrorKind::Refused, message).hint("something else was released since; release what shall serve")
+            );
+        }
         if stable.image == target.service.image {
             return Err(refuse(ErrorKind::Refused, format!("{} is what serves already", stable.image)));
         }
-        if stable.replicas.desired == 0 {
+        // Who takes back what serves leaves it: it may be as ill as it likes, or stopped.
+        let goes_on = expected.is_none() || mutation::on(Mutation::TakeBackAsksHealth);
+        if stable.replicas.desired == 0 && goes_on {
             return Err(refuse(ErrorKind::Refused, "it is scaled to 0: there is no traffic to divide".to_owned()));
         }
-        if !stable.is_complete() {
+        if !stable.is_complete() && goes_on {
             let message = format!("what serves now is not well, or is being changed: {stable}");
             return Err(refuse(ErrorKind::Unhealthy, message).hint("wait for it or mend it, then release"));
         }
@@ -60,26 +83,30 @@ impl TakeBaseline {
 
 #[async_trait]
 impl Action for TakeBaseline {
-    type Params = Services;
+    type Params = BaselineParams;
     type Output = Baselines;
 
     fn has_effects(&self) -> bool {
         false
     }
 
-    async fn check(&self, cx: &CheckContext<'_>, params: &Services) -> Result<(), Vec<Error>> {
+    async fn check(&self, cx: &CheckContext<'_>, params: &BaselineParams) -> Result<(), Vec<Error>> {
         check(cx, &params.services)
     }
 
-    async fn execute(&self, cx: &StepContext, params: &Services) -> Result<Baselines> {
-        each(&params.targets(cx.plan())?, |target| Self::one(cx, target)).await
+    async fn execute(&self, cx: &StepContext, params: &BaselineParams) -> Result<Baselines> {
+        let one = async |target: Target| {
+            let expected = params.expect.get(&target.service.name);
+            Self::one(cx, target, expected).await
+        };
+        each(&select(&params.services, cx.plan())?, one).await
     }
 
-    async fn observe(&self, _: &StepContext, _: &Services) -> Result<Observed<Baselines>> {
+    async fn observe(&self, _: &StepContext, _: &BaselineParams) -> Result<Observed<Baselines>> {
         Ok(Observed::NotDone)
     }
 
-    async fn undo(&self, _: &StepContext, _: &Services, _: Option<&Baselines>) -> Result<()> {
+    async fn undo(&self, _: &StepContext, _: &BaselineParams, _: Option<&Baselines>) -> Result<()> {
         Ok(())
     }
 }

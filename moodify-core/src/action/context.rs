@@ -2,6 +2,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -9,14 +10,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::Backends;
+use crate::backend::{Backends, MetricQuery};
 use crate::clock::Clock;
 use crate::context::{CallContext, IdempotencyKey};
 use crate::engine::RunLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Progress, ProgressKind};
-use crate::journal::{Record, RunState, StepStatus, UndoStatus};
-use crate::model::{Plan, RunId, Step};
+use crate::journal::{Answer, Record, RunState, StepStatus, UndoStatus};
+use crate::model::{Plan, RunId, Step, Track};
 
 /// What a kind of step sees when a plan is checked.
 #[derive(Debug)]
@@ -30,6 +31,18 @@ pub struct CheckContext<'a> {
     pub backends: &'a Backends,
 }
 
+/// What persons said about a step.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Answers {
+    /// Who approved it; nobody twice.
+    pub approvals: Vec<Answer>,
+    /// Who rejected it.
+    pub rejected: Option<Answer>,
+    /// Who said that its analysis is to be skipped.
+    pub skipped: Option<Answer>,
+}
+
 /// What a step sees while it runs, is observed or is undone.
 #[derive(Debug)]
 pub struct StepContext {
@@ -40,7 +53,6 @@ pub struct StepContext {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) cancel: CancellationToken,
-    pub(crate) paused: watch::Receiver<bool>,
 }
 
 /// The longest that one call to a backend may wait for something to happen when its step has no deadline.
@@ -186,10 +198,76 @@ impl StepContext {
         self.log.append(Record::Released { step: self.step.name.clone() }).await
     }
 
-    /// Whether a person has paused the run; changes as they do.
+    /// Whether a person has paused the run.
     #[must_use]
-    pub fn paused(&self) -> watch::Receiver<bool> {
-        self.paused.clone()
+    pub fn is_paused(&self) -> bool {
+        self.state().paused.is_some()
+    }
+
+    /// What persons said about this step, if it waits for that.
+    #[must_use]
+    pub fn answers(&self) -> Answers {
+        let state = self.state();
+        let step = state.steps.get(&self.step.name);
+        step.map(|s| Answers {
+            approvals: s.approvals.clone(),
+            rejected: s.rejected.clone(),
+            skipped: s.skipped.clone(),
+        })
+        .unwrap_or_default()
+    }
+
+    /// Tells of every change of the run: a pause, an answer, a record of this step.
+    pub(crate) fn changes(&self) -> watch::Receiver<Arc<RunState>> {
+        self.log.watch()
+    }
+
+    /// Waits until `wanted` is true of what persons said about this step.
+    ///
+    /// # Cancellation
+    /// Safe: nothing is lost.
+    pub async fn answered(&self, wanted: impl Fn(&Answers) -> bool) -> Answers {
+        let mut changes = self.changes();
+        loop {
+            changes.borrow_and_update();
+            let answers = self.answers();
+            if wanted(&answers) {
+                return answers;
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Whether anybody looks at progress now: who would have to wake up for it alone need not.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.log.is_watched()
+    }
+
+    /// The number of the attempt that runs.
+    pub(crate) fn attempt(&self) -> u32 {
+        self.state().steps.get(&self.step.name).map_or(0, |step| step.attempts)
+    }
+
+    /// When the run was created.
+    pub(crate) fn created(&self) -> Timestamp {
+        self.state().created
+    }
+
+    /// Waits until every metric source has answered: what a way back must never do.
+    pub(crate) async fn ask_metrics(&self) {
+        for target in self.plan.targets() {
+            for source in self.backends.metrics.values() {
+                let query = MetricQuery::new("error-rate", target.clone(), Track::Canary, "", "");
+                while let Ok(call) = self.call()
+                    && source.query(&call, &query).await.is_err()
+                {
+                    tokio::time::sleep(LAST_CALL).await;
+                }
+            }
+        }
     }
 
     /// Cancelled when the step shall stop: an abort, a deadline, an interruption.

@@ -2,12 +2,13 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::services::{ByService, baseline, canaries, check, each, explain, select};
+use super::services::{ByService, baseline, by_hand, canaries, check, each, explain, select};
 use super::{Action, CheckContext, Observed, StepContext};
-use crate::backend::{CanarySpec, DeployerExt, Granularity, Workload};
+use crate::backend::{CanarySpec, DeployerExt, Granularity, Remedy, Workload};
 use crate::error::{Error, Result};
 use crate::event::ProgressKind;
 use crate::model::{Target, Track, Weight};
+use crate::mutation::{self, Mutation};
 
 /// Makes the canary workloads, sized for their first weight, and waits until they are available. No traffic yet, but
 /// for ratios of instances, where a canary that is there has its share.
@@ -84,8 +85,15 @@ impl Action for DeployCanary {
     }
 
     async fn undo(&self, cx: &StepContext, params: &Params, _: Option<&ByService<String>>) -> Result<()> {
+        if mutation::on(Mutation::LeaveCanary) {
+            return Ok(());
+        }
         let targets = select(&params.services, cx.plan())?;
         each(&targets, async |target| cx.backends().deployer()?.remove(&cx.call()?, &target).await).await?;
         Ok(())
+    }
+
+    fn by_hand(&self, cx: &StepContext, params: &Params) -> Vec<String> {
+        by_hand(cx, &params.services, |deployer, target| deployer.by_hand(target, &Remedy::RemoveCanary))
     }
 }

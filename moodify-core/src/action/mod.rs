@@ -45,6 +45,7 @@
 //! assert!(registry.kinds().any(|kind| kind == "greet"));
 //! ```
 
+mod approval;
 mod bake;
 mod baseline;
 mod context;
@@ -69,8 +70,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use bake::BakeParams;
-pub use baseline::{Baseline, Baselines};
-pub use context::{CheckContext, StepContext};
+pub use baseline::{Baseline, BaselineParams, Baselines};
+pub use context::{Answers, CheckContext, StepContext};
 pub use registry::{Kind, Registry};
 pub use services::Services;
 pub use shift_traffic::ShiftParams;
@@ -87,6 +88,8 @@ pub mod kinds {
     pub const BAKE: &str = "bake";
     /// Rolls the stable workloads to the new version, while the canaries carry the traffic.
     pub const PROMOTE: &str = "promote";
+    /// Rolls the stable workloads to the new version at once, without a canary.
+    pub const ROLL: &str = "roll";
     /// Sends all traffic to the stable workloads.
     pub const RETURN_TRAFFIC: &str = "return-traffic";
     /// Removes the canary workloads.
@@ -97,6 +100,8 @@ pub mod kinds {
     pub const NOTIFY: &str = "notify";
     /// Opens, updates or resolves the run's incident on the status page.
     pub const STATUS_PAGE: &str = "status-page";
+    /// Waits for persons to say yes.
+    pub const APPROVAL: &str = "approval";
     /// Lets time pass.
     pub const WAIT: &str = "wait";
 }
@@ -172,4 +177,9 @@ pub trait Action: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// Repeated by the undo policy, then a person is called.
     async fn undo(&self, cx: &StepContext, params: &Self::Params, output: Option<&Self::Output>) -> crate::Result<()>;
+
+    /// Commands with which a person takes it back when `undo` failed for good. Asks nobody.
+    fn by_hand(&self, _cx: &StepContext, _params: &Self::Params) -> Vec<String> {
+        Vec::new()
+    }
 }

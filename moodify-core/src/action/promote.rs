@@ -1,16 +1,19 @@
 use async_trait::async_trait;
 
-use super::services::{ByService, Services, baseline, check, each, explain};
+use super::services::{ByService, Services, baseline, by_hand, check, each, explain};
 use super::{Action, Baseline, CheckContext, Observed, StepContext};
-use crate::backend::{DeployerExt, Granularity, ImageChange, Scale, Workload};
+use crate::backend::{DeployerExt, Granularity, ImageChange, Remedy, Scale, Workload};
 use crate::error::{Error, Result};
 use crate::event::ProgressKind;
 use crate::model::{ImageRef, Target, Track};
 
-/// Rolls the stable workloads to the new version while the canaries carry all of the traffic: no capacity is taken
-/// from what serves. Undone, they are rolled back to the version before.
+/// Rolls the stable workloads to the new version: while the canaries carry all of the traffic, so that no capacity is
+/// taken from what serves, or at once, without any canary. Undone, they are rolled back to the version before.
 #[derive(Debug)]
-pub(super) struct Promote;
+pub(super) struct Promote {
+    /// Whether canaries carry the traffic.
+    pub(super) after_canary: bool,
+}
 
 impl Promote {
     async fn roll(cx: &StepContext, target: &Target, change: &ImageChange) -> Result<Workload> {
@@ -32,13 +35,13 @@ impl Promote {
         }
     }
 
-    async fn one(cx: &StepContext, target: Target) -> Result<ImageRef> {
+    async fn one(&self, cx: &StepContext, target: Target) -> Result<ImageRef> {
         let before = baseline(cx, &target)?;
         let router = cx.backends().router(&target.service.traffic.router)?;
         // Where ratios of instances divide the traffic, stable has none by now.
         let scale = match router.capabilities().granularity {
-            Granularity::Instances => Some(Scale { from: 0, to: before.replicas }),
-            Granularity::Percent => None,
+            Granularity::Instances if self.after_canary => Some(Scale { from: 0, to: before.replicas }),
+            _ => None,
         };
         let change = ImageChange { from: before.image, to: target.service.image.clone(), scale };
         Self::roll(cx, &target, &change).await.map(|w| w.image)
@@ -61,7 +64,7 @@ impl Action for Promote {
     }
 
     async fn execute(&self, cx: &StepContext, params: &Services) -> Result<ByService<ImageRef>> {
-        each(&params.targets(cx.plan())?, |target| Self::one(cx, target)).await
+        each(&params.targets(cx.plan())?, |target| self.one(cx, target)).await
     }
 
     async fn observe(&self, _: &StepContext, _: &Services) -> Result<Observed<ByService<ImageRef>>> {
@@ -70,5 +73,12 @@ impl Action for Promote {
 
     async fn undo(&self, cx: &StepContext, params: &Services, _: Option<&ByService<ImageRef>>) -> Result<()> {
         each(&params.targets(cx.plan())?, |target| Self::back(cx, target)).await.map(drop)
+    }
+
+    fn by_hand(&self, cx: &StepContext, params: &Services) -> Vec<String> {
+        by_hand(cx, &params.services, |deployer, target| {
+            let image = baseline(cx, target).map(|before| before.image).ok();
+            image.map(|image| deployer.by_hand(target, &Remedy::Image(image))).unwrap_or_default()
+        })
     }
 }

@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Action, CheckContext, Observed, StepContext, bake, baseline, deploy_canary, kinds, notify, probe, promote,
-    retire_canary, return_traffic, shift_traffic, status_page, wait,
+    Action, CheckContext, Observed, StepContext, approval, bake, baseline, deploy_canary, kinds, notify, probe,
+    promote, retire_canary, return_traffic, shift_traffic, status_page, wait,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::planfile::{self, Mistake};
@@ -37,12 +37,14 @@ impl Registry {
             .register(kinds::DEPLOY_CANARY, deploy_canary::DeployCanary)
             .register(kinds::SHIFT_TRAFFIC, shift_traffic::ShiftTraffic)
             .register(kinds::BAKE, bake::Bake)
-            .register(kinds::PROMOTE, promote::Promote)
+            .register(kinds::PROMOTE, promote::Promote { after_canary: true })
+            .register(kinds::ROLL, promote::Promote { after_canary: false })
             .register(kinds::RETURN_TRAFFIC, return_traffic::ReturnTraffic)
             .register(kinds::RETIRE_CANARY, retire_canary::RetireCanary)
             .register(kinds::PROBE, probe::ProbeEndpoint)
             .register(kinds::NOTIFY, notify::Notify)
             .register(kinds::STATUS_PAGE, status_page::UpdateStatusPage)
+            .register(kinds::APPROVAL, approval::Approval)
             .register(kinds::WAIT, wait::Wait)
     }
 
@@ -114,6 +116,8 @@ pub trait Kind: Send + Sync + fmt::Debug {
     /// # Errors
     /// The action's.
     async fn undo(&self, cx: &StepContext, output: Option<&Value>) -> Result<()>;
+    /// See [`Action::by_hand`].
+    fn by_hand(&self, cx: &StepContext) -> Vec<String>;
 }
 
 #[derive(Debug)]
@@ -192,5 +196,9 @@ impl<A: Action> Kind for Erased<A> {
             None => None,
         };
         self.0.undo(cx, &params::<A>(cx.step())?, output.as_ref()).await
+    }
+
+    fn by_hand(&self, cx: &StepContext) -> Vec<String> {
+        params::<A>(cx.step()).map(|params| self.0.by_hand(cx, &params)).unwrap_or_default()
     }
 }

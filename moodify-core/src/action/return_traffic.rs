@@ -1,15 +1,37 @@
 use async_trait::async_trait;
 
-use super::services::{ByService, Services, check};
-use super::shift_traffic::reset;
+use super::services::{ByService, Services, baseline, check, each};
+use super::shift_traffic::{reset, weight_before};
 use super::{Action, CheckContext, Observed, StepContext};
-use crate::backend::Traffic;
-use crate::error::{Error, Result};
+use crate::backend::{Granularity, Traffic, WeightChange};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Target, Weight};
 
 /// Sends all traffic to the stable workloads, which run the new version by now. Undoing it is nothing: what takes the
 /// release back from here is undoing the promotion.
 #[derive(Debug)]
 pub(super) struct ReturnTraffic;
+
+impl ReturnTraffic {
+    /// A way back sets the weight to nothing whatever it is; going on, one that somebody else set is left to them.
+    async fn expect_ours(cx: &StepContext, target: Target) -> Result<()> {
+        let router = cx.backends().router(&target.service.traffic.router)?;
+        if router.capabilities().granularity != Granularity::Percent {
+            return Ok(());
+        }
+        let ours = weight_before(cx);
+        let capacity = baseline(cx, &target)?.replicas;
+        // Setting what is there writes nothing, but compares.
+        match router.set(&cx.call()?, &target, WeightChange { from: ours, to: ours, capacity }).await {
+            Err(e) if e.kind() == ErrorKind::Drift => {
+                // An attempt before this one may have done it already.
+                let now = router.read(&cx.call()?, &target).await?.weight;
+                if now == Weight::ZERO { Ok(()) } else { Err(e) }
+            }
+            other => other.map(drop),
+        }
+    }
+}
 
 #[async_trait]
 impl Action for ReturnTraffic {
@@ -21,6 +43,7 @@ impl Action for ReturnTraffic {
     }
 
     async fn execute(&self, cx: &StepContext, params: &Services) -> Result<ByService<Traffic>> {
+        each(&params.targets(cx.plan())?, |target| Self::expect_ours(cx, target)).await?;
         reset(cx, &params.services).await
     }
 

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Baseline, Baselines, CheckContext, StepContext, kinds};
-use crate::backend::{Granularity, TrafficRouter};
+use crate::backend::{Deployer, Granularity, TrafficRouter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Plan, Target, Track, Weight};
 use crate::strategy::split;
@@ -69,6 +69,17 @@ pub(super) fn canaries(router: &dyn TrafficRouter, capacity: u32, weight: Weight
         Granularity::Instances => split(capacity, weight).canary,
         Granularity::Percent => (capacity * u32::from(weight.percent())).div_ceil(100).max(1),
     }
+}
+
+/// What a person types for each of these services.
+pub(super) fn by_hand(
+    cx: &StepContext,
+    services: &[String],
+    commands: impl Fn(&dyn Deployer, &Target) -> Vec<String>,
+) -> Vec<String> {
+    let targets = select(services, cx.plan()).unwrap_or_default();
+    let deployer = cx.backends().deployer();
+    deployer.map(|d| targets.iter().flat_map(|t| commands(d.as_ref(), t)).collect()).unwrap_or_default()
 }
 
 /// Adds to an error what the pods say, and ends the retries: the deadline has passed.

@@ -13,6 +13,7 @@ use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::ProgressKind;
 use crate::model::{Target, Track, Weight};
+use crate::mutation::{self, Mutation};
 
 /// The parameters of a `shift-traffic` step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -36,19 +37,19 @@ struct Allowed {
 #[derive(Debug)]
 pub(super) struct ShiftTraffic;
 
-impl ShiftTraffic {
-    /// The weight that the steps before this one left in force.
-    fn weight_before(cx: &StepContext) -> Weight {
-        let earlier = cx.plan().steps().map(|(_, s)| s).take_while(|s| s.name != cx.step().name);
-        let shifts = earlier.filter(|s| s.action == kinds::SHIFT_TRAFFIC);
-        let last = shifts.last().and_then(|s| ShiftParams::deserialize(&s.with).ok());
-        last.map_or(Weight::ZERO, |p| p.weight)
-    }
+/// The weight that the steps before this one left in force.
+pub(super) fn weight_before(cx: &StepContext) -> Weight {
+    let earlier = cx.plan().steps().map(|(_, s)| s).take_while(|s| s.name != cx.step().name);
+    let shifts = earlier.filter(|s| s.action == kinds::SHIFT_TRAFFIC);
+    let last = shifts.last().and_then(|s| ShiftParams::deserialize(&s.with).ok());
+    last.map_or(Weight::ZERO, |p| p.weight)
+}
 
+impl ShiftTraffic {
     async fn one(cx: &StepContext, target: Target, to: Weight) -> Result<Traffic> {
         let capacity = baseline(cx, &target)?.replicas;
         let router = cx.backends().router(&target.service.traffic.router)?;
-        let from = Self::weight_before(cx);
+        let from = weight_before(cx);
         if router.capabilities().granularity == Granularity::Percent {
             // A canary deployed for the first weight has its size already; so has one of an attempt before this.
             let before = canaries(router.as_ref(), capacity, if from == Weight::ZERO { to } else { from });
@@ -59,7 +60,10 @@ impl ShiftTraffic {
             }
             wait_available(cx, &target, replicas).await?;
         }
-        let change = WeightChange { from, to, capacity };
+        let mut change = WeightChange { from, to, capacity };
+        if mutation::on(Mutation::OverwriteDrift) {
+            change.from = router.read(&cx.call()?, &target).await?.weight;
+        }
         let mut traffic = router.set(&cx.call()?, &target, change).await?;
         show(cx, &target, &traffic);
         traffic = in_force(cx, &cx.call()?, &target, traffic).await?;
@@ -134,8 +138,13 @@ impl Action for ShiftTraffic {
     }
 
     async fn execute(&self, cx: &StepContext, params: &ShiftParams) -> Result<ByService<Traffic>> {
-        cx.checkpoint(&Allowed { weight: params.weight }).await?;
         let targets = select(&params.services, cx.plan())?;
+        if mutation::on(Mutation::ShiftBeforeCheckpoint) {
+            let moved = each(&targets, |target| Self::one(cx, target, params.weight)).await?;
+            cx.checkpoint(&Allowed { weight: params.weight }).await?;
+            return Ok(moved);
+        }
+        cx.checkpoint(&Allowed { weight: params.weight }).await?;
         each(&targets, |target| Self::one(cx, target, params.weight)).await
     }
 
@@ -159,5 +168,15 @@ impl Action for ShiftTraffic {
             return Ok(());
         }
         reset(cx, &params.services).await.map(drop)
+    }
+
+    fn by_hand(&self, cx: &StepContext, params: &ShiftParams) -> Vec<String> {
+        let targets = select(&params.services, cx.plan()).unwrap_or_default();
+        let commands = |target: &Target| {
+            let capacity = baseline(cx, target).map_or(1, |before| before.replicas);
+            let router = cx.backends().router(&target.service.traffic.router);
+            router.map(|router| router.by_hand(target, capacity)).unwrap_or_default()
+        };
+        targets.iter().flat_map(commands).collect()
     }
 }

@@ -6,6 +6,7 @@ use super::{Action, CheckContext, Observed, StepContext};
 use crate::backend::{Incident, IncidentStatus, IncidentUpdate};
 use crate::context::{CallContext, IdempotencyKey};
 use crate::error::{Error, Result};
+use crate::mutation::{self, Mutation};
 
 /// Says something in the run's incident on the status page: opens it if need be, and resolves it with the status
 /// `resolved`. Undone, the incident is resolved: what a run opened it closes.
@@ -17,6 +18,17 @@ impl UpdateStatusPage {
     fn call(cx: &StepContext) -> Result<CallContext> {
         let key = IdempotencyKey::new(format!("{}/status-page", cx.run_id()));
         Ok(cx.call()?.with_key(key))
+    }
+
+    /// The run's open incident: as the page says, or, as a page's search may not show yet what was just opened, as the
+    /// steps before this one left it.
+    async fn find(cx: &StepContext) -> Result<Option<Incident>> {
+        if let Some(found) = cx.backends().status_page()?.find(&Self::call(cx)?).await? {
+            return Ok(Some(found));
+        }
+        let told = cx.plan().steps().filter(|(_, step)| step.action == cx.step().action);
+        let last = told.filter_map(|(_, step)| cx.output::<Option<Incident>>(&step.name).ok().flatten()).last();
+        Ok(last.filter(|incident| incident.status != IncidentStatus::Resolved))
     }
 }
 
@@ -39,7 +51,10 @@ impl Action for UpdateStatusPage {
 
     async fn execute(&self, cx: &StepContext, update: &IncidentUpdate) -> Result<Option<Incident>> {
         let page = cx.backends().status_page()?;
-        match page.find(&Self::call(cx)?).await? {
+        if mutation::on(Mutation::OpenTwice) {
+            return page.open(&cx.call()?, update).await.map(Some);
+        }
+        match Self::find(cx).await? {
             Some(incident) => page.update(&Self::call(cx)?, &incident.id, update).await.map(Some),
             None if update.status == IncidentStatus::Resolved => Ok(None),
             None => page.open(&Self::call(cx)?, update).await.map(Some),
@@ -52,8 +67,11 @@ impl Action for UpdateStatusPage {
     }
 
     async fn undo(&self, cx: &StepContext, _: &IncidentUpdate, _: Option<&Option<Incident>>) -> Result<()> {
+        if mutation::on(Mutation::LeaveIncidentOpen) {
+            return Ok(());
+        }
         let page = cx.backends().status_page()?;
-        if let Some(incident) = page.find(&Self::call(cx)?).await? {
+        if let Some(incident) = Self::find(cx).await? {
             let message = "The change was taken back; the version before it serves.".to_owned();
             let update = IncidentUpdate { status: IncidentStatus::Resolved, message };
             page.update(&Self::call(cx)?, &incident.id, &update).await?;

@@ -2,6 +2,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::MetricCheck;
+use crate::mutation::{self, Mutation};
 
 /// What one measurement says. In the order of badness: the worst of several wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -91,11 +92,18 @@ impl Judge {
         Self { check, status }
     }
 
+    /// The same with so many bad measurements in a row behind it: what a judge before a restart had counted.
+    #[must_use]
+    pub fn with_failures(mut self, failures: u32) -> Self {
+        self.status.failures = failures;
+        self
+    }
+
     /// Takes one sample into account and says what it means.
     pub fn record(&mut self, sample: &Sample) -> Verdict {
         let status = &mut self.status;
         match sample {
-            Sample::Value(value) if value.is_finite() => {
+            Sample::Value(value) if value.is_finite() || mutation::on(Mutation::TrustNan) => {
                 status.value = Some(*value);
                 status.shown = self.check.limit().map_or_else(|| value.to_string(), |limit| limit.show(*value));
                 status.measured += 1;
@@ -127,13 +135,14 @@ impl Judge {
     /// So many measurements in a row brought nothing (`after`), or none ever brought anything.
     #[must_use]
     pub fn blind(&self, after: u32) -> bool {
-        self.status.missing >= after.max(1)
+        self.status.missing >= after.max(1) && !mutation::on(Mutation::TrustNoData)
     }
 
     /// Whether this metric lets a bake end well: measured, and the last measurement good.
     #[must_use]
     pub fn content(&self) -> bool {
-        self.status.measured > 0 && self.status.verdict == Verdict::Successful
+        (self.status.measured > 0 && self.status.verdict == Verdict::Successful)
+            || (self.status.missing > 0 && mutation::on(Mutation::TrustNoData))
     }
 
     /// The check that is judged.

@@ -125,6 +125,18 @@ pub struct ImageChange {
     pub scale: Option<Scale>,
 }
 
+/// What a person may have to do by hand when moodify could not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Remedy {
+    /// Roll the stable workload to this image.
+    Image(ImageRef),
+    /// Ask for so many instances of the stable workload.
+    Replicas(u32),
+    /// Remove the canary and all that was made for it.
+    RemoveCanary,
+}
+
 /// One change that a release would make, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
@@ -197,6 +209,9 @@ pub trait Deployer: Send + Sync + fmt::Debug {
     /// # Errors
     /// What `deploy` would fail with.
     async fn preview(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Vec<Change>>;
+
+    /// Commands with which a person does this without moodify. Asks nobody; empty if there are none.
+    fn by_hand(&self, target: &Target, remedy: &Remedy) -> Vec<String>;
 }
 
 /// Comfort on top of any [`Deployer`].

@@ -7,8 +7,8 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
 use super::{
-    Deployer, DeployerExt, Granularity, RouterCapabilities, Scale, Traffic, TrafficRouter, Verification, WeightChange,
-    Workload,
+    Deployer, DeployerExt, Granularity, Remedy, RouterCapabilities, Scale, Traffic, TrafficRouter, Verification,
+    WeightChange, Workload,
 };
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
@@ -132,7 +132,8 @@ impl TrafficRouter for ReplicaRatio {
 
     async fn reset(&self, cx: &CallContext, target: &Target, capacity: u32) -> Result<Traffic> {
         let stable = self.stable(cx, target).await?;
-        if stable.replicas.desired != capacity {
+        // More than there was before is somebody else's wish, and in nobody's way.
+        if stable.replicas.desired < capacity {
             let grow = Scale { from: stable.replicas.desired, to: capacity };
             self.deployer.scale(cx, target, Track::Stable, grow).await?;
         }
@@ -146,10 +147,17 @@ impl TrafficRouter for ReplicaRatio {
             }
         }
         let canary = self.deployer.observe(cx, target, Track::Canary).await.or_else(drifted)?;
-        if canary.is_some_and(|c| c.replicas.desired > 0) {
+        // Also where none is seen: to remove nothing is fine, and to believe an old answer is not.
+        if canary.is_none_or(|c| c.replicas.desired > 0) {
             self.deployer.remove(cx, target).await?;
         }
         Ok(Traffic { weight: Weight::ZERO, share: 0.0, verification: Verification::CannotTell, edited_by: None })
+    }
+
+    fn by_hand(&self, target: &Target, capacity: u32) -> Vec<String> {
+        let mut commands = self.deployer.by_hand(target, &Remedy::Replicas(capacity));
+        commands.extend(self.deployer.by_hand(target, &Remedy::RemoveCanary));
+        commands
     }
 }
 

@@ -115,4 +115,8 @@ pub trait TrafficRouter: Send + Sync + fmt::Debug {
     /// # Errors
     /// As in the contract.
     async fn reset(&self, cx: &CallContext, target: &Target, capacity: u32) -> Result<Traffic>;
+
+    /// Commands with which a person does what [`reset`](Self::reset) does without moodify. Asks nobody; empty if there
+    /// are none.
+    fn by_hand(&self, target: &Target, capacity: u32) -> Vec<String>;
 }

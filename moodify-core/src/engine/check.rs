@@ -5,6 +5,7 @@ use super::Engine;
 use crate::action::CheckContext;
 use crate::error::{Error, ErrorKind};
 use crate::model::Plan;
+use crate::mutation::{self, Mutation};
 
 /// Something that is wrong with a plan, found without any effect.
 #[derive(Debug)]
@@ -47,6 +48,7 @@ impl Engine {
                 Err(e) => found(e),
             }
         }
+        findings.retain(|f| f.error.kind() != ErrorKind::Unsupported || !mutation::on(Mutation::UnsupportedIsFine));
         findings
     }
 }

@@ -1,43 +1,60 @@
+use std::collections::BTreeSet;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use serde_json::Value;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
+use super::telemetry::{self, Attempted, Spans};
 use super::{Ending, Engine, RunLog};
 use crate::action::{Kind, Observed, StepContext};
 use crate::error::{Effect, Error, ErrorKind, Result};
 use crate::gate;
-use crate::journal::{Next, Outcome, Record, RunState, StepState, StepStatus, UndoStatus};
+use crate::journal::{Next, Outcome, Record, RunState, StepStatus, UndoStatus};
 use crate::model::{Period, RetryPolicy, RunId, Step};
+use crate::mutation::{self, Mutation};
 
 /// How long a cancelled step may take to say how far it came, before it is dropped.
 const GRACE: Duration = Duration::from_secs(5);
+/// When the inbox is looked into again after it could not be read.
+const INBOX_AGAIN: Duration = Duration::from_secs(1);
+/// The most time of a step with a deadline that a crash makes forget.
+const LIVED: Duration = Duration::from_secs(30);
 /// How long after its deadline a step may still find out why it failed.
 const AFTER_DEADLINE: Duration = Duration::from_secs(10);
 
 pub(super) async fn drive(engine: &Engine, run: &RunId, stop: &CancellationToken) -> Result<Ending> {
-    let options = &engine.options;
     let (journal, clock, feed) = (engine.journal.clone(), engine.clock.clone(), engine.feed.clone());
-    let log = RunLog::open(journal, clock, feed, run, &options.owner, options.lease).await?;
-    let (paused, _) = watch::channel(log.state().paused.is_some());
-    let executor = Executor { engine, log: log.clone(), stop, paused };
-    let result = tokio::select! {
-        biased;
-        result = executor.run() => result,
-        () = keep(&log) => log.holds().map(|()| Ending::Interrupted),
+    let session = engine.sessions.current(&journal, &engine.options.owner, engine.options.lease);
+    let log = RunLog::open(journal, clock, feed, session, run).await?;
+    let state = log.state();
+    let span = telemetry::run_span(&state);
+    let _active = telemetry::Active::begin();
+    let executor = Executor { engine, log: log.clone(), stop, spans: Spans::new(&span) };
+    let work = async {
+        tokio::select! {
+            biased;
+            result = executor.run() => result,
+            error = executor.obey() => Err(error),
+            () = outlived(&log) => log.holds().map(|()| Ending::Interrupted),
+        }
     };
+    let result = work.instrument(span.clone()).await;
+    span.record("outcome", telemetry::outcome_of_run(&result));
     log.give_up().await;
     result
 }
 
-/// Keeps the lease; ends when it is lost, after what runs had the time to notice.
-async fn keep(log: &RunLog) {
-    log.keep().await;
+/// Ends when the run is lost, after what runs had the time to notice.
+async fn outlived(log: &RunLog) {
+    log.lost().cancelled().await;
     tokio::time::sleep(GRACE).await;
 }
 
@@ -45,66 +62,78 @@ struct Executor<'a> {
     engine: &'a Engine,
     log: Arc<RunLog>,
     stop: &'a CancellationToken,
-    paused: watch::Sender<bool>,
+    spans: Spans,
 }
 
 /// How one attempt came to an end.
-enum Attempt<T> {
+pub(super) enum Attempt<T> {
     Done(Result<T>),
-    /// A person or the process that runs the engine wants it to stop.
+    /// A person, a step beside it or the process that runs the engine wants it to stop.
     Interrupted,
 }
 
 impl Executor<'_> {
     async fn run(&self) -> Result<Ending> {
         loop {
-            self.take_commands().await?;
             let state = self.log.state();
             let next = state.next();
             if let Next::Nothing = next {
                 let (outcome, summary) = state.ended.clone().unwrap_or((Outcome::NeedsAttention, String::new()));
                 return Ok(Ending::Ended(outcome, summary));
             }
+            // Waiting ends at once when the run is lost.
+            self.log.holds()?;
             if self.stop.is_cancelled() {
+                self.log.append(Record::Stopped).await?;
                 return Ok(Ending::Interrupted);
             }
+            self.log.holds()?;
             match next {
                 Next::Nothing => {}
                 Next::Gates => self.ask_gates(&state).await?,
-                Next::Wait => self.pause(self.engine.options.inbox).await,
-                Next::Run(step) => self.step(&state, &step).await?,
+                Next::Wait => self.until(|state| state.next() != Next::Wait).await,
+                Next::Run(_) => self.steps().await?,
                 Next::Rollback(cause) => self.log.append(Record::RollbackStarted { cause }).await?,
                 Next::Undo(step) => self.undo(&state, &step).await?,
-                Next::End(outcome, summary) => self.log.append(Record::Ended { outcome, summary }).await?,
+                Next::End(outcome, summary) => {
+                    let still = Next::End(outcome, summary.clone());
+                    let end =
+                        move |state: &RunState| (state.next() == still).then_some(Record::Ended { outcome, summary });
+                    self.log.append_if(end).await?;
+                }
             }
         }
     }
 
-    /// Takes what is new in the inbox: each command is obeyed or refused, on the record.
-    async fn take_commands(&self) -> Result<()> {
-        // A journal that cannot be read just now must not end a step; what must be written still fails on its own.
-        let commands = match self.log.new_commands().await {
-            Ok(commands) => commands,
-            Err(e) => {
-                tracing::warn!(error = %e, "the inbox could not be read");
-                return Ok(());
+    /// Takes what comes into the inbox: each command is obeyed or refused, on the record. Ends only by an error.
+    async fn obey(&self) -> Error {
+        loop {
+            match self.log.new_commands().await {
+                Ok(commands) => {
+                    for command in commands {
+                        let decide = move |state: &RunState| {
+                            let refused = state.refuses(&command);
+                            state.ended.is_none().then_some(Record::Commanded { command, refused })
+                        };
+                        match self.log.append_if(decide).await {
+                            Ok(true) => {}
+                            Ok(false) => std::future::pending().await,
+                            Err(e) => return e,
+                        }
+                    }
+                }
+                // A journal that cannot be read just now must not end a step; what must be written still fails on its own.
+                Err(e) => {
+                    tracing::warn!(error = %e, "the inbox could not be read");
+                    tokio::time::sleep(INBOX_AGAIN).await;
+                }
             }
-        };
-        for command in commands {
-            let state = self.log.state();
-            if state.ended.is_some() {
-                return Ok(());
-            }
-            let refused = state.refuses(command.kind);
-            self.log.append(Record::Commanded { command, refused }).await?;
-            self.paused.send_replace(self.log.state().paused.is_some());
         }
-        Ok(())
     }
 
     async fn ask_gates(&self, state: &RunState) -> Result<()> {
         let refusals = gate::refusals(&state.plan.environment.gates, self.log.now());
-        let record = if refusals.is_empty() {
+        let record = if refusals.is_empty() || mutation::on(Mutation::SkipGates) {
             Record::GatesPassed
         } else {
             let summary = format!("nothing was changed; {}", refusals.join("; "));
@@ -113,27 +142,65 @@ impl Executor<'_> {
         self.log.append(record).await
     }
 
-    /// Waits, but not when it shall stop.
-    async fn pause(&self, time: Duration) {
+    /// Waits for a state, but not when it shall stop.
+    async fn until(&self, wanted: impl FnMut(&Arc<RunState>) -> bool) {
+        let mut states = self.log.watch();
         tokio::select! {
-            () = tokio::time::sleep(time) => {}
+            _ = states.wait_for(wanted) => {}
             () = self.stop.cancelled() => {}
             () = self.log.lost().cancelled() => {}
         }
     }
 
-    /// Waits before the next attempt, and obeys commands meanwhile. Ends early when an abort changes what is next.
-    async fn wait_for_retry(&self, time: Duration) -> Result<()> {
-        let until = Instant::now() + time;
-        let aborted = || {
-            let state = self.log.state();
-            state.abort.is_some() && state.rollback.is_none()
+    /// Waits before the next attempt. Ends early when something else is next.
+    async fn wait_for_retry(&self, step: &str, time: Duration) {
+        let else_next = |state: &Arc<RunState>| match state.next() {
+            Next::Run(steps) => !steps.iter().any(|s| s == step),
+            Next::Undo(undo) => undo != step,
+            _ => true,
         };
-        while Instant::now() < until && !self.stop.is_cancelled() && !aborted() {
-            self.pause(self.engine.options.inbox.min(until - Instant::now())).await;
-            self.take_commands().await?;
+        tokio::select! {
+            () = tokio::time::sleep(time) => {}
+            () = self.until(else_next) => {}
         }
-        Ok(())
+    }
+
+    /// Runs what is next, several steps at once if they are in a parallel phase, until something else is next.
+    async fn steps(&self) -> Result<()> {
+        let beside = CancellationToken::new();
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        let mut running = FuturesUnordered::new();
+        let mut states = self.log.watch();
+        loop {
+            let state = states.borrow_and_update().clone();
+            let wanted = match state.next() {
+                Next::Run(wanted) if !self.stop.is_cancelled() && !self.log.lost().is_cancelled() => wanted,
+                _ => Vec::new(),
+            };
+            if wanted.is_empty() {
+                beside.cancel();
+            }
+            for name in wanted {
+                if names.insert(name.clone()) {
+                    let (state, beside) = (state.clone(), &beside);
+                    running.push(async move {
+                        let result = self.step(&state, &name, beside).await;
+                        (name, result)
+                    });
+                }
+            }
+            tokio::select! {
+                biased;
+                ended = running.next() => match ended {
+                    Some((name, result)) => {
+                        names.remove(&name);
+                        result?;
+                    }
+                    None => return self.log.holds(),
+                },
+                _ = states.changed() => {}
+            }
+        }
     }
 
     fn context(&self, state: &RunState, step: &Step, deadline: Option<Instant>) -> StepContext {
@@ -145,45 +212,50 @@ impl Executor<'_> {
             clock: self.engine.clock.clone(),
             deadline,
             cancel: CancellationToken::new(),
-            paused: self.paused.subscribe(),
         }
     }
 
-    /// Drives one attempt, and obeys commands meanwhile. An abort, a stop and the loss of the run cancel it; it has
-    /// some time to say how far it came.
-    async fn attend<T>(
-        &self,
-        cx: &StepContext,
-        abortable: bool,
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<Attempt<T>> {
-        let mut work = pin!(work);
-        let deadline = cx.deadline.map(|d| d + AFTER_DEADLINE);
-        let late = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        let mut late = pin!(late);
+    /// Records that time passes, so that a deadline has the right rest after a crash. Ends only by an error.
+    async fn live(&self) -> Error {
+        let mut states = self.log.watch();
         loop {
             tokio::select! {
-                biased;
-                result = &mut work => return Ok(Attempt::Done(result)),
-                () = self.stop.cancelled() => break,
-                () = self.log.lost().cancelled() => break,
-                () = &mut late => {
-                    let message = "it did not end by its deadline";
-                    let late = Error::new(ErrorKind::Timeout, "engine", "run the step", message);
-                    return Ok(Attempt::Done(Err(late.on(cx.step.name.as_str()).transient(false))));
-                }
-                () = tokio::time::sleep(self.engine.options.inbox) => {
-                    self.take_commands().await?;
-                    if abortable && self.log.state().abort.is_some() {
-                        break;
+                _ = states.changed() => {}
+                () = tokio::time::sleep(LIVED) => {
+                    if let Err(e) = self.log.append(Record::Lived).await {
+                        return e;
                     }
                 }
             }
+        }
+    }
+
+    /// Drives one attempt. A stop, the loss of the run and `cancel` cancel it; it has some time to say how far it came.
+    async fn attend<T>(
+        &self,
+        cx: &StepContext,
+        cancel: &CancellationToken,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<Attempt<T>> {
+        let mut work = pin!(work);
+        let late = async {
+            match cx.deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline + AFTER_DEADLINE).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {}
+            () = self.stop.cancelled() => {}
+            () = self.log.lost().cancelled() => {}
+            result = &mut work => return Ok(Attempt::Done(result)),
+            () = late => {
+                let message = "it did not end by its deadline";
+                let late = Error::new(ErrorKind::Timeout, "engine", "run the step", message);
+                return Ok(Attempt::Done(Err(late.on(cx.step.name.as_str()).transient(false))));
+            }
+            error = self.live(), if cx.deadline.is_some() => return Err(error),
         }
         cx.cancel.cancel();
         let result = tokio::time::timeout(GRACE, &mut work).await;
@@ -195,21 +267,40 @@ impl Executor<'_> {
         }
     }
 
-    async fn step(&self, state: &RunState, name: &str) -> Result<()> {
+    /// One attempt at a step, and the wait for the next one if it failed.
+    async fn step(&self, state: &RunState, name: &str, beside: &CancellationToken) -> Result<()> {
         let (step, kind) = self.find(state, name)?;
+        let span = self.spans.step(&state.plan, &step, false);
+        let result = self.step_in(state, &step, kind, beside, &span).instrument(span.clone()).await;
+        self.spans.end_if_over(&self.log.state(), name);
+        result
+    }
+
+    async fn step_in(
+        &self,
+        state: &RunState,
+        step: &Step,
+        kind: Arc<dyn Kind>,
+        beside: &CancellationToken,
+        span: &Span,
+    ) -> Result<()> {
+        let name = step.name.as_str();
         let before = state.steps.get(name).cloned().unwrap_or_default();
         let limit = step.deadline.map(Period::get).or_else(|| kind.deadline(&step.with));
         let deadline = limit.map(|limit| Instant::now() + limit.saturating_sub(before.spent));
-        let cx = self.context(state, &step, deadline);
-        if before.unknown && kind.has_effects() {
-            match self.observe(&cx, kind.as_ref(), &step, &before).await? {
+        let cx = self.context(state, step, deadline);
+        if before.unknown && kind.has_effects() && !mutation::on(Mutation::RepeatWithoutObserving) {
+            match self.observe(&cx, kind.as_ref(), step, beside).await? {
                 Attempt::Interrupted => return Ok(()),
                 Attempt::Done(Ok(Observed::NotDone)) => {}
                 Attempt::Done(Ok(Observed::Done(output))) => {
                     return self.log.append(Record::StepFinished { step: name.to_owned(), output }).await;
                 }
-                Attempt::Done(Err(error)) => return self.failed(&step, before.attempts, &error, None).await,
+                Attempt::Done(Err(error)) => return self.failed(step, before.attempts, &error, None).await,
             }
+        }
+        if mutation::on(Mutation::EffectBeforeRecord) && kind.has_effects() {
+            let _ = kind.execute(&cx).await;
         }
         let attempt = before.attempts + 1;
         let record = Record::StepStarted {
@@ -219,14 +310,25 @@ impl Executor<'_> {
             pivot: kind.is_pivot(),
             observer: kind.is_observer(),
         };
-        self.log.append(record).await?;
-        match self.attend(&cx, true, kind.execute(&cx)).await? {
+        let this = name.to_owned();
+        let start = move |state: &RunState| match state.next() {
+            Next::Run(steps) if steps.contains(&this) => Some(record),
+            _ => None,
+        };
+        if !self.log.append_if(start).await? {
+            return Ok(());
+        }
+        let attempted = Attempted::execute(span, step, attempt);
+        let work = guarded(name, "run the step", kind.execute(&cx));
+        let done = self.attend(&cx, beside, work).instrument(attempted.span()).await?;
+        attempted.end(&done);
+        match done {
             Attempt::Interrupted => Ok(()),
             Attempt::Done(Ok(output)) => self.log.append(Record::StepFinished { step: name.to_owned(), output }).await,
             Attempt::Done(Err(error)) => {
                 let wait = next_wait(&step.retry, attempt, &error);
                 let in_time = deadline.is_none_or(|d| Instant::now() + wait.unwrap_or_default() < d);
-                self.failed(&step, attempt, &error, wait.filter(|_| in_time)).await
+                self.failed(step, attempt, &error, wait.filter(|_| in_time)).await
             }
         }
     }
@@ -237,18 +339,19 @@ impl Executor<'_> {
         cx: &StepContext,
         kind: &dyn Kind,
         step: &Step,
-        before: &StepState,
+        beside: &CancellationToken,
     ) -> Result<Attempt<Observed<Value>>> {
         let mut attempt = 1;
         loop {
-            let seen = self.attend(cx, true, kind.observe(cx)).await?;
+            let work = guarded(&step.name, "observe the step", kind.observe(cx));
+            let seen = self.attend(cx, beside, work).await?;
             let Attempt::Done(Err(error)) = seen else { return Ok(seen) };
             let Some(wait) = next_wait(&step.retry, attempt, &error) else {
-                tracing::warn!(step = %step.name, attempts = before.attempts, %error, "it cannot be observed");
+                tracing::warn!(step = step.name, attempt, %error, "it cannot be observed");
                 return Ok(Attempt::Done(Err(error.effect(Effect::Unknown))));
             };
-            self.wait_for_retry(wait).await?;
-            if self.log.state().abort.is_some() || self.stop.is_cancelled() {
+            self.wait_for_retry(&step.name, wait).await;
+            if beside.is_cancelled() || self.stop.is_cancelled() {
                 return Ok(Attempt::Interrupted);
             }
             attempt += 1;
@@ -266,10 +369,10 @@ impl Executor<'_> {
         }
         let (name, retry_in) = (step.name.clone(), wait.map(Period::from));
         self.log.append(Record::StepFailed { step: name, attempt, error: error.to_record(), retry_in }).await?;
-        match wait {
-            Some(wait) => self.wait_for_retry(wait).await,
-            None => Ok(()),
+        if let Some(wait) = wait {
+            self.wait_for_retry(&step.name, wait).await;
         }
+        Ok(())
     }
 
     async fn undo(&self, state: &RunState, name: &str) -> Result<()> {
@@ -284,23 +387,67 @@ impl Executor<'_> {
             _ => None,
         };
         self.log.append(Record::UndoStarted { step: name.to_owned(), attempt }).await?;
-        let cx = self.context(state, &step, Some(Instant::now() + self.engine.options.undo_deadline));
-        match self.attend(&cx, false, kind.undo(&cx, output)).await? {
+        let options = &self.engine.options;
+        // What only tells people is not worth the patience that the old version is worth.
+        let (policy, limit) = match kind.is_observer() {
+            true => (&step.retry, kind.deadline(&step.with).unwrap_or(options.undo_deadline)),
+            false => (&options.undo, options.undo_deadline),
+        };
+        let cx = self.context(state, &step, Some(Instant::now() + limit));
+        if mutation::on(Mutation::RollbackAsksMetrics) {
+            cx.ask_metrics().await;
+        }
+        let never = CancellationToken::new();
+        let span = self.spans.step(&state.plan, &step, true);
+        let attempted = Attempted::undo(&span, &step, attempt);
+        let work = guarded(name, "take the step back", kind.undo(&cx, output));
+        let done = self.attend(&cx, &never, work).instrument(attempted.span()).await?;
+        attempted.end(&done);
+        let over = self.undone(state, &step, policy, attempt, done).await;
+        self.spans.end_if_over(&self.log.state(), name);
+        over
+    }
+
+    /// Records how an attempt at undoing went, and waits for the next one if there is one.
+    async fn undone(
+        &self,
+        state: &RunState,
+        step: &Step,
+        policy: &RetryPolicy,
+        attempt: u32,
+        done: Attempt<()>,
+    ) -> Result<()> {
+        let name = step.name.as_str();
+        match done {
             Attempt::Interrupted => Ok(()),
             Attempt::Done(Ok(())) => self.log.append(Record::UndoFinished { step: name.to_owned() }).await,
             Attempt::Done(Err(error)) => {
                 // What was not well yet may be later: the old version needs time to come back.
-                let policy = &self.engine.options.undo;
                 let hopeful = error.is_transient() || matches!(error.kind(), ErrorKind::Unhealthy | ErrorKind::Timeout);
                 let wait = (hopeful && attempt < policy.attempts).then(|| policy.wait_before(attempt + 1));
-                let (step, error, retry_in) = (name.to_owned(), error.to_record(), wait.map(Period::from));
-                self.log.append(Record::UndoFailed { step, attempt, error, retry_in }).await?;
-                match wait {
-                    Some(wait) => self.wait_for_retry(wait).await,
-                    None => Ok(()),
+                let by_hand = if wait.is_some() { Vec::new() } else { self.by_hand(state) };
+                let (error, retry_in) = (error.to_record(), wait.map(Period::from));
+                let record = Record::UndoFailed { step: name.to_owned(), attempt, error, retry_in, by_hand };
+                self.log.append(record).await?;
+                if let Some(wait) = wait {
+                    self.wait_for_retry(name, wait).await;
                 }
+                Ok(())
             }
         }
+    }
+
+    /// Commands with which a person takes back what is still to be taken back, in order.
+    fn by_hand(&self, state: &RunState) -> Vec<String> {
+        let mut all = Vec::new();
+        for step in state.to_undo() {
+            if let Ok((step, kind)) = self.find(state, &step.name) {
+                let cx = self.context(state, &step, None);
+                let new = kind.by_hand(&cx).into_iter().filter(|command| !all.contains(command));
+                all.extend(new.collect::<Vec<_>>());
+            }
+        }
+        all
     }
 
     fn find(&self, state: &RunState, name: &str) -> Result<(Step, Arc<dyn Kind>)> {
@@ -311,6 +458,15 @@ impl Executor<'_> {
         let kind = self.engine.registry.get(&step.action)?.clone();
         Ok((step, kind))
     }
+}
+
+/// A step that panics fails like any other: the run goes on, by its record.
+async fn guarded<T>(step: &str, operation: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let message = format!("it panicked, which is a defect in it: {}", said.unwrap_or("it did not say why"));
+        Err(Error::new(ErrorKind::Internal, "engine", operation, message).on(step).effect(Effect::Unknown))
+    })
 }
 
 /// The wait before the next attempt, if there is to be one.

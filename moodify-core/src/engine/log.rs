@@ -1,15 +1,19 @@
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::session::{Session, gone};
+use super::telemetry;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Feed, Progress};
-use crate::journal::{Entry, JournalStore, Lease, Record, RunState, fold};
+use crate::journal::{Command, Entry, JournalStore, Lease, Record, RunState, fold};
 use crate::model::RunId;
+use crate::mutation::{self, Mutation};
+use crate::secret;
 
 /// A run that this engine owns: its journal, the state that it folds to, and the lease.
 #[derive(Debug)]
@@ -18,13 +22,13 @@ pub(crate) struct RunLog {
     clock: Arc<dyn Clock>,
     feed: Feed,
     run: RunId,
+    session: Arc<Session>,
     lease: Lease,
-    ttl: Duration,
-    /// Held while appending; the state is replaced when the append is durable.
-    appending: tokio::sync::Mutex<()>,
-    state: Mutex<Arc<RunState>>,
-    /// Until when the lease certainly holds, in time that no clock change moves.
-    until: Mutex<Instant>,
+    /// Held while appending; when the last record was written.
+    appending: tokio::sync::Mutex<Instant>,
+    /// Replaced when an append is durable.
+    state: watch::Sender<Arc<RunState>>,
+    /// This run was lost, or all of the session.
     lost: CancellationToken,
 }
 
@@ -34,12 +38,10 @@ impl RunLog {
         store: Arc<dyn JournalStore>,
         clock: Arc<dyn Clock>,
         feed: Feed,
+        session: Arc<Session>,
         run: &RunId,
-        owner: &str,
-        ttl: Duration,
     ) -> Result<Arc<Self>> {
-        let before = Instant::now();
-        let lease = store.acquire(run, owner, clock.now(), ttl).await?;
+        let lease = session.acquire(run).await?;
         let state = match store.load(run).await.and_then(|entries| fold(&entries)) {
             Ok(state) => state,
             Err(e) => {
@@ -48,19 +50,20 @@ impl RunLog {
             }
         };
         let ended = state.ended.is_some();
+        let lost = session.lost().child_token();
         let log = Arc::new(Self {
             store,
             clock,
             feed,
             run: run.clone(),
+            session,
             lease,
-            ttl,
-            appending: tokio::sync::Mutex::new(()),
-            state: Mutex::new(Arc::new(state)),
-            until: Mutex::new(before + ttl),
-            lost: CancellationToken::new(),
+            appending: tokio::sync::Mutex::new(Instant::now()),
+            state: watch::Sender::new(Arc::new(state)),
+            lost,
         });
-        if !ended && let Err(e) = log.append(Record::Owned { owner: owner.to_owned() }).await {
+        let owned = Record::Owned { owner: log.session.owner().to_owned() };
+        if !ended && let Err(e) = log.append(owned).await {
             log.give_up().await;
             return Err(e);
         }
@@ -69,32 +72,58 @@ impl RunLog {
 
     /// The state now.
     pub(crate) fn state(&self) -> Arc<RunState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.borrow().clone()
+    }
+
+    /// Tells of every change of the state.
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<RunState>> {
+        self.state.subscribe()
     }
 
     /// Makes a record durable, folds it in and tells the audience.
     ///
     /// Goes on to its end also if the caller is dropped, so that journal and state never part.
     pub(crate) async fn append(self: &Arc<Self>, record: Record) -> Result<()> {
+        self.append_if(move |_| Some(record)).await.map(drop)
+    }
+
+    /// Appends what `decide` says about the state at that moment, or nothing; says whether it did.
+    pub(crate) async fn append_if(
+        self: &Arc<Self>,
+        decide: impl FnOnce(&RunState) -> Option<Record> + Send + 'static,
+    ) -> Result<bool> {
         let this = self.clone();
         let task = tokio::spawn(async move {
-            let _turn = this.appending.lock().await;
-            this.holds()?;
+            let mut last = this.appending.lock().await;
             let before = this.state();
-            let entry = Entry { seq: before.seq + 1, time: this.clock.now(), token: this.lease.token, record };
-            let mut after = (*before).clone();
-            after.apply(&entry)?;
-            let appended = this.store.append(&this.run, &this.lease, before.seq, std::slice::from_ref(&entry)).await;
+            let Some(record) = decide(&before).map(secret::without) else { return Ok(false) };
+            this.holds()?;
+            let now = Instant::now();
+            let elapsed = if matches!(record, Record::Owned { .. }) { 0 } else { (now - *last).as_millis() };
+            let entry = Entry {
+                seq: before.seq + 1,
+                time: this.clock.now(),
+                elapsed_ms: Some(u64::try_from(elapsed).unwrap_or(u64::MAX)),
+                token: this.lease.token,
+                record,
+            };
+            before.accepts(&entry)?;
+            let seq = before.seq;
+            drop(before);
+            let appended = this.store.append(&this.run, &this.lease, seq, std::slice::from_ref(&entry)).await;
             if let Err(e) = appended {
                 if e.kind() == ErrorKind::Fenced {
                     this.lost.cancel();
                 }
                 return Err(e);
             }
-            let event = Event::of(&this.run, &after.plan, &entry);
-            *this.state.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
+            telemetry::count(&this.state().plan, &entry.record, now.elapsed());
+            *last = now;
+            let plan = this.state().plan.clone();
+            let event = Event::of(&this.run, &plan, &entry);
+            this.state.send_modify(|state| Arc::make_mut(state).apply(entry));
             this.feed.event(&event);
-            Ok(())
+            Ok(true)
         });
         task.await.unwrap_or_else(|e| {
             Err(Error::new(ErrorKind::Internal, "engine", "append a record", "the writer panicked").with_source(e))
@@ -102,7 +131,12 @@ impl RunLog {
     }
 
     pub(crate) fn progress(&self, progress: Progress) {
-        self.feed.progress(progress);
+        self.feed.progress(secret::without(progress));
+    }
+
+    /// Whether anybody looks at progress.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.feed.is_watched()
     }
 
     /// The wall time now.
@@ -112,34 +146,16 @@ impl RunLog {
 
     /// Whether the run is certainly still ours; asked before every effect.
     pub(crate) fn holds(&self) -> Result<()> {
-        let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.lost.is_cancelled() || Instant::now() >= until {
-            self.lost.cancel();
-            let message = "the lease has run out or another engine has the run; this one changes nothing any more";
-            return Err(Error::new(ErrorKind::Fenced, "engine", "keep the run", message).on(self.run.as_str()));
+        if mutation::on(Mutation::SkipFence) || (self.session.holds() && !self.lost.is_cancelled()) {
+            Ok(())
+        } else {
+            Err(gone(&self.run))
         }
-        Ok(())
     }
 
     /// Cancelled when the run is lost to another engine.
     pub(crate) fn lost(&self) -> &CancellationToken {
         &self.lost
-    }
-
-    /// Keeps the lease until dropped or lost.
-    pub(crate) async fn keep(&self) {
-        loop {
-            tokio::time::sleep(self.ttl / 3).await;
-            let before = Instant::now();
-            match self.store.renew(&self.run, &self.lease, self.clock.now(), self.ttl).await {
-                Ok(()) => *self.until.lock().unwrap_or_else(PoisonError::into_inner) = before + self.ttl,
-                Err(e) if e.kind() == ErrorKind::Fenced => self.lost.cancel(),
-                Err(e) => tracing::warn!(run = %self.run, error = %e, "the lease could not be renewed"),
-            }
-            if self.holds().is_err() {
-                return;
-            }
-        }
     }
 
     /// Lets another engine take the run at once.
@@ -149,10 +165,9 @@ impl RunLog {
         }
     }
 
-    /// Commands in the inbox that were not taken yet.
-    pub(crate) async fn new_commands(&self) -> Result<Vec<crate::journal::Command>> {
-        let all = self.store.inbox(&self.run).await?;
+    /// Waits for commands that were not taken yet.
+    pub(crate) async fn new_commands(&self) -> Result<Vec<Command>> {
         let state = self.state();
-        Ok(all.into_iter().filter(|c| !state.commands.contains(&c.id)).collect())
+        self.store.commands(&self.run, &state.commands).await
     }
 }

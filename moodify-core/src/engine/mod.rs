@@ -3,22 +3,30 @@
 mod check;
 mod executor;
 mod log;
+mod session;
+mod telemetry;
+mod undo;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use tokio_util::sync::CancellationToken;
 
 pub use check::Finding;
 pub(crate) use log::RunLog;
+use session::Sessions;
+pub use telemetry::describe_metrics;
 
 use crate::action::Registry;
 use crate::backend::Backends;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{self, Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, Feed, Subscription};
-use crate::journal::{Command, CommandKind, Entry, JournalStore, Outcome, Record, RunState, fold};
+use crate::event::{Event, Feed, Signal, Subscription};
+use crate::journal::{Command, Entry, JournalStore, Outcome, Record, RunState, fold};
 use crate::model::{Plan, RetryPolicy, RunId};
+use crate::secret;
 
 /// How an engine behaves.
 #[derive(Debug, Clone)]
@@ -28,8 +36,6 @@ pub struct EngineOptions {
     pub owner: String,
     /// How long a run stays this engine's after its last sign of life.
     pub lease: Duration,
-    /// How often the inbox is looked into: the most that a command waits.
-    pub inbox: Duration,
     /// How often undoing a step is tried, and when.
     pub undo: RetryPolicy,
     /// The deadline of one attempt at undoing a step.
@@ -37,13 +43,12 @@ pub struct EngineOptions {
 }
 
 impl Default for EngineOptions {
-    /// A lease of 15 s, a look into the inbox 5 times a second; undoing is tried 40 times within about 10 minutes.
+    /// A lease of 15 s; undoing is tried 40 times within about 10 minutes.
     fn default() -> Self {
         let random = uuid::Uuid::now_v7().simple().to_string();
         Self {
             owner: format!("process {} ({})", std::process::id(), &random[random.len() - 6..]),
             lease: Duration::from_secs(15),
-            inbox: Duration::from_millis(200),
             undo: RetryPolicy { attempts: 40, ..RetryPolicy::default() },
             undo_deadline: Duration::from_secs(300),
         }
@@ -78,6 +83,7 @@ pub struct Engine {
     clock: Arc<dyn Clock>,
     options: EngineOptions,
     feed: Feed,
+    sessions: Arc<Sessions>,
 }
 
 impl Engine {
@@ -91,6 +97,7 @@ impl Engine {
             clock: Arc::new(SystemClock),
             options: EngineOptions::default(),
             feed: Feed::new(),
+            sessions: Arc::default(),
         }
     }
 
@@ -112,7 +119,14 @@ impl Engine {
     #[must_use]
     pub fn with_options(mut self, options: EngineOptions) -> Self {
         self.options = options;
+        self.sessions = Arc::default();
         self
+    }
+
+    /// How it behaves.
+    #[must_use]
+    pub fn options(&self) -> &EngineOptions {
+        &self.options
     }
 
     /// The journal.
@@ -138,6 +152,10 @@ impl Engine {
     /// # Errors
     /// [`ErrorKind::Invalid`] with everything that [`check`](Self::check) finds; [`ErrorKind::Storage`].
     pub async fn create(&self, plan: &Plan, by: &str) -> Result<RunId> {
+        self.begin(plan, by, None).await
+    }
+
+    async fn begin(&self, plan: &Plan, by: &str, undoes: Option<RunId>) -> Result<RunId> {
         let findings = self.check(plan).await;
         if !findings.is_empty() {
             let all: Vec<String> = findings.iter().map(ToString::to_string).collect();
@@ -145,12 +163,70 @@ impl Engine {
             return Err(Error::new(kind, "engine", "check the plan", all.join("; ")).on(plan.name.as_str()));
         }
         let now = self.clock.now();
-        let run = RunId::generate(now);
-        let record = Record::Created { run: run.clone(), plan: Box::new(plan.clone()), by: by.to_owned() };
-        let first = Entry { seq: 1, time: now, token: 0, record };
-        self.journal.create(&run, &first).await?;
-        self.feed.event(&Event::of(&run, plan, &first));
-        Ok(run)
+        loop {
+            let run = RunId::generate(now);
+            let record = Record::Created {
+                run: run.clone(),
+                plan: Box::new(plan.clone()),
+                by: by.to_owned(),
+                undoes: undoes.clone(),
+            };
+            if serde_json::to_string(&record).is_ok_and(|text| secret::is_in(&text)) {
+                let message = "it holds a secret that would be written into the journal";
+                return Err(Error::new(ErrorKind::Invalid, "engine", "create the run", message)
+                    .on(plan.name.as_str())
+                    .hint(
+                        "take it out of the plan, and out of whatever else could have kept it; name a variable instead",
+                    ));
+            }
+            let first = Entry { seq: 1, time: now, elapsed_ms: Some(0), token: 0, record };
+            match self.journal.create(&run, &first).await {
+                Ok(()) => {
+                    self.feed.event(&Event::of(&run, plan, &first));
+                    return Ok(run);
+                }
+                // Of thousands of runs in one second two may get the same name.
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Writes a new run that takes a completed one back: what it found is rolled out again, at once and without a
+    /// canary; gates do not hold it up. It is refused, with nothing changed, if something else serves by now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the run did not complete, or changed no version; else as for [`create`](Self::create).
+    pub async fn undo(&self, run: &RunId, by: &str, reason: &str) -> Result<RunId> {
+        let plan = undo::plan(&self.state(run).await?, reason)?;
+        self.begin(&plan, by, Some(run.clone())).await
+    }
+
+    /// Removes the runs that ended longer ago than `age`, and says which. A run that has not ended, that somebody owns
+    /// or that cannot be read is never removed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Storage`]; runs that were removed before it stay removed.
+    pub async fn prune(&self, age: Duration) -> Result<Vec<RunId>> {
+        let now = self.clock.now();
+        let mut removed = Vec::new();
+        for run in self.journal.list().await? {
+            let state = match self.state(&run).await {
+                Ok(state) => state,
+                Err(e) => {
+                    tracing::warn!(%run, error = %e, "not pruned: it cannot be read");
+                    continue;
+                }
+            };
+            if state.ended.is_some() && clock::since(state.updated, now) > age {
+                match self.journal.remove(&run).await {
+                    Ok(()) => removed.push(run),
+                    Err(e) if e.kind() == ErrorKind::Refused => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(removed)
     }
 
     /// Takes a run and drives it to its end, from wherever its journal says it is. Cancelling `stop` interrupts it at
@@ -194,17 +270,45 @@ impl Engine {
         Ok(entries.iter().filter(|e| e.seq >= from).map(|e| Event::of(run, &plan, e)).collect())
     }
 
+    /// The events of a run from number `from` on: first those that happened already, then those that this engine makes
+    /// happen, each once and in order, to the terminal one.
+    ///
+    /// # Errors
+    /// As for [`state`](Self::state).
+    pub async fn follow(&self, run: &RunId, from: u64) -> Result<BoxStream<'static, Event>> {
+        let live = self.subscribe();
+        let mut past = self.events(run, 1).await?;
+        let next = past.last().map_or(from, |last| from.max(last.number + 1));
+        let ended = past.last().is_some_and(Event::is_terminal);
+        past.retain(|event| event.number >= from);
+        let run = run.clone();
+        let live = stream::unfold(Some((live, next)).filter(|_| !ended), move |awaited| {
+            let run = run.clone();
+            async move {
+                let (mut live, next) = awaited?;
+                loop {
+                    match live.next().await? {
+                        Signal::Event(event) if event.run == run && event.number >= next => {
+                            let more = Some((live, event.number + 1)).filter(|_| !event.is_terminal());
+                            return Some((event, more));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        });
+        Ok(stream::iter(past).chain(live).boxed())
+    }
+
     /// Gives a run a command, from any process. It is obeyed, or refused on the record, by the engine that has the
-    /// run, within [`EngineOptions::inbox`].
+    /// run, at once.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the run cannot obey it as it is now.
-    pub async fn command(&self, run: &RunId, kind: CommandKind, by: &str, reason: &str) -> Result<Command> {
-        if let Some(why) = self.state(run).await?.refuses(kind) {
+    pub async fn command(&self, run: &RunId, command: &Command) -> Result<()> {
+        if let Some(why) = self.state(run).await?.refuses(command) {
             return Err(Error::new(ErrorKind::Invalid, "engine", "give a command", why).on(run.as_str()));
         }
-        let command = Command::new(kind, by, reason);
-        self.journal.send(run, &command).await?;
-        Ok(command)
+        self.journal.send(run, &secret::without(command.clone())).await
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use crate::analysis::MetricStatus;
 use crate::error::ErrorRecord;
-use crate::journal::{CommandKind, Entry, Outcome, Record};
+use crate::journal::{Command, CommandKind, Entry, Outcome, Record};
 use crate::model::{Period, Plan, RunId, Track, Weight};
 
 /// Something that happened in a run, for good.
@@ -34,7 +34,14 @@ pub struct Event {
 #[expect(missing_docs, reason = "the fields repeat those of the records")]
 pub enum EventKind {
     /// The run exists.
-    RunCreated { plan: String, version: String, environment: String, phases: Vec<PhaseOutline>, by: String },
+    RunCreated {
+        plan: String,
+        version: String,
+        environment: String,
+        phases: Vec<PhaseOutline>,
+        by: String,
+        undoes: Option<RunId>,
+    },
     /// An engine owns it.
     Owned { owner: String },
     /// The gates held.
@@ -52,7 +59,7 @@ pub enum EventKind {
     /// It need not wait any more.
     Released { step: String },
     /// Somebody gave a command.
-    Commanded { command: CommandKind, by: String, reason: String, refused: Option<String> },
+    Commanded { command: CommandKind, step: Option<String>, by: String, reason: String, refused: Option<String> },
     /// The run goes back.
     RollbackStarted { cause: String },
     /// An attempt at undoing a step begins.
@@ -60,7 +67,19 @@ pub enum EventKind {
     /// A step is undone.
     UndoFinished { step: String },
     /// An attempt at undoing failed; without `retry-in` for good.
-    UndoFailed { step: String, attempt: u32, error: ErrorRecord, message: String, retry_in: Option<Period> },
+    UndoFailed {
+        step: String,
+        attempt: u32,
+        error: ErrorRecord,
+        message: String,
+        retry_in: Option<Period>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        by_hand: Vec<String>,
+    },
+    /// An engine drives it still.
+    Lived,
+    /// Its engine stopped in order; it can be resumed.
+    Stopped,
     /// The run is over.
     RunEnded { outcome: Outcome, summary: String },
     /// Something that this version does not know.
@@ -78,6 +97,12 @@ pub struct PhaseOutline {
 }
 
 impl Event {
+    /// Whether it is the last one of its run.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        matches!(self.kind, EventKind::RunEnded { .. })
+    }
+
     /// The event of a record.
     #[must_use]
     pub fn of(run: &RunId, plan: &Plan, entry: &Entry) -> Self {
@@ -87,7 +112,8 @@ impl Event {
 
 fn kind_of(plan: &Plan, record: Record) -> EventKind {
     match record {
-        Record::Created { plan, by, .. } => EventKind::RunCreated {
+        Record::Created { plan, by, undoes, .. } => EventKind::RunCreated {
+            undoes,
             version: plan.release.version.clone(),
             environment: plan.environment.name.clone(),
             phases: outline(&plan),
@@ -109,14 +135,17 @@ fn kind_of(plan: &Plan, record: Record) -> EventKind {
         Record::Held { step, reason } => EventKind::Held { step, reason },
         Record::Released { step } => EventKind::Released { step },
         Record::Commanded { command, refused } => {
-            EventKind::Commanded { command: command.kind, by: command.by, reason: command.reason, refused }
+            let Command { kind, by, reason, step, .. } = command;
+            EventKind::Commanded { command: kind, step, by, reason, refused }
         }
         Record::RollbackStarted { cause } => EventKind::RollbackStarted { cause: cause.to_string() },
         Record::UndoStarted { step, attempt } => EventKind::UndoStarted { step, attempt },
         Record::UndoFinished { step } => EventKind::UndoFinished { step },
-        Record::UndoFailed { step, attempt, error, retry_in } => {
-            EventKind::UndoFailed { step, attempt, message: error.to_string(), error, retry_in }
+        Record::UndoFailed { step, attempt, error, retry_in, by_hand } => {
+            EventKind::UndoFailed { step, attempt, message: error.to_string(), error, retry_in, by_hand }
         }
+        Record::Lived => EventKind::Lived,
+        Record::Stopped => EventKind::Stopped,
         Record::Ended { outcome, summary } => EventKind::RunEnded { outcome, summary },
     }
 }
@@ -248,6 +277,11 @@ impl Feed {
     pub(crate) fn event(&self, event: &Event) {
         let mut audience = self.events.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         audience.retain(|sender| sender.send(event.clone()).is_ok());
+    }
+
+    /// Whether anybody listens.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.progress.receiver_count() > 0
     }
 
     pub(crate) fn progress(&self, progress: Progress) {

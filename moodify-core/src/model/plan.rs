@@ -51,6 +51,10 @@ impl Plan {
 pub struct Phase {
     /// Its name.
     pub name: String,
+    /// Whether its steps run at once, not one after the other. If one of them fails, the others stop where they are, and
+    /// all are taken back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub parallel: bool,
     /// Its steps, in order.
     pub steps: Vec<Step>,
 }

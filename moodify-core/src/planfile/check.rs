@@ -134,8 +134,10 @@ impl Checks {
             let at = format!("/phases/{index}");
             self.text(&format!("{at}/name"), &phase.name);
             match &phase.content {
-                PhaseContent::Steps(list) if list.is_empty() => self.report(format!("{at}/steps"), "no steps"),
-                PhaseContent::Steps(list) => {
+                PhaseContent::Steps(list) | PhaseContent::Parallel(list) if list.is_empty() => {
+                    self.report(format!("{at}/steps"), "no steps");
+                }
+                PhaseContent::Steps(list) | PhaseContent::Parallel(list) => {
                     steps.extend(list.iter().enumerate().map(|(index, step)| (format!("{at}/steps/{index}"), step)));
                 }
                 PhaseContent::Strategy(StrategySpec::Canary(canary)) => {

@@ -70,7 +70,8 @@ impl PlanFile {
     #[must_use]
     pub fn expand(self) -> Plan {
         let expand = |phase: PhaseSpec| match phase.content {
-            PhaseContent::Steps(steps) => vec![Phase { name: phase.name, steps }],
+            PhaseContent::Steps(steps) => vec![Phase { name: phase.name, parallel: false, steps }],
+            PhaseContent::Parallel(steps) => vec![Phase { name: phase.name, parallel: true, steps }],
             PhaseContent::Strategy(StrategySpec::Canary(canary)) => canary.phases(&phase.name),
         };
         Plan {
@@ -99,6 +100,8 @@ pub struct PhaseSpec {
 pub enum PhaseContent {
     /// Steps, one after the other.
     Steps(Vec<Step>),
+    /// Steps, all at once.
+    Parallel(Vec<Step>),
     /// A strategy that makes the steps.
     Strategy(StrategySpec),
 }
@@ -120,7 +123,10 @@ struct RawPhase {
     /// Its name, for people.
     #[schemars(length(min = 1))]
     name: String,
-    /// Steps, one after the other.
+    /// Whether the steps run at once. If one of them fails, the others stop, and all are taken back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    parallel: bool,
+    /// Steps, one after the other or at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     steps: Option<Vec<Step>>,
@@ -134,7 +140,14 @@ impl TryFrom<RawPhase> for PhaseSpec {
 
     fn try_from(raw: RawPhase) -> Result<Self, String> {
         let content = match (raw.steps, raw.strategy) {
+            (Some(steps), None) if raw.parallel => PhaseContent::Parallel(steps),
             (Some(steps), None) => PhaseContent::Steps(steps),
+            (None, Some(_)) if raw.parallel => {
+                return Err(format!(
+                    "phase {:?} has a strategy, which makes phases of its own; only steps can be parallel",
+                    raw.name
+                ));
+            }
             (None, Some(strategy)) => PhaseContent::Strategy(strategy),
             (Some(_), Some(_)) => {
                 return Err(format!("phase {:?} has steps and a strategy; it can have only one of them", raw.name));
@@ -147,11 +160,12 @@ impl TryFrom<RawPhase> for PhaseSpec {
 
 impl From<PhaseSpec> for RawPhase {
     fn from(phase: PhaseSpec) -> Self {
-        let (steps, strategy) = match phase.content {
-            PhaseContent::Steps(steps) => (Some(steps), None),
-            PhaseContent::Strategy(strategy) => (None, Some(strategy)),
+        let (parallel, steps, strategy) = match phase.content {
+            PhaseContent::Steps(steps) => (false, Some(steps), None),
+            PhaseContent::Parallel(steps) => (true, Some(steps), None),
+            PhaseContent::Strategy(strategy) => (false, None, Some(strategy)),
         };
-        Self { name: phase.name, steps, strategy }
+        Self { name: phase.name, parallel, steps, strategy }
     }
 }
 

@@ -26,7 +26,7 @@ fn the_examples_are_good_and_the_json_twin_is_the_same_plan() {
     assert_eq!(minimal, twin);
     let canary = |plan: &PlanFile, index: usize| match &plan.phases[index].content {
         PhaseContent::Strategy(StrategySpec::Canary(canary)) => canary.clone(),
-        PhaseContent::Steps(_) => panic!("phase {index} has no strategy"),
+        PhaseContent::Steps(_) | PhaseContent::Parallel(_) => panic!("phase {index} has no strategy"),
     };
     assert_eq!(canary(&minimal, 0), Canary::default());
     assert_eq!(canary(&release, 1), Canary::default(), "the release writes the defaults out");

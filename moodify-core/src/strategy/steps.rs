@@ -23,6 +23,7 @@ impl Canary {
         let first = self.weights.first().copied().unwrap_or_default();
         let mut phases = vec![Phase {
             name: format!("{name}: prepare"),
+            parallel: false,
             steps: vec![
                 step(name, "baseline", kinds::BASELINE, &Value::Null, None),
                 step(name, "deploy", kinds::DEPLOY_CANARY, &json!({"weight": first}), ready),
@@ -35,6 +36,7 @@ impl Canary {
             let bake = BakeParams { weight, period, analysis: self.analysis.clone(), services: Vec::new() };
             phases.push(Phase {
                 name: format!("{name}: {weight}"),
+                parallel: false,
                 steps: vec![
                     step(name, &format!("shift-{percent}"), kinds::SHIFT_TRAFFIC, &shift, ready),
                     step(name, &format!("bake-{percent}"), kinds::BAKE, &bake, None),
@@ -43,6 +45,7 @@ impl Canary {
         }
         phases.push(Phase {
             name: format!("{name}: promote"),
+            parallel: false,
             steps: vec![
                 step(name, "promote", kinds::PROMOTE, &Value::Null, ready),
                 step(name, "return-traffic", kinds::RETURN_TRAFFIC, &Value::Null, None),

@@ -2,12 +2,18 @@
 //! demand, and the contracts of the traits as suites that every implementation can be put to.
 
 pub mod conformance;
+pub mod journal;
 mod simulator;
 
 pub use simulator::{
     Answer, BackendKind, BackupScript, Behaviour, Call, Delivery, Edit, Edited, Fault, Faults, Flow, Outage, People,
     Percent, Rule, Scenario, ServiceView, Settings, SimBackup, SimIncident, Simulator, SimulatorBuilder, World, Write,
 };
+
+pub mod mutation {
+    //! Ways to break moodify on purpose, to show that tests would notice.
+    pub use crate::mutation::{Mutation, on, set};
+}
 
 pub mod mocks {
     //! A `mockall` mock of each backend trait.

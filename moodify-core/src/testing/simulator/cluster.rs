@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 
 use crate::backend::{
     CanarySpec, Change, Deployer, DeployerCapabilities, Diagnostics, Granularity, ImageChange, LogRequest, Pods,
-    ReplicaRatio, RouterCapabilities, Scale, Traffic, TrafficRouter, Verification, WeightChange, Workload,
+    Remedy, ReplicaRatio, RouterCapabilities, Scale, Traffic, TrafficRouter, Verification, WeightChange, Workload,
 };
 use crate::context::CallContext;
 use crate::error::{ErrorKind, Result};
@@ -244,6 +244,14 @@ impl Deployer for Facet {
         };
         self.world.call(cx, caller, effect).await
     }
+
+    fn by_hand(&self, target: &Target, remedy: &Remedy) -> Vec<String> {
+        vec![match remedy {
+            Remedy::Image(image) => format!("simulate image {target} {image}"),
+            Remedy::Replicas(count) => format!("simulate replicas {target} {count}"),
+            _ => format!("simulate remove-canary {target}"),
+        }]
+    }
 }
 
 fn traffic(state: &State, caller: &Caller, target: &Target) -> Result<Traffic> {
@@ -314,6 +322,10 @@ impl TrafficRouter for Facet {
         let effect = move |state: &mut State| set_weight(state, &asks, &target, None, Weight::ZERO);
         self.world.call(cx, caller, effect).await
     }
+
+    fn by_hand(&self, target: &Target, _capacity: u32) -> Vec<String> {
+        vec![format!("simulate weight {target} 0")]
+    }
 }
 
 /// The real [`ReplicaRatio`] over the simulated deployer, with faults of its own before and after.
@@ -353,6 +365,10 @@ impl TrafficRouter for RatioRouter {
     async fn reset(&self, cx: &CallContext, target: &Target, capacity: u32) -> Result<Traffic> {
         let caller = self.facet.router("reset", target);
         self.facet.world.around(cx, caller, self.inner.reset(cx, target, capacity)).await
+    }
+
+    fn by_hand(&self, target: &Target, capacity: u32) -> Vec<String> {
+        self.inner.by_hand(target, capacity)
     }
 }
 

@@ -176,6 +176,7 @@ struct Plans {
     rules: Vec<(Rule, u32, u32)>,
     /// Backend, from, to.
     partitions: Vec<(BackendKind, Duration, Duration)>,
+    repeats: String,
 }
 
 /// The faults of a simulator. The first rule that hits a call decides.
@@ -198,6 +199,11 @@ impl Faults {
     /// change nothing; watches that are open are silent and catch up afterwards.
     pub fn partition(&self, backend: BackendKind, from: Duration, to: Duration) {
         self.lock().partitions.push((backend, from, to));
+    }
+
+    /// What failing backends repeat in their errors from now on, such as a header of the request.
+    pub fn repeat(&self, text: &str) {
+        text.clone_into(&mut self.lock().repeats);
     }
 
     /// Ends all faults.
@@ -236,8 +242,14 @@ impl Faults {
         }
         found
     }
-}
 
-pub(super) fn injected(site: Site<'_>, kind: ErrorKind, effect: Effect) -> Error {
-    Error::new(kind, site.backend.name(), site.operation, "an injected fault").on(site.service).effect(effect)
+    /// What a call fails with.
+    pub(super) fn error(&self, site: Site<'_>, kind: ErrorKind, effect: Effect) -> Error {
+        let message = match self.lock().repeats.as_str() {
+            "" => "an injected fault".to_owned(),
+            repeated => format!("an injected fault: {repeated}"),
+        };
+        let error = Error::new(kind, site.backend.name(), site.operation, message.clone());
+        error.on(site.service).effect(effect).with_source(std::io::Error::other(message))
+    }
 }

@@ -15,7 +15,7 @@ use crate::context::{CallContext, IdempotencyKey};
 use crate::error::{Effect, ErrorKind, Result};
 use crate::model::{ImageRef, RunId, Track, Weight};
 
-use super::fault::{BackendKind, Fault, Faults, injected};
+use super::fault::{BackendKind, Fault, Faults};
 use super::scenario::{Edit, Scenario};
 use super::service::Flow;
 use super::state::{Caller, Delivery, SimBackup, SimIncident, State, Write};
@@ -368,12 +368,12 @@ impl World {
         let now = self.now();
         let site = caller.site();
         if self.0.faults.unreachable(caller.backend, now).is_some() {
-            return Err(injected(site, ErrorKind::Unavailable, Effect::None));
+            return Err(self.0.faults.error(site, ErrorKind::Unavailable, Effect::None));
         }
         let fault = self.0.faults.hit(site, self.0.seed, now);
         self.lock().calls[index].fault = fault;
         match fault {
-            Some(Fault::ErrorBefore(kind)) => return Err(injected(site, kind, Effect::None)),
+            Some(Fault::ErrorBefore(kind)) => return Err(self.0.faults.error(site, kind, Effect::None)),
             Some(Fault::Hang { effect: false }) => pending().await,
             Some(Fault::Stall(time)) => sleep(time).await,
             _ => {}
@@ -388,7 +388,7 @@ impl World {
     async fn after<T>(&self, caller: &Caller, fault: Option<Fault>, result: Result<T>) -> Result<T> {
         sleep(self.way()).await;
         match fault {
-            Some(Fault::ErrorAfter(kind)) => Err(injected(caller.site(), kind, Effect::Unknown)),
+            Some(Fault::ErrorAfter(kind)) => Err(self.0.faults.error(caller.site(), kind, Effect::Unknown)),
             Some(Fault::Hang { effect: true }) => pending().await,
             _ if self.is_dead(&caller.who) => pending().await,
             _ => result,

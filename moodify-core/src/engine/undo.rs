@@ -1,0 +1,77 @@
+use std::collections::BTreeMap;
+
+use crate::action::{BaselineParams, Baselines, kinds};
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{Outcome, RunState, StepStatus};
+use crate::model::{ImageRef, Phase, Plan, RetryPolicy, Service, Step};
+use crate::mutation::{self, Mutation};
+
+/// The plan that takes a completed run back: what its baseline found is rolled out again.
+pub(super) fn plan(state: &RunState, reason: &str) -> Result<Plan> {
+    let refuse =
+        |message: String| Error::new(ErrorKind::Invalid, "engine", "take the run back", message).on(state.run.as_str());
+    match &state.ended {
+        Some((Outcome::Completed, _)) => {}
+        Some((outcome, _)) => return Err(refuse(format!("it did not complete: {outcome}"))),
+        None => {
+            return Err(refuse("it has not ended".to_owned()).hint("abort it: that takes back what it did so far"));
+        }
+    }
+    let before = baselines(state);
+    let services = if mutation::on(Mutation::TakeBackHalf) { 1 } else { usize::MAX };
+    let old: Vec<Service> = state
+        .plan
+        .release
+        .services
+        .iter()
+        .filter_map(|service| {
+            let image = before.get(&service.name)?.clone();
+            Some(Service { image, ..service.clone() })
+        })
+        .take(services)
+        .collect();
+    if old.is_empty() {
+        return Err(refuse("it recorded no version that served before it".to_owned()));
+    }
+    let expect: BTreeMap<String, ImageRef> = old
+        .iter()
+        .filter_map(|service| Some((service.name.clone(), state.plan.release.service(&service.name)?.image.clone())))
+        .collect();
+    let mut release = state.plan.release.clone();
+    release.version = format!("before {}", state.plan.release.version);
+    release.services = old;
+    let mut environment = state.plan.environment.clone();
+    // The way back is never held up by what may begin and what may not.
+    environment.gates = Vec::new();
+    let baseline = serde_json::to_value(BaselineParams { services: Vec::new(), expect }).unwrap_or_default();
+    let step = |name: &str, action: &str, with| Step {
+        name: name.to_owned(),
+        action: action.to_owned(),
+        with,
+        deadline: None,
+        retry: RetryPolicy::default(),
+    };
+    let steps =
+        vec![step("undo-baseline", kinds::BASELINE, baseline), step("undo-roll", kinds::ROLL, serde_json::Value::Null)];
+    let name = match reason {
+        "" => format!("undo of {}", state.plan.name),
+        reason => format!("undo of {}: {reason}", state.plan.name),
+    };
+    let phases = vec![Phase { name: "undo".to_owned(), parallel: false, steps }];
+    Ok(Plan { name, environment, release, phases, backends: state.plan.backends.clone() })
+}
+
+/// The images that the run found, by service.
+fn baselines(state: &RunState) -> BTreeMap<String, ImageRef> {
+    let steps = state.plan.steps().filter(|(_, step)| step.action == kinds::BASELINE);
+    let outputs = steps.filter_map(|(_, step)| match state.status(&step.name) {
+        StepStatus::Finished(output) => serde_json::from_value::<Baselines>(output.clone()).ok(),
+        _ => None,
+    });
+    let mut found = BTreeMap::new();
+    for (service, before) in outputs.flatten() {
+        // The first one that was found is what served before the run.
+        found.entry(service).or_insert(before.image);
+    }
+    found
+}

@@ -1,0 +1,13 @@
+//! The engine on the Simulator: every scenario ends as it should, a crash at any record changes nothing about that,
+//! commands are obeyed, one engine owns a run, time is what was watched.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+mod commands;
+mod common;
+mod crash;
+mod ownership;
+mod peers;
+mod saga;
+mod scenarios;
+mod time;
