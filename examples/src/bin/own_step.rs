@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use moodify_core::action::{Action, Observed, Registry, StepContext};
-use moodify_core::journal::{CommandKind, FileJournal, StepStatus};
+use moodify_core::journal::{Command, CommandKind, FileJournal, StepStatus};
 use moodify_core::planfile;
 use moodify_core::{Backends, Engine, Error, ErrorKind, Result};
 use schemars::JsonSchema;
@@ -116,7 +116,7 @@ async fn main() -> Result<()> {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         println!("it looked, found the flag set, and did not set it again; now somebody aborts");
-        second.command(&run, CommandKind::Abort, "ben", "the new checkout is ugly").await
+        second.command(&run, &Command::new(CommandKind::Abort, "ben", "the new checkout is ugly")).await
     };
     let (ending, told) = tokio::join!(second.drive(&run, &stop), person);
     told?;

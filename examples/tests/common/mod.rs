@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "not every test needs all of it")]
 #![allow(clippy::unwrap_used, reason = "these are tests too, though not functions marked as such")]
 
+pub(crate) mod cluster;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -73,8 +75,26 @@ impl Background {
     pub(crate) fn slow(journal: &Path) -> Self {
         let plan = release();
         let args = ["run", plan.to_str().unwrap(), "--simulate", "--speed", "100", "--output", "json", "--journal"];
-        let mut command = moodify(&args);
-        Self(Some(command.arg(journal).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()))
+        Self::start(moodify(&args).arg(journal))
+    }
+
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()))
+    }
+
+    /// Whether it ends within this time, without anybody reading what it says.
+    pub(crate) fn ends_within(&mut self, time: Duration) -> Option<i32> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.0.as_mut().unwrap().try_wait().unwrap() {
+                return status.code();
+            }
+            if begun.elapsed() > time {
+                return None;
+            }
+            #[expect(clippy::disallowed_methods, reason = "another process needs real time")]
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub(crate) fn id(&self) -> u32 {

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use moodify_core::RunId;
+use moodify_core::model::Period;
 
 /// Rolls a release out as its plan says, and back by itself when it is bad.
 ///
@@ -53,14 +55,26 @@ pub(crate) enum Command {
     Run(Run),
     /// Takes a run that was interrupted, and drives it to its end
     Resume(Resume),
-    /// Shows all runs, or one in detail
+    /// Shows all runs, those that ended too, or one in detail
     Status(Status),
     /// Makes a run stand still; what bakes stays under watch
     Pause(Order),
     /// Lets a paused run go on
     Continue(Order),
-    /// Takes a release back
+    /// Takes back what an unfinished run did so far
     Abort(Order),
+    /// Says yes to a step that waits for approval
+    Approve(Answer),
+    /// Says no to a step that waits for approval
+    Reject(Answer),
+    /// Ends an analysis without its verdict; who says so answers for it
+    Skip(Skip),
+    /// Takes a completed run back, by a run of its own: what served before it is rolled out again
+    Undo(Undo),
+    /// Prints a run as one JSON document, with everything that is known of it
+    Export(Export),
+    /// Removes runs that ended long ago; one that has not ended is never removed
+    Prune(Prune),
     /// Prints the JSON Schema of plan files
     Schema,
 }
@@ -123,6 +137,9 @@ pub(crate) struct Resume {
 pub(crate) struct Status {
     /// The run; left out, all of them
     pub(crate) run: Option<RunId>,
+    /// Only runs that have not ended
+    #[arg(long, conflicts_with = "run")]
+    pub(crate) unfinished: bool,
 }
 
 #[derive(Debug, Args)]
@@ -134,6 +151,71 @@ pub(crate) struct Order {
     pub(crate) reason: String,
     #[command(flatten)]
     pub(crate) who: Who,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Answer {
+    #[command(flatten)]
+    pub(crate) order: Order,
+    /// The step; may be left out if exactly one waits
+    #[arg(long)]
+    pub(crate) step: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Skip {
+    /// The run; may be left out if exactly one is unfinished
+    pub(crate) run: Option<RunId>,
+    /// The step; may be left out if exactly one analysis runs
+    #[arg(long)]
+    pub(crate) step: Option<String>,
+    /// Why, for the record
+    #[arg(long)]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) who: Who,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Undo {
+    /// The completed run
+    pub(crate) run: RunId,
+    /// Why, for the record
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) simulation: Simulation,
+    #[command(flatten)]
+    pub(crate) who: Who,
+    /// With --output json: progress too, not only events
+    #[arg(long)]
+    pub(crate) progress: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The run
+    pub(crate) run: RunId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// How long ago a run must have ended: 30d, 12h, 90m
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub(crate) older_than: Duration,
+    /// Only say what would be removed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// A length of time, of days too.
+fn age(text: &str) -> Result<Duration, String> {
+    const DAY: u64 = 24 * 3600;
+    let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
+    match days {
+        Some(days) => Ok(Duration::from_secs(u64::from(days) * DAY)),
+        None => text.parse::<Period>().map(Period::get).map_err(|e| format!("{e}; days are written 30d")),
+    }
 }
 
 #[derive(Debug, Args)]

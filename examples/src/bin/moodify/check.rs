@@ -12,7 +12,7 @@ use crate::backends::{self, Settings};
 use crate::exit::{Exit, Stop};
 use crate::plan::Loaded;
 use crate::run::{check_context, preflight};
-use crate::show::{say, step_words};
+use crate::show::{phase_name, say, step_words};
 use crate::{runtime, simulate};
 
 pub(crate) fn check(args: &Check) -> Result<Exit, Stop> {
@@ -38,7 +38,7 @@ pub(crate) fn check(args: &Check) -> Result<Exit, Stop> {
         let opened = settings.open().await;
         let (all, kube) = opened.map_err(|errors| backends::placed(&loaded.source, errors))?;
         loaded.check(&all).await?;
-        preflight(&kube, &loaded).await?;
+        preflight(&kube, &loaded.plan.targets()).await?;
         outline(&loaded.plan);
         changes(&loaded.plan, &all, &format!("in {} ({})", loaded.plan.environment.namespace, kube.server())).await
     })
@@ -52,7 +52,7 @@ fn outline(plan: &Plan) {
     ));
     let width = plan.steps().map(|(_, step)| step.name.chars().count()).max().unwrap_or_default();
     for phase in &plan.phases {
-        say(&format!("\n{}", phase.name));
+        say(&format!("\n{}", phase_name(&phase.name, phase.parallel)));
         for step in &phase.steps {
             say(&format!("  {:width$}  {}", step.name, step_words(step)));
         }

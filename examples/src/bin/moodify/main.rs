@@ -4,8 +4,10 @@ mod args;
 mod backends;
 mod check;
 mod exit;
+mod export;
 mod order;
 mod plan;
+mod prune;
 mod run;
 mod runs;
 mod schema;
@@ -13,12 +15,14 @@ mod show;
 mod signals;
 mod simulate;
 mod status;
+mod undo;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use moodify_core::journal::CommandKind;
+use moodify_core::secret;
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, Global};
@@ -26,6 +30,9 @@ use exit::{Exit, Stop};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    std::panic::set_hook(Box::new(|panic| {
+        let _ = writeln!(io::stderr(), "{}", secret::redact(&panic.to_string()));
+    }));
     log_to_stderr(&cli.global);
     let global = &cli.global;
     let done = match &cli.command {
@@ -36,13 +43,19 @@ fn main() -> ExitCode {
         Command::Pause(args) => order::give(CommandKind::Pause, args, global),
         Command::Continue(args) => order::give(CommandKind::Continue, args, global),
         Command::Abort(args) => order::give(CommandKind::Abort, args, global),
+        Command::Approve(args) => order::answer(CommandKind::Approve, args, global),
+        Command::Reject(args) => order::answer(CommandKind::Reject, args, global),
+        Command::Skip(args) => order::skip(args, global),
+        Command::Undo(args) => undo::undo(args, global),
+        Command::Export(args) => export::export(args, global),
+        Command::Prune(args) => prune::prune(args, global),
         Command::Schema => {
             show::say(&format!("{:#}", schema::schema()));
             Ok(Exit::Completed)
         }
     };
     let exit = done.unwrap_or_else(|stop| {
-        let _ = writeln!(io::stderr(), "{stop}");
+        let _ = writeln!(io::stderr(), "{}", secret::redact(&stop.to_string()));
         stop.exit
     });
     exit.into()
@@ -65,14 +78,15 @@ fn log_to_stderr(global: &Global) {
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(show::colours()).with_writer(|| Log).init();
 }
 
-/// Stderr, beside whatever picture is on the terminal.
+/// Stderr, without secrets that something below us may have logged, beside whatever picture is on the terminal.
 #[derive(Debug)]
 struct Log;
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = secret::redact(&String::from_utf8_lossy(bytes)).into_owned();
         show::beside_the_picture(|| {
-            let _ = io::stderr().write_all(bytes);
+            let _ = io::stderr().write_all(text.as_bytes());
         });
         Ok(bytes.len())
     }

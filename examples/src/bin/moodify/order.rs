@@ -1,12 +1,12 @@
-//! `pause`, `continue` and `abort`: told to a run through its journal, from any process.
+//! `pause`, `continue`, `abort`, `approve`, `reject` and `skip`: told to a run through its journal, from any process.
 
 use std::time::Duration;
 
 use moodify_core::backend::Backends;
-use moodify_core::journal::{CommandKind, JournalStore, Record};
+use moodify_core::journal::{Command, CommandKind, JournalStore, Record};
 use moodify_core::{Engine, RunId};
 
-use crate::args::{Global, Order};
+use crate::args::{Answer, Global, Order, Skip};
 use crate::exit::{Exit, Stop};
 use crate::show::say;
 use crate::{runs, runtime, simulate};
@@ -15,14 +15,36 @@ use crate::{runs, runtime, simulate};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) fn give(kind: CommandKind, args: &Order, global: &Global) -> Result<Exit, Stop> {
+    send(&Command::new(kind, &args.who.name(), &args.reason), args.run.clone(), global)
+}
+
+pub(crate) fn answer(kind: CommandKind, args: &Answer, global: &Global) -> Result<Exit, Stop> {
+    let command = Command::new(kind, &args.order.who.name(), &args.order.reason);
+    send(&for_step(command, args.step.as_deref()), args.order.run.clone(), global)
+}
+
+pub(crate) fn skip(args: &Skip, global: &Global) -> Result<Exit, Stop> {
+    let command = Command::new(CommandKind::Skip, &args.who.name(), &args.reason);
+    send(&for_step(command, args.step.as_deref()), args.run.clone(), global)
+}
+
+fn for_step(command: Command, step: Option<&str>) -> Command {
+    match step {
+        Some(step) => command.for_step(step),
+        None => command,
+    }
+}
+
+fn send(command: &Command, run: Option<RunId>, global: &Global) -> Result<Exit, Stop> {
     runtime()?.block_on(async {
+        let kind = command.kind;
         let journal = runs::open(global)?;
-        let run = runs::choose(&journal, args.run.clone()).await?;
+        let run = runs::choose(&journal, run).await?;
         let state = runs::state(&journal, &run).await?;
         let engine = Engine::new(std::sync::Arc::new(journal.clone()), Backends::default());
-        let command = engine.command(&run, kind, &args.who.name(), &args.reason).await?;
+        engine.command(&run, command).await?;
         if let Some(answer) =
-            tokio::time::timeout(PATIENCE, answer(&journal, &run, &command.id)).await.ok().transpose()?
+            tokio::time::timeout(PATIENCE, taken(&journal, &run, &command.id)).await.ok().transpose()?
         {
             return match answer {
                 None => {
@@ -45,7 +67,7 @@ pub(crate) fn give(kind: CommandKind, args: &Order, global: &Global) -> Result<E
 }
 
 /// Waits until a command is on the record: `None` if it was obeyed, or why it was refused.
-async fn answer(journal: &impl JournalStore, run: &RunId, id: &str) -> moodify_core::Result<Option<String>> {
+async fn taken(journal: &impl JournalStore, run: &RunId, id: &str) -> moodify_core::Result<Option<String>> {
     loop {
         for entry in journal.load(run).await? {
             if let Record::Commanded { command, refused } = entry.record
@@ -63,5 +85,8 @@ fn obeyed(kind: CommandKind) -> &'static str {
         CommandKind::Pause => "paused; `moodify continue` lets it go on",
         CommandKind::Continue => "goes on",
         CommandKind::Abort => "goes back to the old version; `moodify status` shows how far it is",
+        CommandKind::Approve => "approved",
+        CommandKind::Reject => "rejected; what it did so far is taken back",
+        CommandKind::Skip => "skips the analysis",
     }
 }

@@ -39,7 +39,7 @@ impl Loaded {
     fn steps(&self) -> impl Iterator<Item = (String, &Step)> {
         self.file.phases.iter().enumerate().flat_map(|(phase, spec)| {
             let steps = match &spec.content {
-                PhaseContent::Steps(steps) => steps.as_slice(),
+                PhaseContent::Steps(steps) | PhaseContent::Parallel(steps) => steps.as_slice(),
                 PhaseContent::Strategy(_) => &[],
             };
             let place = move |(step, value)| (format!("/phases/{phase}/steps/{step}"), value);
@@ -144,9 +144,9 @@ impl Loaded {
     }
 }
 
-/// Stands for the console while a plan is checked.
+/// Stands for the console while nobody watches.
 #[derive(Debug)]
-struct Nobody;
+pub(crate) struct Nobody;
 
 #[async_trait]
 impl Notifier for Nobody {

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use moodify_core::action::Registry;
-use moodify_core::backend::Backends;
+use moodify_core::backend::{Backends, Notifier};
 use moodify_core::clock::{Clock, SystemClock};
 use moodify_core::engine::Ending;
-use moodify_core::journal::{FileJournal, JournalStore, MemoryJournal};
+use moodify_core::journal::{FileJournal, JournalStore, MemoryJournal, RunState};
+use moodify_core::model::Target;
 use moodify_core::{CallContext, Engine, IdempotencyKey, RunId};
 use moodify_k8s::Kube;
 use tokio_util::sync::CancellationToken;
@@ -15,22 +16,25 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{Global, Output, Resume, Run, Speed};
 use crate::backends::{self, Settings};
 use crate::exit::{Exit, Stop};
-use crate::plan::Loaded;
+use crate::plan::{Loaded, Nobody};
 use crate::runs;
 use crate::show::{Header, Screen, choose, how_to_resume};
 use crate::{runtime, signals, simulate};
 
 /// Everything that a run is driven with.
-struct Drive {
-    journal: Arc<dyn JournalStore>,
-    backends: Backends,
-    clock: Arc<dyn Clock>,
-    speed: Speed,
-    output: Output,
-    progress: bool,
-    header: Header,
-    /// Where to find the run again; none if it ends with this process.
-    resumable: Option<Option<PathBuf>>,
+pub(crate) struct Drive {
+    pub(crate) journal: Arc<dyn JournalStore>,
+    pub(crate) backends: Backends,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) speed: Speed,
+    pub(crate) output: Output,
+    pub(crate) progress: bool,
+    /// Its world ends with this process.
+    pub(crate) simulated: bool,
+    /// The journal's directory, if it was named.
+    pub(crate) directory: Option<PathBuf>,
+    /// No other process can reach the run.
+    pub(crate) in_memory: bool,
 }
 
 pub(crate) fn run(args: &Run, global: &Global) -> Result<Exit, Stop> {
@@ -41,8 +45,6 @@ pub(crate) fn run(args: &Run, global: &Global) -> Result<Exit, Stop> {
     }
     Settings::read(&loaded.source)?;
     simulate::mark(&mut loaded.plan, &args.simulation);
-    let watched = output == Output::Progress;
-    let speed = args.simulation.speed.unwrap_or(if watched { Speed::Times(120.0) } else { Speed::Max });
     let runtime = simulate::runtime().map_err(|e| Stop::refused(format!("the runtime cannot start: {e}")))?;
     runtime.block_on(async {
         let (backends, clock) = simulate::world(&loaded.plan, &args.simulation)?;
@@ -51,13 +53,19 @@ pub(crate) fn run(args: &Run, global: &Global) -> Result<Exit, Stop> {
             Some(dir) => Arc::new(FileJournal::open(dir)?),
             None => Arc::new(MemoryJournal::new()),
         };
-        let world = match speed {
-            Speed::Max => "simulated".to_owned(),
-            Speed::Times(times) => format!("simulated, {times} times as fast"),
+        let answered = global.journal.is_some() && simulate::asks(&loaded.plan);
+        let drive = Drive {
+            journal,
+            backends,
+            clock,
+            speed: simulate::speed(&args.simulation, output, answered),
+            output,
+            progress: args.progress,
+            simulated: true,
+            directory: global.journal.clone(),
+            in_memory: global.journal.is_none(),
         };
-        let header = Header { plan: Arc::new(loaded.plan.clone()), world: Some(world) };
-        let drive = Drive { journal, backends, clock, speed, output, progress: args.progress, header, resumable: None };
-        drive.begin(&args.who.name()).await
+        drive.begin(async |engine| engine.create(&loaded.plan, &args.who.name()).await).await
     })
 }
 
@@ -65,25 +73,15 @@ async fn real(args: &Run, global: &Global, loaded: &Loaded, output: Output) -> R
     let settings = Settings::read(&loaded.source)?;
     let (backends, kube) = settings.open().await.map_err(|errors| backends::placed(&loaded.source, errors))?;
     loaded.check(&backends).await?;
-    preflight(&kube, loaded).await?;
+    preflight(&kube, &loaded.plan.targets()).await?;
     let journal = Arc::new(FileJournal::open(runs::directory(global))?);
-    let header = Header { plan: Arc::new(loaded.plan.clone()), world: None };
-    let drive = Drive {
-        journal,
-        backends,
-        clock: Arc::new(SystemClock),
-        speed: Speed::Max,
-        output,
-        progress: args.progress,
-        header,
-        resumable: Some(global.journal.clone()),
-    };
-    drive.begin(&args.who.name()).await
+    let drive = Drive::real(journal, backends, output, args.progress, global);
+    drive.begin(async |engine| engine.create(&loaded.plan, &args.who.name()).await).await
 }
 
-/// Whether the release could begin in this cluster.
-pub(crate) async fn preflight(kube: &Kube, loaded: &Loaded) -> Result<(), Stop> {
-    let problems = kube.preflight(&check_context(), &loaded.plan.targets()).await;
+/// Whether a release of these targets could begin in this cluster.
+pub(crate) async fn preflight(kube: &Kube, targets: &[Target]) -> Result<(), Stop> {
+    let problems = kube.preflight(&check_context(), targets).await;
     if problems.is_empty() { Ok(()) } else { Err(Stop::before(&problems)) }
 }
 
@@ -107,72 +105,90 @@ pub(crate) fn resume(args: &Resume, global: &Global) -> Result<Exit, Stop> {
         }
         let settings = Settings::of_run(&state.plan)?;
         let (backends, _) = settings.open().await.map_err(|errors| Stop::before(&errors))?;
-        let drive = Drive {
-            journal: Arc::new(journal),
-            backends,
-            clock: Arc::new(SystemClock),
-            speed: Speed::Max,
-            output: choose(global.output),
-            progress: args.progress,
-            header: Header { plan: state.plan.clone(), world: None },
-            resumable: Some(global.journal.clone()),
-        };
-        drive.go_on(&run).await
+        let drive = Drive::real(Arc::new(journal), backends, choose(global.output), args.progress, global);
+        drive.go_on(&run, &state).await
     })
 }
 
 impl Drive {
-    fn open(&self) -> (Engine, Screen) {
-        let screen = Screen::open(self.output, self.progress, self.header.clone(), self.clock.clone());
-        let backends = backends::with_console(self.backends.clone(), screen.notifier());
-        let engine = Engine::new(self.journal.clone(), backends)
-            .with_registry(Registry::with_builtins())
-            .with_clock(self.clock.clone());
-        (engine, screen)
-    }
-
-    async fn begin(self, by: &str) -> Result<Exit, Stop> {
-        let (engine, screen) = self.open();
-        let shown = screen.follow(engine.subscribe());
-        match engine.create(&self.header.plan, by).await {
-            Ok(run) => self.finish(engine, screen, shown, &run).await,
-            Err(e) => {
-                screen.close(String::new());
-                Err(e.into())
-            }
+    /// Everything for a run that is not simulated.
+    pub(crate) fn real(
+        journal: Arc<dyn JournalStore>,
+        backends: Backends,
+        output: Output,
+        progress: bool,
+        global: &Global,
+    ) -> Self {
+        Self {
+            journal,
+            backends,
+            clock: Arc::new(SystemClock),
+            speed: Speed::Max,
+            output,
+            progress,
+            simulated: false,
+            directory: global.journal.clone(),
+            in_memory: false,
         }
     }
 
-    async fn go_on(self, run: &RunId) -> Result<Exit, Stop> {
-        let (engine, screen) = self.open();
+    fn engine(&self, console: Arc<dyn Notifier>) -> Engine {
+        Engine::new(self.journal.clone(), backends::with_console(self.backends.clone(), console))
+            .with_registry(Registry::with_builtins())
+            .with_clock(self.clock.clone())
+    }
+
+    fn open(&self, state: &RunState) -> (Engine, Screen) {
+        let world = self.simulated.then(|| match self.speed {
+            Speed::Max => "simulated".to_owned(),
+            Speed::Times(times) => format!("simulated, {times} times as fast"),
+        });
+        let header = Header { plan: state.plan.clone(), world, journal: self.directory.clone() };
+        let screen = Screen::open(self.output, self.progress, header, self.clock.clone());
+        (self.engine(screen.notifier()), screen)
+    }
+
+    /// Makes a run and drives it.
+    pub(crate) async fn begin(
+        self,
+        make: impl AsyncFnOnce(&Engine) -> moodify_core::Result<RunId>,
+    ) -> Result<Exit, Stop> {
+        let maker = self.engine(Arc::new(Nobody));
+        let run = make(&maker).await?;
+        let (engine, screen) = self.open(&maker.state(&run).await?);
+        for event in engine.events(&run, 1).await? {
+            screen.event(event);
+        }
+        self.drive(engine, screen, &run).await
+    }
+
+    async fn go_on(self, run: &RunId, state: &RunState) -> Result<Exit, Stop> {
+        let (engine, screen) = self.open(state);
         for event in engine.events(run, 1).await? {
             screen.past(event);
         }
-        let shown = screen.follow(engine.subscribe());
-        self.finish(engine, screen, shown, run).await
+        self.drive(engine, screen, run).await
     }
 
-    async fn finish(
-        self,
-        engine: Engine,
-        screen: Screen,
-        shown: tokio::task::JoinHandle<()>,
-        run: &RunId,
-    ) -> Result<Exit, Stop> {
+    async fn drive(self, engine: Engine, screen: Screen, run: &RunId) -> Result<Exit, Stop> {
+        let shown = screen.follow(engine.subscribe());
         let stop = CancellationToken::new();
+        signals::watch(stop.clone());
+        let people =
+            async { if self.in_memory { simulate::people(&engine, run).await } else { std::future::pending().await } };
         let result = tokio::select! {
             result = engine.drive(run, &stop) => result,
-            () = signals::watch(stop.clone()) => Ok(Ending::Interrupted),
+            () = people => Ok(Ending::Interrupted),
             () = simulate::pace(self.speed) => Ok(Ending::Interrupted),
         };
         // The audience leaves when the engine is gone.
         drop(engine);
         let _ = shown.await;
-        let words = match (&result, &self.resumable) {
-            (Ok(Ending::Interrupted), Some(journal)) => {
-                format!("interrupted; {}", how_to_resume(run, journal.as_deref()))
+        let words = match &result {
+            Ok(Ending::Interrupted) if self.simulated => {
+                "interrupted; a simulated world ends with its process".to_owned()
             }
-            (Ok(Ending::Interrupted), None) => "interrupted; a simulated world ends with its process".to_owned(),
+            Ok(Ending::Interrupted) => format!("interrupted; {}", how_to_resume(run, self.directory.as_deref())),
             _ => String::new(),
         };
         screen.close(words);

@@ -5,12 +5,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exit::Exit;
 
-/// Cancels `stop` on the first SIGINT or SIGTERM, ends the process on the second. Ends never.
-pub(crate) async fn watch(stop: CancellationToken) {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        tracing::warn!("signals cannot be watched; an interruption is a crash, which is resumable too");
-        return std::future::pending().await;
+/// From now on the first SIGINT or SIGTERM cancels `stop`, and the second ends the process.
+///
+/// They are watched on a thread of their own: a second one must work also while everything else waits for a terminal
+/// or a pipe that nobody reads.
+pub(crate) fn watch(stop: CancellationToken) {
+    let spawned = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(obey(&stop)),
+            Err(e) => unwatched(&e),
+        }
+    });
+    if let Err(e) = spawned {
+        unwatched(&e);
+    }
+}
+
+fn unwatched(error: &std::io::Error) {
+    tracing::warn!(%error, "signals cannot be watched; an interruption is a crash, which is resumable too");
+}
+
+async fn obey(stop: &CancellationToken) {
+    let (mut interrupt, mut terminate) = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
+        (Err(e), _) | (_, Err(e)) => return unwatched(&e),
     };
     loop {
         tokio::select! {

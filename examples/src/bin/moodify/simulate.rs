@@ -4,15 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
+use moodify_core::action::kinds;
 use moodify_core::backend::Backends;
 use moodify_core::clock::Clock;
-use moodify_core::gate;
+use moodify_core::event::EventKind;
+use moodify_core::journal::{Command, CommandKind, RunState};
 use moodify_core::model::Plan;
 use moodify_core::testing::{Scenario, Simulator};
+use moodify_core::{Engine, RunId, gate};
 use serde_json::json;
 
-use crate::args::{Simulation, Speed};
+use crate::args::{Output, Simulation, Speed};
 use crate::exit::Stop;
 
 /// The key among a plan's backends that marks a run as simulated. Not one that a plan file may have.
@@ -38,6 +42,48 @@ pub(crate) fn world(plan: &Plan, args: &Simulation) -> Result<(Backends, Arc<dyn
     let start = args.at.unwrap_or_else(|| open_time(plan));
     let simulator = Simulator::builder(&plan.targets()).scenario(scenario).starting_at(start).build();
     Ok((simulator.backends_for(plan), simulator.clock()))
+}
+
+/// The world after a run that completed: its release serves.
+pub(crate) fn world_after(state: &RunState, args: &Simulation) -> Result<(Backends, Arc<dyn Clock>), Stop> {
+    let scenario = scenario(args.scenario.as_deref().unwrap_or("healthy"))?;
+    let scenario = args.seed.map_or_else(|| scenario.clone(), |seed| scenario.clone().seed(seed));
+    let start = args.at.unwrap_or(state.updated);
+    let builder = Simulator::builder(&state.plan.targets()).scenario(scenario).starting_at(start);
+    let services = state.plan.release.services.iter();
+    let builder = services.fold(builder, |builder, service| builder.running(&service.name, service.image.clone()));
+    let simulator = builder.build();
+    Ok((simulator.backends_for(&state.plan), simulator.clock()))
+}
+
+/// How fast time passes: at a pace that can be followed when somebody watches or is to answer.
+pub(crate) fn speed(args: &Simulation, output: Output, answered: bool) -> Speed {
+    let unhurried = output == Output::Progress || answered;
+    args.speed.unwrap_or(if unhurried { Speed::Times(120.0) } else { Speed::Max })
+}
+
+/// Whether a plan has a step that waits for people.
+pub(crate) fn asks(plan: &Plan) -> bool {
+    plan.steps().any(|(_, step)| step.action == kinds::APPROVAL)
+}
+
+/// Says yes to every step that waits for approval, a minute later, as so many people as it wants: nobody else can
+/// reach a run that is kept in memory. Ends never.
+pub(crate) async fn people(engine: &Engine, run: &RunId) {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let Ok(mut events) = engine.follow(run, 1).await else { return std::future::pending().await };
+    while let Some(event) = events.next().await {
+        let EventKind::Held { step, .. } = event.kind else { continue };
+        let Ok(state) = engine.state(run).await else { continue };
+        let Some(asked) = state.plan.step(&step).filter(|step| step.action == kinds::APPROVAL) else { continue };
+        tokio::time::sleep(MINUTE).await;
+        for person in 1..=asked.with["approvals"].as_u64().unwrap_or(1) {
+            let yes = Command::new(CommandKind::Approve, &format!("simulated person {person}"), "");
+            // It may be over by now.
+            let _ = engine.command(run, &yes.for_step(&step)).await;
+        }
+    }
+    std::future::pending::<()>().await;
 }
 
 /// A scenario by its name, or from a file.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use moodify_core::error::ErrorRecord;
 use moodify_core::journal::{
-    FileJournal, JournalStore, Next, Outcome, Pause, RunState, StepState, StepStatus, UndoStatus,
+    Answer, FileJournal, JournalStore, Next, Outcome, RunState, StepState, StepStatus, UndoStatus,
 };
 use moodify_core::model::Step;
 use moodify_core::{Engine, Error, RunId};
@@ -12,13 +12,13 @@ use serde_json::Value;
 
 use crate::args::{Global, Output, Status};
 use crate::exit::{Exit, Stop};
-use crate::show::{length, say, step_words};
+use crate::show::{ending, length, phase_name, say, step_words};
 use crate::{runs, runtime, simulate};
 
-/// One run, as `--output json` shows it.
+/// One run, as `--output json` and `export` show it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Report {
+pub(crate) struct Report {
     run: RunId,
     plan: String,
     version: String,
@@ -31,18 +31,24 @@ struct Report {
     by: String,
     created: Timestamp,
     simulated: bool,
+    /// The completed run that it takes back.
+    undoes: Option<RunId>,
     /// Who drives it now.
     driven_by: Option<String>,
     paused: Option<String>,
     going_back: Option<String>,
     outcome: Option<Outcome>,
     summary: Option<String>,
+    /// What a person can type, in this order, when it could not be taken back.
+    by_hand: Vec<String>,
     phases: Vec<PhaseReport>,
 }
 
 #[derive(Debug, Serialize)]
 struct PhaseReport {
     name: String,
+    /// Whether its steps run at once.
+    parallel: bool,
     steps: Vec<StepReport>,
 }
 
@@ -85,6 +91,9 @@ pub(crate) fn status(args: &Status, global: &Global) -> Result<Exit, Stop> {
                     // One damaged run must not hide the others.
                     all.push(report(&journal, &run).await.map_err(|e| (run, e)));
                 }
+                if args.unfinished {
+                    all.retain(|read| read.as_ref().map_or(true, |report| report.outcome.is_none()));
+                }
                 say(&if json { format!("{:#}", list_json(&all)) } else { table(&all) });
             }
         }
@@ -104,14 +113,17 @@ fn list_json(all: &[Read]) -> Value {
     all.iter().map(one).collect()
 }
 
-async fn report(journal: &FileJournal, run: &RunId) -> moodify_core::Result<Report> {
+/// What the journal says of a run.
+pub(crate) async fn report(journal: &FileJournal, run: &RunId) -> moodify_core::Result<Report> {
     let state = Engine::new(std::sync::Arc::new(journal.clone()), moodify_core::Backends::default()).state(run).await?;
     let driven_by = journal.holder(run).await?;
     let phase = |phase: &moodify_core::model::Phase| PhaseReport {
         name: phase.name.clone(),
+        parallel: phase.parallel,
         steps: phase.steps.iter().map(|step| step_report(step, state.steps.get(&step.name))).collect(),
     };
     let (outcome, summary) = state.ended.clone().unzip();
+    let by_hand = state.steps.values().find(|step| !step.by_hand.is_empty());
     Ok(Report {
         run: run.clone(),
         plan: state.plan.name.clone(),
@@ -126,13 +138,15 @@ async fn report(journal: &FileJournal, run: &RunId) -> moodify_core::Result<Repo
         driven_by: driven_by.filter(|_| state.ended.is_none()),
         paused: state.paused.as_ref().map(pause_words),
         going_back: state.rollback.as_ref().map(ToString::to_string),
+        undoes: state.undoes.clone(),
         outcome,
         summary,
+        by_hand: by_hand.map(|step| step.by_hand.clone()).unwrap_or_default(),
         phases: state.plan.phases.iter().map(phase).collect(),
     })
 }
 
-fn pause_words(pause: &Pause) -> String {
+fn pause_words(pause: &Answer) -> String {
     let reason = if pause.reason.is_empty() { String::new() } else { format!(": {}", pause.reason) };
     format!("by {}{reason}", pause.by)
 }
@@ -156,7 +170,8 @@ fn state_words(state: &RunState, driven: bool) -> String {
 /// The step that a run is at.
 fn at(state: &RunState) -> Option<String> {
     match state.next() {
-        Next::Run(step) | Next::Undo(step) => Some(step),
+        Next::Run(steps) => Some(steps.join(", ")),
+        Next::Undo(step) => Some(step),
         _ => None,
     }
 }
@@ -238,12 +253,17 @@ fn detail(report: &Report) -> String {
     add("driven by", &report.driven_by);
     add("paused", &report.paused);
     add("going back because of", &report.going_back);
-    add("summary:", &report.summary);
+    add("takes back", &report.undoes.as_ref().map(ToString::to_string));
+    if let (Some(outcome), Some(summary)) = (report.outcome, &report.summary) {
+        let (text, commands) = ending(outcome, summary, &report.by_hand);
+        lines.push(text);
+        lines.extend(commands);
+    }
     let steps = || report.phases.iter().flat_map(|phase| &phase.steps);
     let name_width = steps().map(|step| step.name.chars().count()).max().unwrap_or_default();
     for phase in &report.phases {
         lines.push(String::new());
-        lines.push(phase.name.clone());
+        lines.push(phase_name(&phase.name, phase.parallel));
         lines.extend(phase.steps.iter().flat_map(|step| step_lines(step, name_width)));
     }
     lines.join("\n")

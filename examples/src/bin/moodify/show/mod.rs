@@ -8,6 +8,7 @@ mod view;
 mod words;
 
 use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -22,13 +23,13 @@ use moodify_core::{CallContext, RunId};
 
 use crate::args::Output;
 pub(crate) use progress::beside_the_picture;
-pub(crate) use words::{length, step_words};
+pub(crate) use words::{ending, length, phase_name, step_words};
 
 /// Something to show, and when it was.
 #[derive(Debug)]
 pub(crate) enum Shown {
     /// What happened before this process took the run.
-    Past(Event),
+    Past(Box<Event>),
     /// What the engine says.
     Signal(Box<Signal>),
     /// A message to people.
@@ -51,6 +52,15 @@ pub(crate) struct Header {
     pub(crate) plan: Arc<Plan>,
     /// `simulated, 120 times as fast`, if it is.
     pub(crate) world: Option<String>,
+    /// The journal's directory, if it was named.
+    pub(crate) journal: Option<PathBuf>,
+}
+
+impl Header {
+    /// Whether another process can reach the run.
+    fn answerable(&self) -> bool {
+        self.world.is_none() || self.journal.is_some()
+    }
 }
 
 /// The way that was asked for, or fits.
@@ -100,8 +110,13 @@ impl Screen {
         Self { sender, clock, thread }
     }
 
+    /// Shows what happened before anybody listened.
+    pub(crate) fn event(&self, event: Event) {
+        let _ = self.sender.send((event.time, Shown::Signal(Box::new(Signal::Event(event)))));
+    }
+
     pub(crate) fn past(&self, event: Event) {
-        let _ = self.sender.send((event.time, Shown::Past(event)));
+        let _ = self.sender.send((event.time, Shown::Past(Box::new(event))));
     }
 
     /// A notifier that tells whoever watches.
@@ -168,7 +183,6 @@ impl Notifier for Console {
 }
 
 /// What to type to go on with a run.
-pub(crate) fn how_to_resume(run: &RunId, journal: Option<&std::path::Path>) -> String {
-    let journal = journal.map(|dir| format!(" --journal {}", dir.display())).unwrap_or_default();
-    format!("go on with it: moodify resume {run}{journal}")
+pub(crate) fn how_to_resume(run: &RunId, journal: Option<&Path>) -> String {
+    format!("go on with it: moodify resume {run}{}", words::journal_flag(journal))
 }

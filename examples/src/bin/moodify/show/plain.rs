@@ -6,20 +6,21 @@ use jiff::Timestamp;
 use moodify_core::analysis::MetricStatus;
 use moodify_core::event::{EventKind, Progress, ProgressKind, Signal};
 
-use super::words::{Tone, length, sentence, verdict, when};
+use super::words::{Teller, Tone, length, verdict, when};
 use super::{Display, Header, Shown, say};
 
 /// Lines.
 #[derive(Debug)]
 pub(super) struct Plain {
     header: Header,
+    teller: Teller,
     /// The last line of each kind of progress, so that only changes are told.
     last: BTreeMap<String, String>,
 }
 
 impl Plain {
     pub(super) fn new(header: Header) -> Self {
-        Self { header, last: BTreeMap::new() }
+        Self { teller: Teller::new(header.clone()), header, last: BTreeMap::new() }
     }
 
     fn progress(&mut self, time: Timestamp, progress: &Progress) {
@@ -57,7 +58,7 @@ impl Plain {
 impl Display for Plain {
     fn show(&mut self, time: Timestamp, shown: &Shown) {
         let event = match shown {
-            Shown::Past(_) => return,
+            Shown::Past(event) => return self.teller.past(event),
             Shown::Signal(signal) => match &**signal {
                 Signal::Progress(progress) => return self.progress(time, progress),
                 Signal::Event(event) => event,
@@ -73,7 +74,7 @@ impl Display for Plain {
             let world = self.header.world.as_ref().map(|world| format!(", {world}")).unwrap_or_default();
             say(&format!("run {} on {}{world}", event.run, time.strftime("%F")));
         }
-        if let Some((_, sentence)) = sentence(&event.kind) {
+        if let Some((_, sentence)) = self.teller.tell(event) {
             say(&format!("{}  {sentence}", when(time)));
         }
     }

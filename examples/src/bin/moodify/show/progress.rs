@@ -8,9 +8,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use moodify_core::clock::since;
 use moodify_core::event::{EventKind, Signal};
+use moodify_core::model::Step;
 
 use super::view::{Mark, View};
-use super::words::{Tone, length, sentence, step_words, tone, verdict, when};
+use super::words::{Teller, Tone, ending, length, step_words, tone, verdict, when};
 use super::{Display, Header, Shown, colours, say};
 
 /// The picture on the terminal, so that a log line can get out of its way.
@@ -34,6 +35,7 @@ const BAR_WIDTH: usize = 30;
 pub(super) struct Picture {
     header: Header,
     view: View,
+    teller: Teller,
     bar: ProgressBar,
     paint: Paint,
     changed: bool,
@@ -45,7 +47,8 @@ impl Picture {
         let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style);
         let _ = BAR.set(bar.clone());
-        Self { view: View::new(header.plan.clone()), header, bar, paint: Paint(colours()), changed: false }
+        let (view, teller) = (View::new(header.plan.clone()), Teller::new(header.clone()));
+        Self { header, view, teller, bar, paint: Paint(colours()), changed: false }
     }
 
     fn keep(&self, time: Timestamp, tone: Tone, text: &str) {
@@ -62,8 +65,11 @@ impl Picture {
         if let Some((outcome, summary)) = &self.view.ended {
             say("");
             let took = self.view.begun.map(|begun| format!(" after {}", length(since(begun, self.view.now))));
+            let (text, commands) = ending(*outcome, summary, &self.teller.by_hand);
             let head = format!("{outcome}{}", took.unwrap_or_default());
-            say(&format!("{}: {summary}", paint.tone_bold(tone(*outcome), &head)));
+            let text = text.strip_prefix(&outcome.to_string()).unwrap_or(&text);
+            say(&format!("{}{text}", paint.tone_bold(tone(*outcome), &head)));
+            commands.iter().for_each(|command| say(command));
         }
         if !words.is_empty() {
             say(words);
@@ -75,11 +81,14 @@ impl Display for Picture {
     fn show(&mut self, time: Timestamp, shown: &Shown) {
         self.changed = true;
         match shown {
-            Shown::Past(event) => self.view.event(event),
+            Shown::Past(event) => {
+                self.view.event(event);
+                self.teller.past(event);
+            }
             Shown::Signal(signal) => match &**signal {
                 Signal::Event(event) => {
                     self.view.event(event);
-                    let kept = sentence(&event.kind).filter(|(tone, _)| matches!(tone, Tone::Warning | Tone::Bad));
+                    let kept = self.teller.tell(event).filter(|(tone, _)| matches!(tone, Tone::Warning | Tone::Bad));
                     if let Some((tone, text)) = kept
                         && !matches!(event.kind, EventKind::RunEnded { .. })
                     {
@@ -153,6 +162,17 @@ impl Paint {
     }
 }
 
+fn sign(mark: Mark) -> (Tone, &'static str) {
+    match mark {
+        Mark::Pending => (Tone::Plain, "·"),
+        Mark::Current => (Tone::Plain, "▶"),
+        Mark::Done => (Tone::Good, "✓"),
+        Mark::Failed => (Tone::Bad, "✗"),
+        Mark::GoingBack => (Tone::Warning, "◀"),
+        Mark::Back => (Tone::Warning, "↩"),
+    }
+}
+
 impl View {
     fn picture(&self, header: &Header, paint: Paint) -> Vec<String> {
         let mut lines = vec![String::new()];
@@ -190,16 +210,14 @@ impl View {
 
     fn phases(&self, paint: Paint) -> Vec<String> {
         let widest = self.plan.phases.iter().map(|p| p.name.chars().count()).max().unwrap_or_default();
-        let line = |phase: &moodify_core::model::Phase| {
+        let words = |step: &Step, mark| match mark {
+            Mark::GoingBack => format!("taking back: {}", step_words(step)),
+            Mark::Failed => paint.tone(Tone::Bad, &format!("failed: {}", step_words(step))),
+            _ => step_words(step),
+        };
+        let lines = |phase: &moodify_core::model::Phase| {
             let (mark, took) = self.phase(phase);
-            let (tone, sign) = match mark {
-                Mark::Pending => (Tone::Plain, "·"),
-                Mark::Current => (Tone::Plain, "▶"),
-                Mark::Done => (Tone::Good, "✓"),
-                Mark::Failed => (Tone::Bad, "✗"),
-                Mark::GoingBack => (Tone::Warning, "◀"),
-                Mark::Back => (Tone::Warning, "↩"),
-            };
+            let (tone, sign) = sign(mark);
             let name = format!("{:widest$}", phase.name);
             let name = match mark {
                 Mark::Pending => paint.dim(&name),
@@ -207,15 +225,20 @@ impl View {
                 _ => name,
             };
             let took = took.map(length).unwrap_or_default();
-            let now = self.current(phase).and_then(|name| self.plan.step(name)).map(step_words).unwrap_or_default();
-            let now = match mark {
-                Mark::GoingBack => format!("taking back: {now}"),
-                Mark::Failed => paint.tone(Tone::Bad, &format!("failed: {now}")),
-                _ => now,
-            };
-            format!(" {} {name}  {}  {now}", paint.tone_bold(tone, sign), paint.dim(&format!("{took:>7}")))
+            let mut at_work = self.current(phase);
+            let mut line = format!(" {} {name}  {}", paint.tone_bold(tone, sign), paint.dim(&format!("{took:>7}")));
+            if phase.parallel && at_work.len() > 1 {
+                line.push_str(&format!("  {} at once:", at_work.len()));
+            } else if let Some((step, mark)) = at_work.pop() {
+                line.push_str(&format!("  {}", words(step, mark)));
+            }
+            let beside = at_work.into_iter().map(|(step, mark)| {
+                let (tone, sign) = self::sign(mark);
+                format!("     {} {}", paint.tone(tone, sign), words(step, mark))
+            });
+            std::iter::once(line).chain(beside.collect::<Vec<_>>())
         };
-        self.plan.phases.iter().map(line).collect()
+        self.plan.phases.iter().flat_map(lines).collect()
     }
 
     fn weights(&self, paint: Paint) -> Vec<String> {
@@ -233,21 +256,18 @@ impl View {
     }
 
     fn bake_lines(&self, paint: Paint) -> Vec<String> {
-        let Some(bake) = &self.bake else { return Vec::new() };
-        let share = bake.elapsed.as_secs_f64() / bake.total.as_secs_f64().max(f64::EPSILON);
-        let left = length(bake.total.saturating_sub(bake.elapsed));
         let widest = self.services.keys().map(|name| name.chars().count()).max().unwrap_or_default();
-        let head = format!("{:widest$}", "bake");
-        let mut lines = vec![
-            String::new(),
-            format!(
-                " {head}  {}  {left} left of {} at {} %",
-                paint.bar(share, Tone::Plain),
-                length(bake.total),
-                bake.weight
-            ),
-        ];
-        lines.extend(self.metrics(bake, paint));
+        let mut lines = Vec::new();
+        for (step, bake) in &self.bakes {
+            let share = bake.elapsed.as_secs_f64() / bake.total.as_secs_f64().max(f64::EPSILON);
+            let (left, total) = (length(bake.total.saturating_sub(bake.elapsed)), length(bake.total));
+            // Only several need to be told apart.
+            let which = if self.bakes.len() > 1 { format!(", {step}") } else { String::new() };
+            let (head, bar) = (format!("{:widest$}", "bake"), paint.bar(share, Tone::Plain));
+            lines.push(String::new());
+            lines.push(format!(" {head}  {bar}  {left} left of {total} at {} %{which}", bake.weight));
+            lines.extend(self.metrics(bake, paint));
+        }
         lines
     }
 

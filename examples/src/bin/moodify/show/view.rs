@@ -11,7 +11,11 @@ use moodify_core::analysis::MetricStatus;
 use moodify_core::clock::since;
 use moodify_core::event::{Event, EventKind, Progress, ProgressKind};
 use moodify_core::journal::{CommandKind, Outcome};
-use moodify_core::model::{Phase, Plan, Track};
+use moodify_core::model::{Phase, Plan, Step, Track};
+
+const PAUSED: &str = "paused";
+const HELD: &str = "held";
+const RETRY: &str = "retry";
 
 /// Where a step or a phase stands, for the eye.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,7 +30,7 @@ pub(crate) enum Mark {
 }
 
 /// One step.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct StepView {
     pub(crate) mark: Mark,
     began: Option<Timestamp>,
@@ -34,7 +38,7 @@ pub(crate) struct StepView {
 }
 
 /// A bake going on.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct BakeView {
     pub(crate) weight: u8,
     pub(crate) elapsed: Duration,
@@ -43,7 +47,7 @@ pub(crate) struct BakeView {
 }
 
 /// One service.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct ServiceView {
     /// The new version's share of the traffic, as a fraction of one.
     pub(crate) share: f64,
@@ -51,18 +55,21 @@ pub(crate) struct ServiceView {
     pub(crate) canaries: Option<(u32, u32)>,
 }
 
-/// All of it.
-#[derive(Debug)]
+/// All of it. Events may come twice and progress may be missing: when a run is over, the view is the same.
+#[derive(Debug, PartialEq)]
 pub(crate) struct View {
     pub(crate) plan: Arc<Plan>,
     pub(crate) run: Option<RunId>,
+    /// The number of the last event.
+    last: u64,
     pub(crate) begun: Option<Timestamp>,
     pub(crate) now: Timestamp,
     pub(crate) steps: BTreeMap<String, StepView>,
     pub(crate) services: BTreeMap<String, ServiceView>,
-    pub(crate) bake: Option<BakeView>,
-    /// Why it waits, in words.
-    pub(crate) waits: BTreeMap<&'static str, String>,
+    /// The bakes that go on, by step.
+    pub(crate) bakes: BTreeMap<String, BakeView>,
+    /// Why it waits, in words; the key says what for and where.
+    pub(crate) waits: BTreeMap<(&'static str, String), String>,
     pub(crate) going_back: bool,
     pub(crate) ended: Option<(Outcome, String)>,
 }
@@ -73,11 +80,12 @@ impl View {
         Self {
             plan,
             run: None,
+            last: 0,
             begun: None,
             now: Timestamp::UNIX_EPOCH,
             steps: BTreeMap::new(),
             services,
-            bake: None,
+            bakes: BTreeMap::new(),
             waits: BTreeMap::new(),
             going_back: false,
             ended: None,
@@ -86,17 +94,21 @@ impl View {
 
     /// Takes an event in.
     pub(crate) fn event(&mut self, event: &Event) {
+        if event.number <= self.last {
+            return;
+        }
+        self.last = event.number;
         self.now = event.time;
         self.run.get_or_insert_with(|| event.run.clone());
         match &event.kind {
             EventKind::RunCreated { .. } => self.begun = Some(event.time),
             EventKind::StepStarted { step, .. } => {
-                self.waits.remove("retry");
-                self.bake = None;
+                self.end_of_waiting(step);
                 let began = self.steps.get(step).and_then(|s| s.began).or(Some(event.time));
                 self.steps.insert(step.clone(), StepView { mark: Mark::Current, began, ended: None });
             }
             EventKind::StepFinished { step, output } => {
+                self.end_of_waiting(step);
                 self.mark(step, Mark::Done, event.time);
                 for (service, share) in output.as_object().into_iter().flatten() {
                     if let (Some(view), Some(share)) = (self.services.get_mut(service), share["share"].as_f64()) {
@@ -104,31 +116,30 @@ impl View {
                     }
                 }
             }
-            EventKind::StepFailed { step, message, retry_in, .. } => match retry_in {
-                Some(wait) => {
-                    self.waits.insert("retry", format!("tries {step} again in {wait}: {message}"));
+            EventKind::StepFailed { step, message, retry_in, .. } => {
+                self.end_of_waiting(step);
+                match retry_in {
+                    Some(wait) => self.waits(RETRY, step, format!("tries {step} again in {wait}: {message}")),
+                    None => self.mark(step, Mark::Failed, event.time),
                 }
-                None => self.mark(step, Mark::Failed, event.time),
-            },
-            EventKind::Held { reason, .. } => {
-                self.waits.insert("held", reason.clone());
             }
-            EventKind::Released { .. } => {
-                self.waits.remove("held");
+            EventKind::Held { step, reason } => self.waits(HELD, step, format!("{step}: {reason}")),
+            EventKind::Released { step } => {
+                self.waits.remove(&(HELD, step.clone()));
             }
-            EventKind::Commanded { command, by, reason, refused: None } => match command {
+            EventKind::Commanded { command, by, reason, refused: None, .. } => match command {
                 CommandKind::Pause => {
                     let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-                    self.waits.insert("paused", format!("paused by {by}{reason}"));
+                    self.waits(PAUSED, "", format!("paused by {by}{reason}"));
                 }
                 CommandKind::Continue => {
-                    self.waits.remove("paused");
+                    self.waits.remove(&(PAUSED, String::new()));
                 }
-                CommandKind::Abort => {}
+                _ => {}
             },
             EventKind::RollbackStarted { .. } => {
                 self.waits.clear();
-                self.bake = None;
+                self.bakes.clear();
                 self.going_back = true;
             }
             EventKind::UndoStarted { step, .. } => {
@@ -137,18 +148,28 @@ impl View {
             }
             EventKind::UndoFinished { step } => self.mark(step, Mark::Back, event.time),
             EventKind::UndoFailed { step, message, retry_in, .. } => match retry_in {
-                Some(wait) => {
-                    self.waits.insert("retry", format!("takes {step} back again in {wait}: {message}"));
-                }
+                Some(wait) => self.waits(RETRY, step, format!("takes {step} back again in {wait}: {message}")),
                 None => self.mark(step, Mark::Failed, event.time),
             },
             EventKind::RunEnded { outcome, summary } => {
                 self.waits.clear();
-                self.bake = None;
+                self.bakes.clear();
+                // Only progress knew these.
+                self.services.values_mut().for_each(|service| *service = ServiceView::default());
                 self.ended = Some((*outcome, summary.clone()));
             }
             _ => {}
         }
+    }
+
+    fn waits(&mut self, what: &'static str, step: &str, words: String) {
+        self.waits.insert((what, step.to_owned()), words);
+    }
+
+    /// A step begins anew or ends: nothing that was said of its attempt holds any more.
+    fn end_of_waiting(&mut self, step: &str) {
+        self.waits.retain(|(_, of), _| of != step);
+        self.bakes.remove(step);
     }
 
     fn mark(&mut self, step: &str, mark: Mark, time: Timestamp) {
@@ -162,6 +183,10 @@ impl View {
 
     /// Takes progress in.
     pub(crate) fn progress(&mut self, time: Timestamp, progress: &Progress) {
+        // Late news of a run that is over is no news.
+        if self.ended.is_some() {
+            return;
+        }
         self.now = self.now.max(time);
         match &progress.kind {
             ProgressKind::Workload { service, track: Track::Canary, available, desired } => {
@@ -174,12 +199,9 @@ impl View {
             ProgressKind::Bake { weight, elapsed, total, metrics, .. }
                 if self.steps.get(&progress.step).is_some_and(|s| s.mark == Mark::Current) && !self.going_back =>
             {
-                self.bake = Some(BakeView {
-                    weight: weight.percent(),
-                    elapsed: elapsed.get(),
-                    total: total.get(),
-                    metrics: metrics.clone(),
-                });
+                let (elapsed, total, metrics) = (elapsed.get(), total.get(), metrics.clone());
+                let bake = BakeView { weight: weight.percent(), elapsed, total, metrics };
+                self.bakes.insert(progress.step.clone(), bake);
             }
             _ => {}
         }
@@ -217,10 +239,78 @@ impl View {
     }
 
     /// The steps at work in a phase.
-    pub(crate) fn current<'a>(&self, phase: &'a Phase) -> Option<&'a str> {
-        let at_work = |name: &str| {
-            self.steps.get(name).is_some_and(|s| matches!(s.mark, Mark::Current | Mark::GoingBack | Mark::Failed))
-        };
-        phase.steps.iter().map(|s| s.name.as_str()).find(|name| at_work(name))
+    pub(crate) fn current<'a>(&self, phase: &'a Phase) -> Vec<(&'a Step, Mark)> {
+        let mark = |step: &Step| self.steps.get(&step.name).map_or(Mark::Pending, |s| s.mark);
+        let at_work = |mark| matches!(mark, Mark::Current | Mark::GoingBack | Mark::Failed);
+        phase.steps.iter().map(|step| (step, mark(step))).filter(|(_, mark)| at_work(*mark)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use moodify_core::Engine;
+    use moodify_core::event::Signal;
+    use moodify_core::journal::MemoryJournal;
+    use moodify_core::testing::{Scenario, Simulator};
+
+    use super::*;
+
+    /// All that is said of a run of the example that releases in this scenario.
+    fn told(scenario: &str) -> (Plan, Vec<(Timestamp, Signal)>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let text = include_str!("../../../../plans/approved-release.yaml");
+            let mut plan = moodify_core::planfile::read(text, "plan").unwrap().0.expand();
+            plan.phases.retain(|phase| phase.name != "sign-off");
+            let simulator = Simulator::for_plan(&plan, Scenario::named(scenario).unwrap());
+            let clock = simulator.clock();
+            let journal = Arc::new(MemoryJournal::new());
+            let engine = Engine::new(journal, simulator.backends_for(&plan)).with_clock(clock.clone());
+            let mut audience = engine.subscribe();
+            let listening = tokio::spawn(async move {
+                let mut told = Vec::new();
+                while let Some(signal) = audience.next().await {
+                    told.push((clock.now(), signal));
+                }
+                told
+            });
+            engine.run(&plan, "ana").await.unwrap();
+            drop(engine);
+            (plan, listening.await.unwrap())
+        })
+    }
+
+    fn take(view: &mut View, (time, signal): &(Timestamp, Signal)) {
+        match signal {
+            Signal::Event(event) => view.event(event),
+            Signal::Progress(progress) => view.progress(*time, progress),
+        }
+    }
+
+    #[test]
+    fn whole_duplicated_and_thinned_streams_come_to_the_same_view() {
+        for scenario in ["healthy", "errors-at-50", "metrics-outage", "edited-by-hand"] {
+            let (plan, told) = told(scenario);
+            let progress = told.iter().filter(|(_, signal)| matches!(signal, Signal::Progress(_))).count();
+            assert!(progress > 10, "{scenario}: there is something to thin out");
+            let view = |signals: &mut dyn Iterator<Item = &(Timestamp, Signal)>| {
+                let mut view = View::new(Arc::new(plan.clone()));
+                signals.for_each(|signal| take(&mut view, signal));
+                view
+            };
+            let whole = view(&mut told.iter());
+            assert!(whole.ended.is_some() && whole.steps.len() > 5, "{scenario}: {whole:?}");
+            assert_eq!(view(&mut told.iter().flat_map(|one| [one, one])), whole, "{scenario}: each twice");
+            assert_eq!(view(&mut told.iter().chain(&told)), whole, "{scenario}: all again from the start");
+            let events = told.iter().filter(|(_, signal)| matches!(signal, Signal::Event(_)));
+            assert_eq!(view(&mut events.clone()), whole, "{scenario}: without progress");
+            let some = told.iter().enumerate().filter(|(n, (_, s))| n % 3 == 0 || matches!(s, Signal::Event(_)));
+            assert_eq!(view(&mut some.map(|(_, one)| one)), whole, "{scenario}: with a third of the progress");
+            // Events count: without some of them it is another run.
+            let finished = |signal: &Signal| matches!(signal, Signal::Event(e) if matches!(e.kind, EventKind::StepFinished { .. }));
+            assert_ne!(view(&mut events.filter(|(_, signal)| !finished(signal))), whole, "{scenario}");
+        }
     }
 }
