@@ -1,0 +1,387 @@
+//! One release that is killed and carried on.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use moodify_core::Engine;
+use moodify_core::backend::Backends;
+use moodify_core::journal::{Command, CommandKind, Entry, FileJournal, JournalStore as _, Outcome, Record, fold};
+use moodify_core::model::Weight;
+use moodify_core::strategy::split;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::stage::Stage;
+use super::story::{CAPACITY, Story, TOLERANCE};
+use super::world::{History, canary_weight, http_route};
+use super::{Point, label};
+use crate::scene::moodify;
+use crate::{BoxError, program, wall_clock};
+
+/// How long one process may take.
+const PATIENCE: Duration = Duration::from_secs(150);
+/// How long a process may take to own the run of a dead one. The lease of the dead is twice as long.
+const TAKEOVER: Duration = Duration::from_secs(30);
+
+/// Where a release is killed, and its successor, if that is killed too.
+#[derive(Debug, Clone)]
+pub(super) struct Case {
+    pub(super) story: &'static Story,
+    pub(super) first: Point,
+    pub(super) second: Option<Point>,
+}
+
+/// How a case came out.
+#[derive(Debug)]
+pub(super) struct Played {
+    pub(super) namespace: String,
+    pub(super) outcome: Option<Outcome>,
+    /// What the journal holds in the end.
+    pub(super) entries: Vec<Entry>,
+    /// What became of the objects.
+    pub(super) history: History,
+    /// What the first process told.
+    pub(super) lines: Vec<String>,
+    pub(super) begun: Timestamp,
+    /// When the last process was started, and what it took to own the run.
+    pub(super) resumed: Option<(Timestamp, Duration)>,
+    pub(super) ended: Timestamp,
+}
+
+/// What a process said, and how it ended.
+struct Said {
+    lines: Vec<String>,
+    killed: bool,
+    code: Option<i32>,
+    stderr: String,
+}
+
+/// Runs the driver or `moodify` to its end, whatever that is; `heard` is told every line.
+async fn run(
+    mut command: tokio::process::Command,
+    mut heard: impl AsyncFnMut(&str) -> Result<(), BoxError>,
+) -> Result<Said, BoxError> {
+    let work = async {
+        let mut child = command.spawn()?;
+        let mut out = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
+        let mut err = child.stderr.take().ok_or("no errors")?;
+        let (mut lines, mut stderr) = (Vec::new(), String::new());
+        let listen = async {
+            while let Some(line) = out.next_line().await? {
+                heard(&line).await?;
+                lines.push(line);
+            }
+            Ok::<_, BoxError>(())
+        };
+        let (listened, read) = tokio::join!(listen, err.read_to_string(&mut stderr));
+        listened?;
+        read?;
+        let status = child.wait().await?;
+        Ok(Said { lines, killed: status.signal() == Some(9), code: status.code(), stderr })
+    };
+    timeout(PATIENCE, work).await.map_err(|_| format!("it took more than {PATIENCE:?}"))?
+}
+
+impl Case {
+    /// Plays it: release, kill, resume; then everything is compared, and what became of it with `usual`.
+    pub(super) async fn play(&self, stage: &mut Stage, usual: Option<&History>) -> Result<Played, BoxError> {
+        let dir = TempDir::new()?;
+        match self.play_in(stage, usual, &dir).await {
+            Ok(played) => Ok(played),
+            Err(e) => {
+                let store = FileJournal::open(dir.path().join("journal"))?;
+                let entries = match store.list().await?.first() {
+                    Some(run) => store.load(run).await?,
+                    None => Vec::new(),
+                };
+                let told: Vec<String> = entries.iter().map(|e| format!("{} {}", e.time, label(e))).collect();
+                Err(format!("{e}\n    {}", told.join("\n    ")).into())
+            }
+        }
+    }
+
+    async fn play_in(&self, stage: &mut Stage, usual: Option<&History>, dir: &TempDir) -> Result<Played, BoxError> {
+        let (journal, plan) = (dir.path().join("journal"), dir.path().join("plan.json"));
+        let served = stage.serves();
+        std::fs::write(&plan, stage.next_version().to_string())?;
+        let before = stage.look().await?;
+        let begun = wall_clock();
+        let store = FileJournal::open(&journal)?;
+
+        let said = self.drive(&store, &["run", text(&journal), text(&plan)], &self.first).await?;
+        self.at_rest(stage, &store).await?;
+        let mut processes = 1;
+        if let (Some(point), Some(run)) = (&self.second, store.list().await?.first()) {
+            self.drive(&store, &["resume", text(&journal), run.as_str()], point).await?;
+            self.at_rest(stage, &store).await?;
+            processes += 1;
+        }
+
+        let (entries, resumed) = self.resume(&store, &journal).await?;
+        let outcome = match entries.as_slice() {
+            [] => None,
+            entries => Some(check_journal(entries, self.story, processes + usize::from(resumed.is_some()))?),
+        };
+        stage.settles(&before, outcome).await?;
+        // The watch tells a moment later.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let history = loop {
+            let history = stage.told(stage.watch.since(begun), served);
+            match check_history(&history, self.story, outcome, usual) {
+                Ok(()) => break history,
+                Err(e) if Instant::now() > deadline => return Err(e),
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+        };
+        check_moments(&stage.watch.moments(begun), &entries)?;
+        Ok(Played {
+            namespace: stage.namespace.name().to_owned(),
+            outcome,
+            entries,
+            history,
+            lines: said.lines,
+            begun,
+            resumed,
+            ended: wall_clock(),
+        })
+    }
+
+    /// Runs the driver until it kills itself; gives the abort where the story has one.
+    async fn drive(&self, store: &FileJournal, arguments: &[&str], point: &Point) -> Result<Said, BoxError> {
+        let mut command = Stage::command(&program("crasher"));
+        command.args(arguments).arg(serde_json::to_string(point)?);
+        let cue = self.story.abort.filter(|_| arguments[0] == "run").map(|record| format!("record {record}"));
+        let said = run(command, async |line| {
+            if cue.as_deref() == Some(line) {
+                // So that the bake has something to write down about itself when it ends, in each case.
+                sleep(Duration::from_millis(1500)).await;
+                let run = store.list().await?.first().cloned().ok_or("there is a run")?;
+                let engine = Engine::new(std::sync::Arc::new(store.clone()), Backends::default());
+                let abort = Command::new(CommandKind::Abort, "the sweep", "the head of support asked for it");
+                engine.command(&run, &abort).await?;
+            }
+            Ok(())
+        });
+        let said = said.await?;
+        if said.killed != (*point != Point::never()) {
+            let last = said.lines.last().map_or("nothing", String::as_str);
+            return Err(format!("the driver was not killed {point}: {last}; {}", said.stderr.trim()).into());
+        }
+        Ok(said)
+    }
+
+    /// After a crash nothing is further than the journal allows.
+    async fn at_rest(&self, stage: &Stage, store: &FileJournal) -> Result<(), BoxError> {
+        let entries = match store.list().await?.first() {
+            Some(run) => store.load(run).await?,
+            None => Vec::new(),
+        };
+        let allowed = Allowed::by(&entries);
+        let client = &stage.client;
+        let namespace = stage.namespace.name();
+        for (name, _) in self.story.services {
+            let routes =
+                kube::Api::<kube::api::DynamicObject>::namespaced_with(client.clone(), namespace, &http_route());
+            if let Some(route) = routes.get_opt(name).await? {
+                let rules = route.data["spec"]["rules"].as_array().cloned().unwrap_or_default();
+                let (is, may) = (canary_weight(&rules), u64::from(allowed.weight.percent()));
+                if is > may {
+                    return Err(format!("{name}: the canary has {is} % where the journal allows {may} %").into());
+                }
+            }
+            let deployments =
+                kube::Api::<k8s_openapi::api::apps::v1::Deployment>::namespaced(client.clone(), namespace);
+            let replicas = async |name: &str| {
+                let found = deployments.get_opt(name).await?;
+                Ok::<_, BoxError>(found.and_then(|d| Some((d.spec.as_ref()?.replicas?, image_of(&d)?))))
+            };
+            let (stable, canary) = (replicas(name).await?, replicas(&format!("{name}-canary")).await?);
+            if canary.is_some() && !allowed.deploy {
+                return Err(format!("{name}: there is a canary that the journal knows nothing of").into());
+            }
+            let (count, image) = stable.ok_or_else(|| format!("{name} is gone"))?;
+            let old = Story::image(name, &format!("v{}", stage.serves()));
+            if image != old && !allowed.promote {
+                return Err(format!("{name} runs {image} before the journal says that it is promoted").into());
+            }
+            let canaries = canary.map_or(0, |(count, _)| count);
+            if count + canaries < i32::try_from(CAPACITY)? {
+                return Err(format!("{name}: {count} and {canaries} instances are less than there were").into());
+            }
+            let share = f64::from(canaries) / f64::from(count + canaries);
+            if self.story.router == "replica-ratio" && share > split(CAPACITY, allowed.ratio).share() + 0.001 {
+                return Err(format!("{name}: {canaries} of {} instances are canaries", count + canaries).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets `moodify resume` carry the run on, if there is one that is not over.
+    async fn resume(
+        &self,
+        store: &FileJournal,
+        journal: &Path,
+    ) -> Result<(Vec<Entry>, Option<(Timestamp, Duration)>), BoxError> {
+        let Some(run_id) = store.list().await?.first().cloned() else { return Ok((Vec::new(), None)) };
+        let known = store.load(&run_id).await?;
+        if fold(&known)?.ended.is_some() {
+            return Ok((known, None));
+        }
+        let mut command = Stage::command(&moodify());
+        command.args(["--journal", text(journal), "--output", "json", "resume", run_id.as_str()]);
+        let (at, begun) = (wall_clock(), Instant::now());
+        let said = run(command, async |_| Ok(())).await?;
+        let entries = store.load(&run_id).await?;
+        let code = match self.story.outcome {
+            Outcome::Completed => 0,
+            _ => 4,
+        };
+        if said.code != Some(code) {
+            let end = entries.last().map(|e| format!("{:?}", e.record)).unwrap_or_default();
+            return Err(format!(
+                "moodify resume ended with {:?} after {:?}: {end} {}",
+                said.code,
+                begun.elapsed(),
+                said.stderr
+            )
+            .into());
+        }
+        let first = entries.get(known.len()).ok_or("it wrote nothing down")?;
+        let took = Duration::try_from(first.time.duration_since(at)).unwrap_or_default();
+        if !matches!(first.record, Record::Owned { .. }) || took > TAKEOVER {
+            return Err(format!("{} came {took:?} after the start of the new process", label(first)).into());
+        }
+        Ok((entries, Some((at, took))))
+    }
+}
+
+/// What a journal allows.
+struct Allowed {
+    /// By a route.
+    weight: Weight,
+    /// By the number of instances: a canary that is there has its share.
+    ratio: Weight,
+    deploy: bool,
+    promote: bool,
+}
+
+impl Allowed {
+    fn by(entries: &[Entry]) -> Self {
+        let mut allowed = Self { weight: Weight::ZERO, ratio: Weight::ZERO, deploy: false, promote: false };
+        for entry in entries {
+            match &entry.record {
+                Record::Checkpoint { step, data } => {
+                    let weight = serde_json::from_value(data["weight"].clone()).unwrap_or(Weight::ZERO);
+                    if step.contains("-shift-") {
+                        (allowed.weight, allowed.ratio) = (weight, weight);
+                    } else if step.ends_with("-deploy") {
+                        (allowed.deploy, allowed.ratio) = (true, weight);
+                    }
+                }
+                Record::StepStarted { step, .. } if step.ends_with("-promote") || step.ends_with("-roll") => {
+                    allowed.promote = true;
+                }
+                _ => {}
+            }
+        }
+        allowed
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap_or_default()
+}
+
+fn image_of(deployment: &k8s_openapi::api::apps::v1::Deployment) -> Option<String> {
+    deployment.spec.as_ref()?.template.spec.as_ref()?.containers.first()?.image.clone()
+}
+
+/// The journal is whole, has one end and that of the story, and counts on over crashes.
+fn check_journal(entries: &[Entry], story: &Story, processes: usize) -> Result<Outcome, BoxError> {
+    let ends: Vec<_> = entries.iter().filter(|e| matches!(e.record, Record::Ended { .. })).collect();
+    let [end] = ends.as_slice() else { return Err(format!("it ended {} times", ends.len()).into()) };
+    let Record::Ended { outcome, summary } = &end.record else { return Err("no end".into()) };
+    if *outcome != story.outcome {
+        return Err(format!("it ended as {outcome}: {summary}").into());
+    }
+    let owners = entries.iter().filter(|e| matches!(e.record, Record::Owned { .. })).count();
+    if owners > processes {
+        return Err(format!("{owners} owners, but {processes} processes").into());
+    }
+    let mut counts = std::collections::BTreeMap::new();
+    let mut failures = 0;
+    for entry in entries {
+        // Everything is bad from the first measurement on: what was counted before a crash is not counted afresh.
+        if let Record::Checkpoint { data, .. } = &entry.record
+            && story.errors
+            && let Some(counted) = data["failures"].as_object()
+        {
+            let now = counted.values().filter_map(serde_json::Value::as_u64).max().unwrap_or(0);
+            if now < failures {
+                return Err(
+                    format!("{failures} bad measurements were counted, and after record {} {now}", entry.seq).into()
+                );
+            }
+            failures = now;
+        }
+        let (what, attempt) = match &entry.record {
+            Record::StepStarted { step, attempt, .. } => (format!("step {step}"), *attempt),
+            Record::UndoStarted { step, attempt } => (format!("undo of {step}"), *attempt),
+            _ => continue,
+        };
+        let count: &mut u32 = counts.entry(what.clone()).or_default();
+        *count += 1;
+        if *count != attempt {
+            return Err(format!("{what}: attempt {count} is counted as {attempt}").into());
+        }
+    }
+    // The last of them is not always written down as a count: it ends the bake.
+    let all = format!("{} times in a row", TOLERANCE + 1);
+    if story.errors && !summary.contains(&all) {
+        return Err(format!("it was not taken back by {} bad measurements: {summary}", TOLERANCE + 1).into());
+    }
+    Ok(*outcome)
+}
+
+/// Each canary got the story's weights in their order, and no other; and every object became what it always does.
+fn check_history(
+    history: &History,
+    story: &Story,
+    outcome: Option<Outcome>,
+    usual: Option<&History>,
+) -> Result<(), BoxError> {
+    if let (Some(usual), Some(_)) = (usual, outcome)
+        && history != usual
+    {
+        return Err(format!("what became of the objects is {history:#?}, not {usual:#?}").into());
+    }
+    for (object, states) in history.iter().filter(|(object, _)| object.starts_with("HTTPRoute/")) {
+        let weights: Vec<&str> = states.iter().filter_map(|state| state.split(' ').next()).collect();
+        let given = story.weights.iter().map(u8::to_string).chain(["0".to_owned()]);
+        let mut wanted: Vec<String> = std::iter::once("0".to_owned()).chain(given).collect();
+        wanted.dedup();
+        if weights != wanted && outcome.is_some() {
+            return Err(format!("{object} gave the canary {weights:?} %, not {wanted:?}").into());
+        }
+        if states.first() != states.last() {
+            return Err(format!("{object} ended as {:?}", states.last()).into());
+        }
+    }
+    Ok(())
+}
+
+/// At no time had a canary more than the journal allowed by then.
+fn check_moments(moments: &[(Timestamp, String, String)], entries: &[Entry]) -> Result<(), BoxError> {
+    for (at, object, state) in moments.iter().filter(|(_, object, _)| object.starts_with("HTTPRoute/")) {
+        let weight: u8 = state.split(' ').next().and_then(|w| w.parse().ok()).unwrap_or(100);
+        let by_then = entries.iter().take_while(|entry| entry.time <= *at).cloned().collect::<Vec<_>>();
+        let allowed = Allowed::by(&by_then).weight.percent();
+        if weight > allowed {
+            return Err(format!("{object}: {weight} % at {at}, where the journal allowed {allowed} %").into());
+        }
+    }
+    Ok(())
+}

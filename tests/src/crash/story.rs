@@ -1,0 +1,196 @@
+//! Releases, and how they are to end.
+
+use std::path::Path;
+
+use moodify_core::journal::Outcome;
+use serde_json::{Value, json};
+
+/// How many instances serve each service.
+pub(super) const CAPACITY: u32 = 3;
+
+/// How many bad measurements in a row of the error rate are tolerated.
+pub(super) const TOLERANCE: u32 = 2;
+
+/// The runbook's release in small, and how it is to end.
+#[derive(Debug)]
+pub struct Story {
+    /// What people call it.
+    pub name: &'static str,
+    /// `http-route` or `replica-ratio`.
+    pub router: &'static str,
+    /// The services, and how the new version of each behaves: the words after the version in its image's tag.
+    pub services: &'static [(&'static str, &'static str)],
+    /// How long each weight stands.
+    pub bake: &'static str,
+    /// How long instances may take to become ready.
+    pub ready: &'static str,
+    /// Whether it is rolled out in one step, without a canary; so is the undo of a release that was completed.
+    pub rolls: bool,
+    /// Whether the error rate is watched too, which takes a Prometheus.
+    pub errors: bool,
+    /// The record after which a person takes it back.
+    pub abort: Option<&'static str>,
+    /// How it ends.
+    pub outcome: Outcome,
+    /// The record from which on it is killed; the way until there is another story's.
+    pub from: &'static str,
+    /// The weights that the canary gets, in this order and no other.
+    pub weights: &'static [u8],
+}
+
+/// All of them, the longest first.
+pub fn stories() -> &'static [Story] {
+    const TWO: &[(&str, &str)] = &[("backend", ""), ("frontend", "")];
+    &[
+        Story {
+            name: "good",
+            router: "http-route",
+            services: TWO,
+            bake: "1s",
+            ready: "60s",
+            rolls: false,
+            errors: false,
+            abort: None,
+            outcome: Outcome::Completed,
+            from: "created",
+            weights: &[10, 50, 100],
+        },
+        Story {
+            name: "good by ratio",
+            router: "replica-ratio",
+            services: &[("backend", "")],
+            bake: "1s",
+            ready: "60s",
+            rolls: false,
+            errors: false,
+            abort: None,
+            outcome: Outcome::Completed,
+            from: "created",
+            weights: &[10, 50, 100],
+        },
+        Story {
+            name: "errors",
+            router: "http-route",
+            services: &[("backend", ""), ("frontend", "-err100")],
+            bake: "60s",
+            ready: "60s",
+            rolls: false,
+            errors: true,
+            abort: None,
+            outcome: Outcome::RolledBack,
+            from: "step-started rollout-bake-10",
+            weights: &[10],
+        },
+        Story {
+            name: "aborted",
+            router: "http-route",
+            services: TWO,
+            bake: "1s",
+            ready: "60s",
+            rolls: false,
+            errors: false,
+            abort: Some("step-started rollout-bake-50"),
+            outcome: Outcome::RolledBack,
+            from: "commanded",
+            weights: &[10, 50],
+        },
+        Story {
+            name: "aborted by ratio",
+            router: "replica-ratio",
+            services: &[("backend", "")],
+            bake: "1s",
+            ready: "60s",
+            rolls: false,
+            errors: false,
+            abort: Some("step-started rollout-bake-50"),
+            outcome: Outcome::RolledBack,
+            from: "commanded",
+            weights: &[10, 50],
+        },
+        Story {
+            name: "never ready",
+            router: "http-route",
+            services: &[("backend", ""), ("frontend", "-missing")],
+            bake: "1s",
+            ready: "4s",
+            rolls: false,
+            errors: false,
+            abort: None,
+            outcome: Outcome::RolledBack,
+            from: "step-started rollout-deploy",
+            weights: &[],
+        },
+        Story {
+            name: "rolled",
+            router: "http-route",
+            services: TWO,
+            bake: "1s",
+            ready: "60s",
+            rolls: true,
+            errors: false,
+            abort: None,
+            outcome: Outcome::Completed,
+            from: "created",
+            weights: &[],
+        },
+    ]
+}
+
+impl Story {
+    /// The image of a service.
+    pub(super) fn image(name: &str, tag: &str) -> String {
+        format!("registry.test/{name}:{tag}")
+    }
+
+    /// The tag of a service's new version.
+    pub(super) fn tag(&self, name: &str, version: &str) -> String {
+        let behaviour = self.services.iter().find(|(n, _)| *n == name).map_or("", |(_, behaviour)| behaviour);
+        format!("{version}{behaviour}")
+    }
+
+    /// How long the weight stands at which it is aborted: until it is.
+    fn bakes(&self) -> Value {
+        match self.abort {
+            Some(_) => json!([self.bake, "60s", self.bake]),
+            None => json!(self.bake),
+        }
+    }
+
+    /// The plan that releases `version`.
+    pub(super) fn plan(&self, namespace: &str, version: &str, kubeconfig: &Path, prometheus: Option<&str>) -> Value {
+        let service = |name: &str| {
+            let mut traffic = json!({"router": self.router, "service": name});
+            if self.router == "http-route" {
+                traffic["route"] = json!(name);
+            }
+            let image = Self::image(name, &self.tag(name, version));
+            json!({"name": name, "workload": name, "image": image, "traffic": traffic})
+        };
+        let services: Vec<Value> = self.services.iter().map(|(name, _)| service(name)).collect();
+        let mut metrics = vec![json!({"name": "crash-loop", "source": "pods", "fail": "> 0"})];
+        let mut backends = json!({"kubernetes": {"kubeconfig": kubeconfig}});
+        if let Some(url) = prometheus {
+            let check = json!({"name": "error-rate", "source": "prometheus", "fail": "> 5%", "tolerance": TOLERANCE, "window": "5s"});
+            metrics.push(check);
+            backends["prometheus"] = json!({"url": url});
+        }
+        // No bake holds for want of data: that would be records at times of their own.
+        let analysis = json!({"interval": "1s", "no-data": {"after": 40, "hold": "60s"}, "metrics": metrics});
+        let canary = json!({
+            "weights": [10, 50, 100], "bake": self.bakes(), "ready-deadline": self.ready, "analysis": analysis,
+        });
+        let rollout = match self.rolls {
+            false => json!({"name": "rollout", "strategy": {"canary": canary}}),
+            true => json!({"name": "rollout", "steps": [
+                {"name": "rollout-baseline", "action": "baseline"}, {"name": "rollout-roll", "action": "roll"},
+            ]}),
+        };
+        json!({
+            "name": "release",
+            "environment": {"name": "production", "kind": "production", "namespace": namespace},
+            "release": {"version": version, "services": services},
+            "backends": backends,
+            "phases": [rollout],
+        })
+    }
+}
