@@ -1,7 +1,10 @@
-//! The rig that starts real components, and the end-to-end tests on them.
+//! Two ways to try moodify as a whole.
 //!
-//! [`rig`] is a whole Kubernetes, without containers: etcd, the API server, the controllers and the scheduler as
-//! processes, and [`node`], a node of our own whose pods are small real HTTP servers that behave as the tag of their
+//! [`sweep`] is many random releases in simulated worlds with faults, crashes and interference, each checked against the
+//! promises of the design. It needs moodify-core alone: `--no-default-features` builds nothing else.
+//!
+//! The rig is a whole Kubernetes, without containers: etcd, the API server, the controllers and the scheduler as
+//! processes, and a node of our own whose pods are small real HTTP servers that behave as the tag of their
 //! image says. It lives in a network namespace that `tests/run` makes, so that every pod has an address of its own.
 //!
 //! With `MOODIFY_RIG_KUBECONFIG=/path/kubeconfig` the rig starts no control plane: it uses that cluster as whoever the
@@ -11,6 +14,7 @@
 //! A test takes what it needs or is left out aloud:
 //!
 //! ```no_run
+//! # #[cfg(feature = "rig")]
 //! # async fn test() {
 //! use moodify_tests::rig::Rig;
 //!
@@ -21,12 +25,21 @@
 //! # }
 //! ```
 
+#[cfg(feature = "rig")]
+pub mod crash;
+#[cfg(feature = "rig")]
 mod http;
+#[cfg(feature = "rig")]
 pub mod node;
+#[cfg(feature = "rig")]
 pub mod require;
+#[cfg(feature = "rig")]
 pub mod rig;
+#[cfg(feature = "rig")]
 pub mod scene;
+pub mod sweep;
 
+#[cfg(feature = "rig")]
 pub use require::{missing, program, require};
 
 /// What the rig's own code fails with: it is shown, never matched on.
@@ -39,6 +52,6 @@ pub fn wall_clock() -> jiff::Timestamp {
 }
 
 /// The program in the README compiles and does what it says.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "rig"))]
 #[doc = include_str!("../../README.md")]
 struct Readme;

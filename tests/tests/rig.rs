@@ -136,12 +136,11 @@ async fn prometheus_sees_each_version_by_itself_and_can_be_stopped() {
         };
         format!("{} / {}", requests(",code=~\"5..\""), requests(""))
     };
-    let bad = prometheus.wait_for(&ratio("v2"), |ratio| ratio > 0.08).await;
-    assert!((0.08..0.16).contains(&bad), "{bad}");
+    // Waited for: the first two scrapes of a busy machine are of a few requests, of which the first is an error.
+    prometheus.wait_for(&ratio("v2"), |ratio| (0.08..0.16).contains(&ratio)).await;
     assert_eq!(prometheus.wait_for(&ratio("v1"), |_| true).await, 0.0);
     let p95 = "histogram_quantile(0.95, sum by (le) (rate(http_request_duration_seconds_bucket{version=\"v2\"}[5s])))";
-    let p95 = prometheus.wait_for(p95, |_| true).await;
-    assert!((0.25..0.5).contains(&p95), "{p95}");
+    prometheus.wait_for(p95, |p95| (0.25..0.5).contains(&p95)).await;
 
     prometheus.stop();
     assert_eq!(prometheus.query("up").await, None);

@@ -119,7 +119,7 @@ fn flattened(bin: &Path, kubeconfig: &Path) -> Result<Value, BoxError> {
 pub(super) fn reroute(cluster: &mut Value, server: &str) -> Result<(), BoxError> {
     let before = cluster["server"].as_str().ok_or("the kubeconfig names no server")?.to_owned();
     let (was, is) = (bridge::host_and_port(&before)?.0, bridge::host_and_port(server)?.0);
-    let path = before.parse::<axum::http::Uri>()?.path().trim_end_matches('/').to_owned();
+    let path = before.parse::<http::Uri>()?.path().trim_end_matches('/').to_owned();
     let has_name = cluster["tls-server-name"].as_str().is_some_and(|name| !name.is_empty());
     if was != is && !has_name {
         cluster["tls-server-name"] = json!(was);
