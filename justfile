@@ -11,6 +11,14 @@ ci:
 test *arguments:
     tests/run {{arguments}}
 
+# Random releases in simulated worlds, and moodify broken on purpose
+sweep:
+    .ci/run sweep
+
+# Half a minute of each fuzz target
+fuzz:
+    .ci/run fuzz
+
 # Check the formatting
 fmt:
     .ci/run fmt
