@@ -3,6 +3,7 @@
 //! ```text
 //! crasher run JOURNAL PLAN POINT      begins the release of a plan file
 //! crasher resume JOURNAL RUN POINT    carries a run on
+//! crasher undo JOURNAL RUN POINT      takes back a run that completed
 //! ```
 //!
 //! POINT is JSON. What happens is told on standard output, a line for every record and every request that changes
@@ -11,18 +12,25 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use moodify_tests::crash::drive;
+use moodify_tests::crash::{Order, drive};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let [order @ ("run" | "resume"), journal, what, point] = words.as_slice() else {
-        eprintln!("usage: crasher run JOURNAL PLAN POINT | crasher resume JOURNAL RUN POINT");
-        return ExitCode::from(2);
+    let (order, [journal, what, point]) = match words.as_slice() {
+        ["run", rest @ ..] if rest.len() == 3 => (Order::Run, [rest[0], rest[1], rest[2]]),
+        ["resume", rest @ ..] if rest.len() == 3 => (Order::Resume, [rest[0], rest[1], rest[2]]),
+        ["undo", rest @ ..] if rest.len() == 3 => (Order::Undo, [rest[0], rest[1], rest[2]]),
+        _ => {
+            eprintln!(
+                "usage: crasher run JOURNAL PLAN POINT | crasher resume JOURNAL RUN POINT | crasher undo JOURNAL RUN POINT"
+            );
+            return ExitCode::from(2);
+        }
     };
     let result = match serde_json::from_str(point) {
-        Ok(point) => drive(Path::new(journal), what, *order == "run", point).await,
+        Ok(point) => drive(Path::new(journal), order, what, point).await,
         Err(e) => Err(e.into()),
     };
     match result {

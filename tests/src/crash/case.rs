@@ -1,15 +1,15 @@
 //! One release that is killed and carried on.
 
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use moodify_core::Engine;
 use moodify_core::backend::Backends;
 use moodify_core::journal::{Command, CommandKind, Entry, FileJournal, JournalStore as _, Outcome, Record, fold};
 use moodify_core::model::Weight;
 use moodify_core::strategy::split;
+use moodify_core::{Engine, RunId};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::time::{Instant, sleep, timeout};
@@ -51,6 +51,28 @@ pub(super) struct Played {
     pub(super) ended: Timestamp,
 }
 
+/// The journal of a case.
+struct Kept {
+    store: FileJournal,
+    path: PathBuf,
+    /// The run that completed and is taken back.
+    released: Option<RunId>,
+}
+
+impl Kept {
+    /// The run that is killed, once there is one.
+    async fn run(&self) -> Result<Option<RunId>, BoxError> {
+        Ok(self.store.list().await?.into_iter().find(|run| Some(run) != self.released.as_ref()))
+    }
+
+    async fn entries(&self) -> Result<Vec<Entry>, BoxError> {
+        match self.run().await? {
+            Some(run) => Ok(self.store.load(&run).await?),
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
 /// What a process said, and how it ended.
 struct Said {
     lines: Vec<String>,
@@ -89,38 +111,50 @@ impl Case {
     /// Plays it: release, kill, resume; then everything is compared, and what became of it with `usual`.
     pub(super) async fn play(&self, stage: &mut Stage, usual: Option<&History>) -> Result<Played, BoxError> {
         let dir = TempDir::new()?;
-        match self.play_in(stage, usual, &dir).await {
+        let path = dir.path().join("journal");
+        let mut kept = Kept { store: FileJournal::open(&path)?, path, released: None };
+        match self.play_in(stage, usual, &mut kept, &dir.path().join("plan.json")).await {
             Ok(played) => Ok(played),
             Err(e) => {
-                let store = FileJournal::open(dir.path().join("journal"))?;
-                let entries = match store.list().await?.first() {
-                    Some(run) => store.load(run).await?,
-                    None => Vec::new(),
-                };
-                let told: Vec<String> = entries.iter().map(|e| format!("{} {}", e.time, label(e))).collect();
+                let told: Vec<String> =
+                    kept.entries().await?.iter().map(|e| format!("{} {}", e.time, label(e))).collect();
                 Err(format!("{e}\n    {}", told.join("\n    ")).into())
             }
         }
     }
 
-    async fn play_in(&self, stage: &mut Stage, usual: Option<&History>, dir: &TempDir) -> Result<Played, BoxError> {
-        let (journal, plan) = (dir.path().join("journal"), dir.path().join("plan.json"));
+    async fn play_in(
+        &self,
+        stage: &mut Stage,
+        usual: Option<&History>,
+        kept: &mut Kept,
+        plan: &Path,
+    ) -> Result<Played, BoxError> {
+        std::fs::write(plan, stage.next_version().to_string())?;
+        let mut order = ["run", text(plan)].map(str::to_owned);
+        if self.story.undo {
+            let (before, served) = (stage.look().await?, stage.serves());
+            self.drive(kept, &order, &Point::never()).await?;
+            stage.settles(&before, Some(Outcome::Completed)).await?;
+            let released = kept.run().await?.ok_or("there is no run that released it")?;
+            stage.take_back(served);
+            order = ["undo", released.as_str()].map(str::to_owned);
+            kept.released = Some(released);
+        }
         let served = stage.serves();
-        std::fs::write(&plan, stage.next_version().to_string())?;
         let before = stage.look().await?;
         let begun = wall_clock();
-        let store = FileJournal::open(&journal)?;
 
-        let said = self.drive(&store, &["run", text(&journal), text(&plan)], &self.first).await?;
-        self.at_rest(stage, &store).await?;
+        let said = self.drive(kept, &order, &self.first).await?;
+        self.at_rest(stage, kept).await?;
         let mut processes = 1;
-        if let (Some(point), Some(run)) = (&self.second, store.list().await?.first()) {
-            self.drive(&store, &["resume", text(&journal), run.as_str()], point).await?;
-            self.at_rest(stage, &store).await?;
+        if let (Some(point), Some(run)) = (&self.second, kept.run().await?) {
+            self.drive(kept, &["resume", run.as_str()].map(str::to_owned), point).await?;
+            self.at_rest(stage, kept).await?;
             processes += 1;
         }
 
-        let (entries, resumed) = self.resume(&store, &journal).await?;
+        let (entries, resumed) = self.resume(kept).await?;
         let outcome = match entries.as_slice() {
             [] => None,
             entries => Some(check_journal(entries, self.story, processes + usize::from(resumed.is_some()))?),
@@ -150,16 +184,17 @@ impl Case {
     }
 
     /// Runs the driver until it kills itself; gives the abort where the story has one.
-    async fn drive(&self, store: &FileJournal, arguments: &[&str], point: &Point) -> Result<Said, BoxError> {
+    async fn drive(&self, kept: &Kept, order: &[String; 2], point: &Point) -> Result<Said, BoxError> {
+        let [order, what] = order;
         let mut command = Stage::command(&program("crasher"));
-        command.args(arguments).arg(serde_json::to_string(point)?);
-        let cue = self.story.abort.filter(|_| arguments[0] == "run").map(|record| format!("record {record}"));
+        command.args([order, text(&kept.path), what]).arg(serde_json::to_string(point)?);
+        let cue = self.story.abort.filter(|_| order == "run").map(|record| format!("record {record}"));
         let said = run(command, async |line| {
             if cue.as_deref() == Some(line) {
                 // So that the bake has something to write down about itself when it ends, in each case.
                 sleep(Duration::from_millis(1500)).await;
-                let run = store.list().await?.first().cloned().ok_or("there is a run")?;
-                let engine = Engine::new(std::sync::Arc::new(store.clone()), Backends::default());
+                let run = kept.run().await?.ok_or("there is no run")?;
+                let engine = Engine::new(std::sync::Arc::new(kept.store.clone()), Backends::default());
                 let abort = Command::new(CommandKind::Abort, "the sweep", "the head of support asked for it");
                 engine.command(&run, &abort).await?;
             }
@@ -174,12 +209,8 @@ impl Case {
     }
 
     /// After a crash nothing is further than the journal allows.
-    async fn at_rest(&self, stage: &Stage, store: &FileJournal) -> Result<(), BoxError> {
-        let entries = match store.list().await?.first() {
-            Some(run) => store.load(run).await?,
-            None => Vec::new(),
-        };
-        let allowed = Allowed::by(&entries);
+    async fn at_rest(&self, stage: &Stage, kept: &Kept) -> Result<(), BoxError> {
+        let allowed = Allowed::by(&kept.entries().await?);
         let client = &stage.client;
         let namespace = stage.namespace.name();
         for (name, _) in self.story.services {
@@ -220,21 +251,17 @@ impl Case {
     }
 
     /// Lets `moodify resume` carry the run on, if there is one that is not over.
-    async fn resume(
-        &self,
-        store: &FileJournal,
-        journal: &Path,
-    ) -> Result<(Vec<Entry>, Option<(Timestamp, Duration)>), BoxError> {
-        let Some(run_id) = store.list().await?.first().cloned() else { return Ok((Vec::new(), None)) };
-        let known = store.load(&run_id).await?;
+    async fn resume(&self, kept: &Kept) -> Result<(Vec<Entry>, Option<(Timestamp, Duration)>), BoxError> {
+        let Some(run_id) = kept.run().await? else { return Ok((Vec::new(), None)) };
+        let known = kept.entries().await?;
         if fold(&known)?.ended.is_some() {
             return Ok((known, None));
         }
         let mut command = Stage::command(&moodify());
-        command.args(["--journal", text(journal), "--output", "json", "resume", run_id.as_str()]);
+        command.args(["--journal", text(&kept.path), "--output", "json", "resume", run_id.as_str()]);
         let (at, begun) = (wall_clock(), Instant::now());
         let said = run(command, async |_| Ok(())).await?;
-        let entries = store.load(&run_id).await?;
+        let entries = kept.entries().await?;
         let code = match self.story.outcome {
             Outcome::Completed => 0,
             _ => 4,

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use kube::client::{Body, ClientBuilder};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use moodify_core::engine::EngineOptions;
-use moodify_core::journal::{Command, Entry, FileJournal, JournalStore, Lease};
+use moodify_core::journal::{Command, Entry, FileJournal, JournalStore, Lease, fold};
 use moodify_core::planfile;
 use moodify_core::{Backends, Engine, Plan, Result, RunId};
 use moodify_http::{HttpConfig, PrometheusConfig};
@@ -208,30 +208,38 @@ async fn backends(plan: &Plan, killer: &Arc<Killer>) -> std::result::Result<Back
     Ok(backends)
 }
 
-/// Begins the release of a plan file, or takes a run on, and dies at `point`; or comes to its end.
+/// What a driver does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Begins the release of a plan file.
+    Run,
+    /// Carries a run on.
+    Resume,
+    /// Takes back a run that completed.
+    Undo,
+}
+
+/// Obeys, and dies at `point`; or comes to the run's end.
 ///
 /// # Errors
 ///
-/// When the release cannot be begun or the run cannot be driven.
-pub async fn drive(journal: &Path, what: &str, begins: bool, point: Point) -> std::result::Result<(), BoxError> {
+/// When the run cannot be begun or driven.
+pub async fn drive(journal: &Path, order: Order, what: &str, point: Point) -> std::result::Result<(), BoxError> {
     let killer = Killer::new(point);
     let inner = FileJournal::open(journal)?;
-    let (plan, run) = if begins {
-        let text = std::fs::read_to_string(what)?;
-        (planfile::read(&text, what)?.0.expand(), None)
-    } else {
-        let run = RunId::new(what)?;
-        let state = moodify_core::journal::fold(&inner.load(&run).await?)?;
-        ((*state.plan).clone(), Some(run))
+    let plan = match order {
+        Order::Run => planfile::read(&std::fs::read_to_string(what)?, what)?.0.expand(),
+        Order::Resume | Order::Undo => (*fold(&inner.load(&RunId::new(what)?).await?)?.plan).clone(),
     };
     let backends = backends(&plan, &killer).await?;
     let journal = Arc::new(DeadlyJournal { inner, killer });
     let mut options = EngineOptions::default();
     options.lease = LEASE;
     let engine = Engine::new(journal, backends).with_options(options);
-    let run = match run {
-        Some(run) => run,
-        None => engine.create(&plan, "crasher").await?,
+    let run = match order {
+        Order::Run => engine.create(&plan, "crasher").await?,
+        Order::Resume => RunId::new(what)?,
+        Order::Undo => engine.undo(&RunId::new(what)?, "crasher", "").await?,
     };
     let ending = engine.drive(&run, &CancellationToken::new()).await?;
     tell(&format!("ending {ending:?}"));

@@ -13,7 +13,7 @@ mod story;
 mod sweep;
 mod world;
 
-pub use driver::{drive, kill_self};
+pub use driver::{Order, drive, kill_self};
 pub use point::{Point, Side, Spot, label};
 pub use story::{Story, stories};
 pub use sweep::sweep;

@@ -24,9 +24,10 @@ pub(super) struct Stage {
     pub(super) client: Client,
     pub(super) watch: Watch,
     prometheus: Option<Prometheus>,
-    /// The number of the version that serves, and of the last one that was released.
+    /// The number of the version that serves, of the last one that was released, and of the one that is to serve.
     serves: u32,
     released: u32,
+    target: u32,
 }
 
 impl Stage {
@@ -61,15 +62,21 @@ impl Stage {
         }
         let client = namespace.client().await;
         let watch = Watch::start(&client, namespace.name());
-        Some(Self { namespace, story, client, watch, prometheus, serves: 1, released: 1 })
+        Some(Self { namespace, story, client, watch, prometheus, serves: 1, released: 1, target: 1 })
     }
 
     /// A version that was never released here, and the plan that releases it.
     pub(super) fn next_version(&mut self) -> Value {
         self.released += 1;
+        self.target = self.released;
         let kubeconfig = self.namespace.kubeconfig("admin");
         let url = self.prometheus.as_ref().map(Prometheus::url);
         self.story.plan(self.namespace.name(), &format!("v{}", self.released), &kubeconfig, url)
+    }
+
+    /// From here on the version is taken back that was released last; it serves, and `before` did.
+    pub(super) fn take_back(&mut self, before: u32) {
+        (self.serves, self.target) = (self.released, before);
     }
 
     fn image(&self, name: &str, number: u32) -> String {
@@ -88,9 +95,9 @@ impl Stage {
         let mut wanted = before.clone();
         if outcome == Some(Outcome::Completed) {
             for (name, _) in self.story.services {
-                wanted.release(name, &self.image(name, self.released));
+                wanted.release(name, &self.image(name, self.target));
             }
-            self.serves = self.released;
+            self.serves = self.target;
         }
         // What a rollback did not have to touch, it has not touched.
         let untouched = outcome.is_none() || outcome == Some(Outcome::RolledBack) && self.story.router == "http-route";
@@ -141,7 +148,7 @@ impl Stage {
         for states in history.values_mut() {
             for state in states {
                 for (name, _) in self.story.services {
-                    for (number, word) in [(served, "old"), (self.released, "new")] {
+                    for (number, word) in [(served, "old"), (self.target, "new")] {
                         if let Some(rest) = state.strip_suffix(&self.image(name, number)) {
                             *state = format!("{rest}{word}");
                         }
