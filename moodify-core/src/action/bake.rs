@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use super::services::{ByService, check, select};
 use super::{Action, CheckContext, Observed, StepContext, kinds};
 use crate::analysis::{Analysis, Judge, MetricCheck, MetricStatus, NoDataThen, Sample, metrics, sources};
-use crate::backend::{Granularity, MetricQuery, Pods, Traffic, Workload};
+use crate::backend::{Granularity, MetricQuery, Pods, Traffic};
 use crate::clock;
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
@@ -67,7 +67,8 @@ fn note_every(period: Duration) -> Duration {
 /// Something seen while baking.
 enum Seen {
     Pods(usize, Pods),
-    Canary(usize, Option<Workload>),
+    /// Whether it is there.
+    Canary(usize, bool),
     Traffic(usize, Traffic),
     Sample(usize, Sample),
 }
@@ -118,8 +119,9 @@ struct Watch<'a> {
     held_since: Option<Instant>,
     noted: Instant,
     failures: BTreeMap<String, u32>,
-    canaries_seen: BTreeMap<usize, Workload>,
-    pods_seen: BTreeMap<usize, Pods>,
+    /// By target: whether the canary was there, and its pods.
+    canary_seen: Vec<bool>,
+    pods_seen: Vec<Option<Pods>>,
 }
 
 /// Begins to watch. Who does not answer must not keep a version in service that nobody watches.
@@ -140,7 +142,7 @@ impl Watch<'_> {
             }
             let call = cx.call()?;
             let canary = opened(&call, cx.backends().deployer()?.watch(&call, target, Track::Canary)).await?;
-            all.push(canary.map(move |w| w.map(|w| Seen::Canary(i, w))).boxed());
+            all.push(canary.map(move |w| w.map(|w| Seen::Canary(i, w.is_some()))).boxed());
             let router = cx.backends().router(&target.service.traffic.router)?;
             if router.capabilities().granularity == Granularity::Percent {
                 let traffic = opened(&call, router.watch(&call, target)).await?;
@@ -185,7 +187,7 @@ impl Watch<'_> {
                 self.breach(judge)
             }
             Seen::Pods(target, pods) => {
-                self.pods_seen.insert(target, pods.clone());
+                self.pods_seen[target] = Some(pods.clone());
                 for i in 0..self.judges.len() {
                     let (of, judge) = &mut self.judges[i];
                     if *of != target || judge.check().source != sources::PODS {
@@ -206,11 +208,11 @@ impl Watch<'_> {
                 }
                 Ok(())
             }
-            Seen::Canary(target, Some(workload)) => {
-                self.canaries_seen.insert(target, workload);
+            Seen::Canary(target, true) => {
+                self.canary_seen[target] = true;
                 Ok(())
             }
-            Seen::Canary(target, None) if self.canaries_seen.contains_key(&target) => {
+            Seen::Canary(target, false) if self.canary_seen[target] => {
                 Err(self.drift(target, "somebody deleted the canary workload".to_owned()))
             }
             Seen::Canary(..) => Ok(()),
@@ -315,7 +317,7 @@ impl Watch<'_> {
         let bad = |j: &Judge| j.check().source == sources::PODS && j.status().failures > 0;
         let targets: BTreeSet<usize> = self.judges.iter().filter(|(_, j)| bad(j)).map(|(target, _)| *target).collect();
         for target in targets {
-            if let Some(pods) = self.pods_seen.get(&target).cloned() {
+            if let Some(pods) = self.pods_seen[target].clone() {
                 self.take(Seen::Pods(target, pods))?;
             }
         }
@@ -473,18 +475,21 @@ impl Action for Bake {
             false => Duration::ZERO,
         };
         let held = Some(baked.held.get()).filter(|held| !held.is_zero());
+        let (canary_seen, pods_seen) = (vec![false; targets.len()], vec![None; targets.len()]);
+        let mut judges: Vec<(usize, Judge)> = targets.iter().enumerate().flat_map(judge).collect();
+        judges.shrink_to_fit();
         let mut watch = Watch {
             cx,
             params,
-            judges: targets.iter().enumerate().flat_map(judge).collect(),
+            judges,
             workloads: cx.output_of_kind(kinds::DEPLOY_CANARY)?,
             targets,
             elapsed: baked.elapsed.get() + unwatched,
             held_since: held.and_then(|held| Instant::now().checked_sub(held)),
             noted: Instant::now(),
             failures: baked.failures.clone(),
-            canaries_seen: BTreeMap::new(),
-            pods_seen: BTreeMap::new(),
+            canary_seen,
+            pods_seen,
         };
         let before = watch.elapsed;
         let result = watch.run().await;

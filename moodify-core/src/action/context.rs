@@ -17,7 +17,7 @@ use crate::engine::RunLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Progress, ProgressKind};
 use crate::journal::{Answer, Record, RunState, StepStatus, UndoStatus};
-use crate::model::{Plan, RunId, Step, Track};
+use crate::model::{Plan, PlannedStep, RunId, Step, Track};
 
 /// What a kind of step sees when a plan is checked.
 #[derive(Debug)]
@@ -47,9 +47,8 @@ pub struct Answers {
 #[derive(Debug)]
 pub struct StepContext {
     pub(crate) log: Arc<RunLog>,
-    pub(crate) plan: Arc<Plan>,
-    pub(crate) step: Step,
-    pub(crate) backends: Backends,
+    pub(crate) step: PlannedStep,
+    pub(crate) backends: Arc<Backends>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) cancel: CancellationToken,
@@ -71,7 +70,7 @@ impl StepContext {
     /// The plan.
     #[must_use]
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        self.step.plan()
     }
 
     /// The step.
@@ -119,7 +118,7 @@ impl StepContext {
     /// Whether a later step of that kind was undone already.
     pub(crate) fn later_is_undone(&self, kind: &str) -> bool {
         let state = self.state();
-        let later = self.plan.steps().map(|(_, s)| s).skip_while(|s| s.name != self.step.name).skip(1);
+        let later = self.plan().steps().map(|(_, s)| s).skip_while(|s| s.name != self.step.name).skip(1);
         let mut undos = later.filter(|s| s.action == kind).filter_map(|s| state.steps.get(&s.name));
         undos.any(|s| s.undo == UndoStatus::Finished)
     }
@@ -146,7 +145,7 @@ impl StepContext {
     /// # Errors
     /// [`ErrorKind::Invalid`] if there is none.
     pub fn output_of_kind<T: DeserializeOwned>(&self, kind: &str) -> Result<T> {
-        let earlier = self.plan.steps().map(|(_, s)| s).take_while(|s| s.name != self.step.name);
+        let earlier = self.plan().steps().map(|(_, s)| s).take_while(|s| s.name != self.step.name);
         let found = earlier.filter(|s| s.action == kind).last();
         let name = found.map(|s| s.name.clone()).ok_or_else(|| {
             let message = format!("the plan has no {kind:?} step before this one");
@@ -258,7 +257,7 @@ impl StepContext {
 
     /// Waits until every metric source has answered: what a way back must never do.
     pub(crate) async fn ask_metrics(&self) {
-        for target in self.plan.targets() {
+        for target in self.plan().targets() {
             for source in self.backends.metrics.values() {
                 let query = MetricQuery::new("error-rate", target.clone(), Track::Canary, "", "");
                 while let Ok(call) = self.call()

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::OptionFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use serde_json::Value;
@@ -18,7 +19,7 @@ use crate::action::{Kind, Observed, StepContext};
 use crate::error::{Effect, Error, ErrorKind, Result};
 use crate::gate;
 use crate::journal::{Next, Outcome, Record, RunState, StepStatus, UndoStatus};
-use crate::model::{Period, RetryPolicy, RunId, Step};
+use crate::model::{Period, PlannedStep, RetryPolicy, RunId, Step};
 use crate::mutation::{self, Mutation};
 
 /// How long a cancelled step may take to say how far it came, before it is dropped.
@@ -33,20 +34,20 @@ const AFTER_DEADLINE: Duration = Duration::from_secs(10);
 pub(super) async fn drive(engine: &Engine, run: &RunId, stop: &CancellationToken) -> Result<Ending> {
     let (journal, clock, feed) = (engine.journal.clone(), engine.clock.clone(), engine.feed.clone());
     let session = engine.sessions.current(&journal, &engine.options.owner, engine.options.lease);
-    let log = RunLog::open(journal, clock, feed, session, run).await?;
-    let state = log.state();
-    let span = telemetry::run_span(&state);
+    let log = RunLog::open(journal, clock, feed, session, run).boxed().await?;
+    let span = telemetry::run_span(&log.state());
     let _active = telemetry::Active::begin();
     let executor = Executor { engine, log: log.clone(), stop, spans: Spans::new(&span) };
-    let work = async {
+    let result = async {
         tokio::select! {
             biased;
             result = executor.run() => result,
             error = executor.obey() => Err(error),
             () = outlived(&log) => log.holds().map(|()| Ending::Interrupted),
         }
-    };
-    let result = work.instrument(span.clone()).await;
+    }
+    .instrument(span.clone())
+    .await;
     span.record("outcome", telemetry::outcome_of_run(&result));
     log.give_up().await;
     result
@@ -55,7 +56,7 @@ pub(super) async fn drive(engine: &Engine, run: &RunId, stop: &CancellationToken
 /// Ends when the run is lost, after what runs had the time to notice.
 async fn outlived(log: &RunLog) {
     log.lost().cancelled().await;
-    tokio::time::sleep(GRACE).await;
+    tokio::time::sleep(GRACE).boxed().await;
 }
 
 struct Executor<'a> {
@@ -75,10 +76,10 @@ pub(super) enum Attempt<T> {
 impl Executor<'_> {
     async fn run(&self) -> Result<Ending> {
         loop {
-            let state = self.log.state();
-            let next = state.next();
+            let next = self.log.state().next();
             if let Next::Nothing = next {
-                let (outcome, summary) = state.ended.clone().unwrap_or((Outcome::NeedsAttention, String::new()));
+                let ended = self.log.state().ended.clone();
+                let (outcome, summary) = ended.unwrap_or((Outcome::NeedsAttention, String::new()));
                 return Ok(Ending::Ended(outcome, summary));
             }
             // Waiting ends at once when the run is lost.
@@ -90,11 +91,11 @@ impl Executor<'_> {
             self.log.holds()?;
             match next {
                 Next::Nothing => {}
-                Next::Gates => self.ask_gates(&state).await?,
-                Next::Wait => self.until(|state| state.next() != Next::Wait).await,
-                Next::Run(_) => self.steps().await?,
+                Next::Gates => self.ask_gates().await?,
+                Next::Wait => self.until(|state| state.next() != Next::Wait).boxed().await,
+                Next::Run(_) => self.steps().boxed().await?,
                 Next::Rollback(cause) => self.log.append(Record::RollbackStarted { cause }).await?,
-                Next::Undo(step) => self.undo(&state, &step).await?,
+                Next::Undo(step) => self.undo(&step).boxed().await?,
                 Next::End(outcome, summary) => {
                     let still = Next::End(outcome, summary.clone());
                     let end =
@@ -125,14 +126,14 @@ impl Executor<'_> {
                 // A journal that cannot be read just now must not end a step; what must be written still fails on its own.
                 Err(e) => {
                     tracing::warn!(error = %e, "the inbox could not be read");
-                    tokio::time::sleep(INBOX_AGAIN).await;
+                    tokio::time::sleep(INBOX_AGAIN).boxed().await;
                 }
             }
         }
     }
 
-    async fn ask_gates(&self, state: &RunState) -> Result<()> {
-        let refusals = gate::refusals(&state.plan.environment.gates, self.log.now());
+    async fn ask_gates(&self) -> Result<()> {
+        let refusals = gate::refusals(&self.log.state().plan.environment.gates, self.log.now());
         let record = if refusals.is_empty() || mutation::on(Mutation::SkipGates) {
             Record::GatesPassed
         } else {
@@ -172,8 +173,8 @@ impl Executor<'_> {
         let mut running = FuturesUnordered::new();
         let mut states = self.log.watch();
         loop {
-            let state = states.borrow_and_update().clone();
-            let wanted = match state.next() {
+            let next = states.borrow_and_update().next();
+            let wanted = match next {
                 Next::Run(wanted) if !self.stop.is_cancelled() && !self.log.lost().is_cancelled() => wanted,
                 _ => Vec::new(),
             };
@@ -182,11 +183,13 @@ impl Executor<'_> {
             }
             for name in wanted {
                 if names.insert(name.clone()) {
-                    let (state, beside) = (state.clone(), &beside);
-                    running.push(async move {
-                        let result = self.step(&state, &name, beside).await;
+                    let beside = &beside;
+                    let work = async move {
+                        let result = self.step(&name, beside).await;
                         (name, result)
-                    });
+                    };
+                    // On the heap, as the list keeps an empty place of the same size besides.
+                    running.push(work.boxed());
                 }
             }
             tokio::select! {
@@ -203,10 +206,9 @@ impl Executor<'_> {
         }
     }
 
-    fn context(&self, state: &RunState, step: &Step, deadline: Option<Instant>) -> StepContext {
+    fn context(&self, step: &PlannedStep, deadline: Option<Instant>) -> StepContext {
         StepContext {
             log: self.log.clone(),
-            plan: state.plan.clone(),
             step: step.clone(),
             backends: self.engine.backends.clone(),
             clock: self.engine.clock.clone(),
@@ -215,19 +217,22 @@ impl Executor<'_> {
         }
     }
 
-    /// Records that time passes, so that a deadline has the right rest after a crash. Ends only by an error.
-    async fn live(&self) -> Error {
+    /// Waits until a step is late, and says so. Records meanwhile that time passes, so that the deadline has the right
+    /// rest after a crash.
+    async fn late(&self, step: &Step, deadline: Instant) -> Result<Error> {
         let mut states = self.log.watch();
+        let mut late = pin!(tokio::time::sleep_until(deadline + AFTER_DEADLINE));
         loop {
             tokio::select! {
+                biased;
+                () = &mut late => break,
                 _ = states.changed() => {}
-                () = tokio::time::sleep(LIVED) => {
-                    if let Err(e) = self.log.append(Record::Lived).await {
-                        return e;
-                    }
-                }
+                () = tokio::time::sleep(LIVED) => self.log.append(Record::Lived).await?,
             }
         }
+        let message = "it did not end by its deadline";
+        let late = Error::new(ErrorKind::Timeout, "engine", "run the step", message);
+        Ok(late.on(step.name.as_str()).transient(false))
     }
 
     /// Drives one attempt. A stop, the loss of the run and `cancel` cancel it; it has some time to say how far it came.
@@ -238,24 +243,15 @@ impl Executor<'_> {
         work: impl Future<Output = Result<T>>,
     ) -> Result<Attempt<T>> {
         let mut work = pin!(work);
-        let late = async {
-            match cx.deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline + AFTER_DEADLINE).await,
-                None => std::future::pending().await,
-            }
-        };
+        // On the heap, as most of those who wait for long have no deadline.
+        let mut late = OptionFuture::from(cx.deadline.map(|deadline| self.late(&cx.step, deadline).boxed()));
         tokio::select! {
             biased;
             () = cancel.cancelled() => {}
             () = self.stop.cancelled() => {}
             () = self.log.lost().cancelled() => {}
             result = &mut work => return Ok(Attempt::Done(result)),
-            () = late => {
-                let message = "it did not end by its deadline";
-                let late = Error::new(ErrorKind::Timeout, "engine", "run the step", message);
-                return Ok(Attempt::Done(Err(late.on(cx.step.name.as_str()).transient(false))));
-            }
-            error = self.live(), if cx.deadline.is_some() => return Err(error),
+            Some(late) = &mut late => return late.map(|late| Attempt::Done(Err(late))),
         }
         cx.cancel.cancel();
         let result = tokio::time::timeout(GRACE, &mut work).await;
@@ -268,41 +264,43 @@ impl Executor<'_> {
     }
 
     /// One attempt at a step, and the wait for the next one if it failed.
-    async fn step(&self, state: &RunState, name: &str, beside: &CancellationToken) -> Result<()> {
-        let (step, kind) = self.find(state, name)?;
-        let span = self.spans.step(&state.plan, &step, false);
-        let result = self.step_in(state, &step, kind, beside, &span).instrument(span.clone()).await;
+    async fn step(&self, name: &str, beside: &CancellationToken) -> Result<()> {
+        let (step, kind) = self.find(name)?;
+        let span = self.spans.step(&step, false);
+        let result = self.step_in(&step, kind, beside, &span).instrument(span.clone()).await;
         self.spans.end_if_over(&self.log.state(), name);
         result
     }
 
     async fn step_in(
         &self,
-        state: &RunState,
-        step: &Step,
+        step: &PlannedStep,
         kind: Arc<dyn Kind>,
         beside: &CancellationToken,
         span: &Span,
     ) -> Result<()> {
         let name = step.name.as_str();
-        let before = state.steps.get(name).cloned().unwrap_or_default();
+        let (spent, attempts, unknown) = {
+            let state = self.log.state();
+            state.steps.get(name).map_or((Duration::ZERO, 0, false), |step| (step.spent, step.attempts, step.unknown))
+        };
         let limit = step.deadline.map(Period::get).or_else(|| kind.deadline(&step.with));
-        let deadline = limit.map(|limit| Instant::now() + limit.saturating_sub(before.spent));
-        let cx = self.context(state, step, deadline);
-        if before.unknown && kind.has_effects() && !mutation::on(Mutation::RepeatWithoutObserving) {
-            match self.observe(&cx, kind.as_ref(), step, beside).await? {
+        let deadline = limit.map(|limit| Instant::now() + limit.saturating_sub(spent));
+        let cx = self.context(step, deadline);
+        if unknown && kind.has_effects() && !mutation::on(Mutation::RepeatWithoutObserving) {
+            match self.observe(&cx, kind.as_ref(), step, beside).boxed().await? {
                 Attempt::Interrupted => return Ok(()),
                 Attempt::Done(Ok(Observed::NotDone)) => {}
                 Attempt::Done(Ok(Observed::Done(output))) => {
                     return self.log.append(Record::StepFinished { step: name.to_owned(), output }).await;
                 }
-                Attempt::Done(Err(error)) => return self.failed(step, before.attempts, &error, None).await,
+                Attempt::Done(Err(error)) => return self.failed(step, attempts, &error, None).boxed().await,
             }
         }
         if mutation::on(Mutation::EffectBeforeRecord) && kind.has_effects() {
             let _ = kind.execute(&cx).await;
         }
-        let attempt = before.attempts + 1;
+        let attempt = attempts + 1;
         let record = Record::StepStarted {
             step: name.to_owned(),
             attempt,
@@ -328,7 +326,7 @@ impl Executor<'_> {
             Attempt::Done(Err(error)) => {
                 let wait = next_wait(&step.retry, attempt, &error);
                 let in_time = deadline.is_none_or(|d| Instant::now() + wait.unwrap_or_default() < d);
-                self.failed(step, attempt, &error, wait.filter(|_| in_time)).await
+                self.failed(step, attempt, &error, wait.filter(|_| in_time)).boxed().await
             }
         }
     }
@@ -375,9 +373,9 @@ impl Executor<'_> {
         Ok(())
     }
 
-    async fn undo(&self, state: &RunState, name: &str) -> Result<()> {
-        let (step, kind) = self.find(state, name)?;
-        let before = &state.steps[name];
+    async fn undo(&self, name: &str) -> Result<()> {
+        let (step, kind) = self.find(name)?;
+        let before = self.log.state().steps.get(name).cloned().unwrap_or_default();
         let attempt = match before.undo {
             UndoStatus::Running(attempt) => attempt + 1,
             _ => 1,
@@ -393,30 +391,23 @@ impl Executor<'_> {
             true => (&step.retry, kind.deadline(&step.with).unwrap_or(options.undo_deadline)),
             false => (&options.undo, options.undo_deadline),
         };
-        let cx = self.context(state, &step, Some(Instant::now() + limit));
+        let cx = self.context(&step, Some(Instant::now() + limit));
         if mutation::on(Mutation::RollbackAsksMetrics) {
             cx.ask_metrics().await;
         }
         let never = CancellationToken::new();
-        let span = self.spans.step(&state.plan, &step, true);
+        let span = self.spans.step(&step, true);
         let attempted = Attempted::undo(&span, &step, attempt);
         let work = guarded(name, "take the step back", kind.undo(&cx, output));
         let done = self.attend(&cx, &never, work).instrument(attempted.span()).await?;
         attempted.end(&done);
-        let over = self.undone(state, &step, policy, attempt, done).await;
+        let over = self.undone(&step, policy, attempt, done).await;
         self.spans.end_if_over(&self.log.state(), name);
         over
     }
 
     /// Records how an attempt at undoing went, and waits for the next one if there is one.
-    async fn undone(
-        &self,
-        state: &RunState,
-        step: &Step,
-        policy: &RetryPolicy,
-        attempt: u32,
-        done: Attempt<()>,
-    ) -> Result<()> {
+    async fn undone(&self, step: &Step, policy: &RetryPolicy, attempt: u32, done: Attempt<()>) -> Result<()> {
         let name = step.name.as_str();
         match done {
             Attempt::Interrupted => Ok(()),
@@ -425,7 +416,7 @@ impl Executor<'_> {
                 // What was not well yet may be later: the old version needs time to come back.
                 let hopeful = error.is_transient() || matches!(error.kind(), ErrorKind::Unhealthy | ErrorKind::Timeout);
                 let wait = (hopeful && attempt < policy.attempts).then(|| policy.wait_before(attempt + 1));
-                let by_hand = if wait.is_some() { Vec::new() } else { self.by_hand(state) };
+                let by_hand = if wait.is_some() { Vec::new() } else { self.by_hand() };
                 let (error, retry_in) = (error.to_record(), wait.map(Period::from));
                 let record = Record::UndoFailed { step: name.to_owned(), attempt, error, retry_in, by_hand };
                 self.log.append(record).await?;
@@ -438,11 +429,12 @@ impl Executor<'_> {
     }
 
     /// Commands with which a person takes back what is still to be taken back, in order.
-    fn by_hand(&self, state: &RunState) -> Vec<String> {
+    fn by_hand(&self) -> Vec<String> {
+        let state = self.log.state();
         let mut all = Vec::new();
         for step in state.to_undo() {
-            if let Ok((step, kind)) = self.find(state, &step.name) {
-                let cx = self.context(state, &step, None);
+            if let Ok((step, kind)) = self.find(&step.name) {
+                let cx = self.context(&step, None);
                 let new = kind.by_hand(&cx).into_iter().filter(|command| !all.contains(command));
                 all.extend(new.collect::<Vec<_>>());
             }
@@ -450,8 +442,8 @@ impl Executor<'_> {
         all
     }
 
-    fn find(&self, state: &RunState, name: &str) -> Result<(Step, Arc<dyn Kind>)> {
-        let step = state.plan.step(name).cloned().ok_or_else(|| {
+    fn find(&self, name: &str) -> Result<(PlannedStep, Arc<dyn Kind>)> {
+        let step = PlannedStep::find(&self.log.state().plan, name).ok_or_else(|| {
             Error::new(ErrorKind::Internal, "engine", "find the step", "the plan has none of that name").on(name)
         })?;
         // A run that another program began may use actions that this one does not know: it is left as it is.

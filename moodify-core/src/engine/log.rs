@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use futures::FutureExt;
+use futures::future::{Either, ready};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -82,18 +84,18 @@ impl RunLog {
 
     /// Makes a record durable, folds it in and tells the audience.
     ///
-    /// Goes on to its end also if the caller is dropped, so that journal and state never part.
-    pub(crate) async fn append(self: &Arc<Self>, record: Record) -> Result<()> {
-        self.append_if(move |_| Some(record)).await.map(drop)
+    /// Begins at once, and goes on to its end also if the caller is dropped, so that journal and state never part.
+    pub(crate) fn append(self: &Arc<Self>, record: Record) -> impl Future<Output = Result<()>> + use<> {
+        self.append_if(move |_| Some(record)).map(|done| done.map(drop))
     }
 
     /// Appends what `decide` says about the state at that moment, or nothing; says whether it did.
-    pub(crate) async fn append_if(
-        self: &Arc<Self>,
-        decide: impl FnOnce(&RunState) -> Option<Record> + Send + 'static,
-    ) -> Result<bool> {
+    pub(crate) fn append_if<F>(self: &Arc<Self>, decide: F) -> impl Future<Output = Result<bool>> + use<F>
+    where
+        F: FnOnce(&RunState) -> Option<Record> + Send + 'static,
+    {
         let this = self.clone();
-        let task = tokio::spawn(async move {
+        let mut work = Box::pin(async move {
             let mut last = this.appending.lock().await;
             let before = this.state();
             let Some(record) = decide(&before).map(secret::without) else { return Ok(false) };
@@ -117,17 +119,26 @@ impl RunLog {
                 }
                 return Err(e);
             }
-            telemetry::count(&this.state().plan, &entry.record, now.elapsed());
+            let plan = this.state.borrow().plan.clone();
+            telemetry::count(&plan, &entry.record, now.elapsed());
             *last = now;
-            let plan = this.state().plan.clone();
-            let event = Event::of(&this.run, &plan, &entry);
+            let event = this.feed.has_audience().then(|| Event::of(&this.run, &plan, &entry));
             this.state.send_modify(|state| Arc::make_mut(state).apply(entry));
-            this.feed.event(&event);
+            if let Some(event) = event {
+                this.feed.event(&event);
+            }
             Ok(true)
         });
-        task.await.unwrap_or_else(|e| {
-            Err(Error::new(ErrorKind::Internal, "engine", "append a record", "the writer panicked").with_source(e))
-        })
+        // A task of its own only if it has to wait: to begin one takes longer than all the rest.
+        match work.as_mut().now_or_never() {
+            Some(done) => Either::Left(ready(done)),
+            None => Either::Right(tokio::spawn(work).map(|done| {
+                done.unwrap_or_else(|e| {
+                    let message = "the writer panicked";
+                    Err(Error::new(ErrorKind::Internal, "engine", "append a record", message).with_source(e))
+                })
+            })),
+        }
     }
 
     pub(crate) fn progress(&self, progress: Progress) {
@@ -167,7 +178,8 @@ impl RunLog {
 
     /// Waits for commands that were not taken yet.
     pub(crate) async fn new_commands(&self) -> Result<Vec<Command>> {
-        let state = self.state();
-        self.store.commands(&self.run, &state.commands).await
+        // Who waits holds no state: it would be copied with the next record.
+        let known = self.state().commands.clone();
+        self.store.commands(&self.run, &known).await
     }
 }

@@ -78,10 +78,10 @@ pub enum Ending {
 #[derive(Debug, Clone)]
 pub struct Engine {
     journal: Arc<dyn JournalStore>,
-    backends: Backends,
-    registry: Registry,
+    backends: Arc<Backends>,
+    registry: Arc<Registry>,
     clock: Arc<dyn Clock>,
-    options: EngineOptions,
+    options: Arc<EngineOptions>,
     feed: Feed,
     sessions: Arc<Sessions>,
 }
@@ -92,10 +92,10 @@ impl Engine {
     pub fn new(journal: Arc<dyn JournalStore>, backends: Backends) -> Self {
         Self {
             journal,
-            backends,
-            registry: Registry::with_builtins(),
+            backends: Arc::new(backends),
+            registry: Arc::new(Registry::with_builtins()),
             clock: Arc::new(SystemClock),
-            options: EngineOptions::default(),
+            options: Arc::default(),
             feed: Feed::new(),
             sessions: Arc::default(),
         }
@@ -104,7 +104,7 @@ impl Engine {
     /// With other kinds of step.
     #[must_use]
     pub fn with_registry(mut self, registry: Registry) -> Self {
-        self.registry = registry;
+        self.registry = Arc::new(registry);
         self
     }
 
@@ -118,7 +118,7 @@ impl Engine {
     /// With other options.
     #[must_use]
     pub fn with_options(mut self, options: EngineOptions) -> Self {
-        self.options = options;
+        self.options = Arc::new(options);
         self.sessions = Arc::default();
         self
     }

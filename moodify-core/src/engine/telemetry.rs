@@ -11,7 +11,7 @@ use super::Ending;
 use super::executor::Attempt;
 use crate::error::Result;
 use crate::journal::{Outcome, Record, RunState, StepStatus, UndoStatus};
-use crate::model::{Plan, Step};
+use crate::model::{Plan, PlannedStep, Step};
 
 const RUNS: &str = "moodify_runs_total";
 const RUNS_ACTIVE: &str = "moodify_runs_active";
@@ -130,7 +130,7 @@ impl Spans {
     }
 
     /// The span of a step, within that of its phase.
-    pub(super) fn step(&self, plan: &Plan, step: &Step, back: bool) -> Span {
+    pub(super) fn step(&self, step: &PlannedStep, back: bool) -> Span {
         let mut open = self.open();
         if open.back != back {
             *open = Open { back, ..Open::default() };
@@ -138,8 +138,7 @@ impl Spans {
         if let Some(span) = open.steps.get(&step.name) {
             return span.clone();
         }
-        let name = plan.steps().find(|(_, s)| s.name == step.name).map(|(phase, _)| phase.name.clone());
-        let name = name.unwrap_or_default();
+        let name = step.phase().name.clone();
         let current = open.phase.as_ref().filter(|(of, _)| *of == name).map(|(_, span)| span.clone());
         let phase = current.unwrap_or_else(|| {
             let span = tracing::info_span!(parent: &self.run, "phase", phase = name, back, outcome = Empty);

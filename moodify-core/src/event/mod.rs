@@ -274,6 +274,11 @@ impl Feed {
         Subscription { events, progress: self.progress.subscribe() }
     }
 
+    /// Whether anybody hears of events.
+    pub(crate) fn has_audience(&self) -> bool {
+        !self.events.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_empty()
+    }
+
     pub(crate) fn event(&self, event: &Event) {
         let mut audience = self.events.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         audience.retain(|sender| sender.send(event.clone()).is_ok());

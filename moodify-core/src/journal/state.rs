@@ -22,11 +22,11 @@ pub enum StepStatus {
     /// An attempt runs, or ran when its engine went away: its effect is unknown.
     Running,
     /// The last attempt failed; another one follows.
-    Retrying(ErrorRecord),
+    Retrying(Box<ErrorRecord>),
     /// Done.
     Finished(Value),
     /// Failed for good.
-    Failed(ErrorRecord),
+    Failed(Box<ErrorRecord>),
 }
 
 /// Where the undoing of a step stands.
@@ -39,7 +39,7 @@ pub enum UndoStatus {
     /// Undone.
     Finished,
     /// Failed for good.
-    Failed(ErrorRecord),
+    Failed(Box<ErrorRecord>),
 }
 
 /// What a person said about a step.
@@ -134,8 +134,8 @@ pub struct RunState {
     pub owner: Option<String>,
     /// Whether the gates were passed.
     pub gates_passed: bool,
-    /// Every step that began, by name.
-    pub steps: BTreeMap<String, StepState>,
+    /// Every step that began, by name. Shared with the states before and after, where nothing changed.
+    pub steps: BTreeMap<String, Arc<StepState>>,
     /// A person's pause.
     pub paused: Option<Answer>,
     /// Why it goes back, once it does.
@@ -253,7 +253,7 @@ impl RunState {
             let passed = entry.elapsed_ms.map_or_else(by_wall, Duration::from_millis);
             for step in self.steps.values_mut() {
                 if matches!(step.status, StepStatus::Running | StepStatus::Retrying(_)) {
-                    step.spent += passed;
+                    Arc::make_mut(step).spent += passed;
                 }
             }
         }
@@ -269,8 +269,8 @@ impl RunState {
             Record::Created { .. } | Record::Lived | Record::Stopped => {}
             Record::Owned { owner } => {
                 self.owner = Some(owner);
-                for step in self.steps.values_mut() {
-                    step.unknown |= step.status == StepStatus::Running;
+                for step in self.steps.values_mut().filter(|step| step.status == StepStatus::Running) {
+                    Arc::make_mut(step).unknown = true;
                 }
             }
             Record::GatesPassed => self.gates_passed = true,
@@ -294,8 +294,8 @@ impl RunState {
                 state.unknown = error.effect == Effect::Unknown;
                 state.held = None;
                 state.status = match retry_in {
-                    Some(_) => StepStatus::Retrying(error),
-                    None => StepStatus::Failed(error),
+                    Some(_) => StepStatus::Retrying(Box::new(error)),
+                    None => StepStatus::Failed(Box::new(error)),
                 };
             }
             Record::Held { step, reason } => self.step(step).held = Some(reason),
@@ -315,7 +315,7 @@ impl RunState {
             Record::UndoFailed { step, error, retry_in, by_hand, .. } => {
                 if retry_in.is_none() {
                     let state = self.step(step);
-                    state.undo = UndoStatus::Failed(error);
+                    state.undo = UndoStatus::Failed(Box::new(error));
                     state.by_hand = by_hand;
                 }
             }
@@ -338,7 +338,7 @@ impl RunState {
     }
 
     fn step(&mut self, name: String) -> &mut StepState {
-        self.steps.entry(name).or_default()
+        Arc::make_mut(self.steps.entry(name).or_default())
     }
 
     /// The running step that a command means: the one that it names, or the only one of the kind that it is for.

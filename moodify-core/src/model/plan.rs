@@ -1,4 +1,6 @@
 use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -43,6 +45,39 @@ impl Plan {
             service: service.clone(),
         };
         self.release.services.iter().map(target).collect()
+    }
+}
+
+/// A step where it stands in its plan, which it keeps: many runs wait in one process, and a copy of its parameters for
+/// each would be most of what they need.
+#[derive(Debug, Clone)]
+pub(crate) struct PlannedStep {
+    plan: Arc<Plan>,
+    phase: usize,
+    place: usize,
+}
+
+impl PlannedStep {
+    pub(crate) fn find(plan: &Arc<Plan>, name: &str) -> Option<Self> {
+        let place = |phase: &Phase| phase.steps.iter().position(|step| step.name == name);
+        let found = plan.phases.iter().enumerate().find_map(|(phase, of)| Some((phase, place(of)?)));
+        found.map(|(phase, place)| Self { plan: plan.clone(), phase, place })
+    }
+
+    pub(crate) fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    pub(crate) fn phase(&self) -> &Phase {
+        &self.plan.phases[self.phase]
+    }
+}
+
+impl Deref for PlannedStep {
+    type Target = Step;
+
+    fn deref(&self) -> &Step {
+        &self.phase().steps[self.place]
     }
 }
 

@@ -120,7 +120,7 @@ pub(crate) async fn report(journal: &FileJournal, run: &RunId) -> moodify_core::
     let phase = |phase: &moodify_core::model::Phase| PhaseReport {
         name: phase.name.clone(),
         parallel: phase.parallel,
-        steps: phase.steps.iter().map(|step| step_report(step, state.steps.get(&step.name))).collect(),
+        steps: phase.steps.iter().map(|step| step_report(step, state.steps.get(&step.name).map(AsRef::as_ref))).collect(),
     };
     let (outcome, summary) = state.ended.clone().unzip();
     let by_hand = state.steps.values().find(|step| !step.by_hand.is_empty());
@@ -195,7 +195,7 @@ fn step_report(step: &Step, state: Option<&StepState>) -> StepReport {
         state: words,
         attempts: state.attempts,
         seconds: state.spent.as_secs_f64(),
-        error: error.cloned(),
+        error: error.map(|error| (**error).clone()),
         waits_for: state.held,
         checkpoint: state.checkpoint,
     }

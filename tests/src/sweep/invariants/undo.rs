@@ -18,8 +18,7 @@ impl Facts<'_> {
         let edited = !self.case.edits.is_empty();
         let faulty = |call: &&Call| CLUSTER.contains(&call.backend) && (call.fault.is_some() || injected(call));
         let cut_off = |(kind, _, to): &(BackendKind, u64, u64)| CLUSTER.contains(kind) && ms(*to) > undone.from;
-        let disturbed =
-            edited || undone.calls.iter().any(|c| faulty(&c)) || self.case.partitions.iter().any(|p| cut_off(p));
+        let disturbed = edited || undone.calls.iter().any(|c| faulty(&c)) || self.case.partitions.iter().any(cut_off);
         if outcome != Outcome::Completed && !disturbed {
             self.broken(6, "taking back a release needs nothing but the old version", format!("{outcome}: {summary}"));
         }
