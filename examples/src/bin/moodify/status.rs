@@ -120,7 +120,11 @@ pub(crate) async fn report(journal: &FileJournal, run: &RunId) -> moodify_core::
     let phase = |phase: &moodify_core::model::Phase| PhaseReport {
         name: phase.name.clone(),
         parallel: phase.parallel,
-        steps: phase.steps.iter().map(|step| step_report(step, state.steps.get(&step.name).map(AsRef::as_ref))).collect(),
+        steps: phase
+            .steps
+            .iter()
+            .map(|step| step_report(step, state.steps.get(&step.name).map(AsRef::as_ref)))
+            .collect(),
     };
     let (outcome, summary) = state.ended.clone().unzip();
     let by_hand = state.steps.values().find(|step| !step.by_hand.is_empty());
