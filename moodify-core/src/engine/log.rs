@@ -1,3 +1,4 @@
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -95,7 +96,7 @@ impl RunLog {
         F: FnOnce(&RunState) -> Option<Record> + Send + 'static,
     {
         let this = self.clone();
-        let mut work = Box::pin(async move {
+        let work = async move {
             let mut last = this.appending.lock().await;
             let before = this.state();
             let Some(record) = decide(&before).map(secret::without) else { return Ok(false) };
@@ -128,13 +129,15 @@ impl RunLog {
                 this.feed.event(&event);
             }
             Ok(true)
-        });
+        };
+        let panicked = |_| Err(Error::new(ErrorKind::Internal, "engine", "append a record", "the writer panicked"));
+        let mut work = Box::pin(AssertUnwindSafe(work).catch_unwind().map(move |done| done.unwrap_or_else(panicked)));
         // A task of its own only if it has to wait: to begin one takes longer than all the rest.
         match work.as_mut().now_or_never() {
             Some(done) => Either::Left(ready(done)),
             None => Either::Right(tokio::spawn(work).map(|done| {
                 done.unwrap_or_else(|e| {
-                    let message = "the writer panicked";
+                    let message = "the runtime is shutting down";
                     Err(Error::new(ErrorKind::Internal, "engine", "append a record", message).with_source(e))
                 })
             })),
