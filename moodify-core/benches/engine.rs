@@ -203,7 +203,7 @@ fn plan(version: usize, steps: Vec<Step>) -> Plan {
     let environment: Environment =
         serde_json::from_value(json!({"name": "production", "kind": "production", "namespace": "production"})).unwrap();
     let release = Release { version: format!("v{}", version + 2), services: vec![service] };
-    let phases = vec![Phase { name: "release".into(), parallel: false, steps }];
+    let phases = vec![Phase { name: "release".into(), parallel: false, steps }].into();
     Plan { name: "bench".into(), environment, release, phases, backends: Default::default() }
 }
 
@@ -255,14 +255,15 @@ fn engine(dir: &PathBuf, owner: &str) -> Engine {
 async fn drive_all(engine: &Engine, runs: &[RunId]) -> (Vec<tokio::task::JoinHandle<()>>, Duration) {
     let begun = Instant::now();
     let baking = Arc::new(tokio::sync::Semaphore::new(0));
+    let shared = Arc::new((engine.clone(), CancellationToken::new()));
     let tasks = runs.iter().map(|run| {
-        let (engine, run, baking) = (engine.clone(), run.clone(), baking.clone());
+        let (shared, run, baking) = (shared.clone(), run.clone(), baking.clone());
         tokio::spawn(async move {
-            let stop = CancellationToken::new();
-            let drive = engine.drive(&run, &stop);
+            let (engine, stop) = &*shared;
+            let drive = engine.drive(&run, stop);
             tokio::pin!(drive);
             // It bakes when it has come to rest.
-            let first = tokio::time::timeout(Duration::from_millis(1), &mut drive).await;
+            let first = Box::pin(tokio::time::timeout(Duration::from_millis(1), &mut drive)).await;
             baking.add_permits(1);
             if first.is_err() {
                 drive.await.unwrap();

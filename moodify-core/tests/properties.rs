@@ -162,7 +162,7 @@ proptest! {
         let state = fold(&entries).unwrap();
         prop_assert_eq!(state.next() == Next::Nothing, state.ended.is_some());
         if state.abort.is_some() && state.ended.is_none() && state.rollback.is_none() {
-            prop_assert!(matches!(state.next(), Next::Rollback(Cause::Abort { .. })), "abort wins: {:?}", state.next());
+            prop_assert!(matches!(state.next(), Next::Rollback(cause) if matches!(*cause, Cause::Abort { .. })), "abort wins: {:?}", state.next());
         }
         for entry in &entries {
             let text = serde_json::to_string(entry).unwrap();

@@ -335,7 +335,7 @@ fn backends_come_under_every_name_that_the_plan_uses() {
                 gates: Vec::new(),
             },
             release: moodify_core::model::Release { version: "v2".into(), services: vec![target.service] },
-            phases: vec![moodify_core::model::Phase { name: "phase".into(), parallel: false, steps }],
+            phases: vec![moodify_core::model::Phase { name: "phase".into(), parallel: false, steps }].into(),
             backends: std::collections::BTreeMap::new(),
         };
         let backends = Simulator::for_plan(&plan, Scenario::default()).backends_for(&plan);

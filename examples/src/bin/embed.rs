@@ -31,7 +31,7 @@ fn plan() -> Plan {
             gates: Vec::new(),
         },
         release: Release { version: "v1.2.3".to_owned(), services: vec![backend] },
-        phases: Canary::default().phases("rollout"),
+        phases: Canary::default().phases("rollout").into(),
         backends: BTreeMap::new(),
     }
 }

@@ -2,14 +2,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::future::BoxFuture;
-use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
+use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, StreamExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
-use super::services::{ByService, check, select};
+use super::services::{ByService, check, chosen, select};
 use super::{Action, CheckContext, Observed, StepContext, kinds};
 use crate::analysis::{Analysis, Judge, MetricCheck, MetricStatus, NoDataThen, Sample, metrics, sources};
 use crate::backend::{Granularity, MetricQuery, Pods, Traffic};
@@ -17,7 +16,7 @@ use crate::clock;
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::ProgressKind;
-use crate::model::{Period, Plan, Target, Track, Weight};
+use crate::model::{Period, Plan, Service, Target, Track, Weight};
 use crate::mutation::{self, Mutation};
 
 /// The parameters of a `bake` step.
@@ -107,19 +106,23 @@ async fn ask(cx: &StepContext, judge: usize, source: &str, query: MetricQuery) -
     Seen::Sample(judge, sample)
 }
 
+/// Everything that is seen while baking, from watches that last and from questions that are answered once.
+type Streams<'a> = SelectAll<BoxStream<'a, Result<Seen>>>;
+
 /// One bake going on.
 struct Watch<'a> {
     cx: &'a StepContext,
     params: &'a BakeParams,
-    targets: Vec<Target>,
-    /// By target, then by metric.
-    judges: Vec<(usize, Judge)>,
-    workloads: ByService<String>,
+    services: Vec<&'a Service>,
+    /// By service, then by metric.
+    judges: Vec<(usize, Judge<'a>)>,
+    /// Of the new version, by service.
+    workloads: Vec<String>,
     elapsed: Duration,
     held_since: Option<Instant>,
     noted: Instant,
     failures: BTreeMap<String, u32>,
-    /// By target: whether the canary was there, and its pods.
+    /// By service: whether the canary was there, and its pods.
     canary_seen: Vec<bool>,
     pods_seen: Vec<Option<Pods>>,
 }
@@ -129,12 +132,53 @@ async fn opened<T>(call: &CallContext, watch: impl Future<Output = Result<T>>) -
     call.at_most(LONGEST_QUERY).run("engine", "watch the new version", watch).await
 }
 
-impl Watch<'_> {
-    async fn streams(&self) -> Result<SelectAll<BoxStream<'static, Result<Seen>>>> {
+impl<'a> Watch<'a> {
+    /// From where the last attempt wrote down that it was.
+    fn begin(cx: &'a StepContext, params: &'a BakeParams) -> Result<Self> {
+        let services = chosen(&params.services, cx.plan())?;
+        let baked = cx.last_checkpoint::<Baked>().unwrap_or_default();
+        let judge = |(i, service): (usize, &&Service)| {
+            let of = service.name.as_str();
+            let judges = params.analysis.metrics.iter().map(|check| {
+                let failures = baked.failures.get(&format!("{of}/{}", check.name)).copied().unwrap_or_default();
+                (i, Judge::new(of, check).with_failures(failures))
+            });
+            judges.collect::<Vec<_>>()
+        };
+        let unwatched = match mutation::on(Mutation::CountUnwatchedTime) && cx.attempt() > 1 {
+            true => clock::since(cx.created(), cx.clock().now()),
+            false => Duration::ZERO,
+        };
+        let held = Some(baked.held.get()).filter(|held| !held.is_zero());
+        let (canary_seen, pods_seen) = (vec![false; services.len()], vec![None; services.len()]);
+        let mut judges: Vec<_> = services.iter().enumerate().flat_map(judge).collect();
+        judges.shrink_to_fit();
+        let mut workloads: ByService<String> = cx.output_of_kind(kinds::DEPLOY_CANARY)?;
+        Ok(Self {
+            cx,
+            params,
+            judges,
+            workloads: services.iter().map(|s| workloads.remove(&s.name).unwrap_or_default()).collect(),
+            services,
+            elapsed: baked.elapsed.get() + unwatched,
+            held_since: held.and_then(|held| Instant::now().checked_sub(held)),
+            noted: Instant::now(),
+            failures: baked.failures,
+            canary_seen,
+            pods_seen,
+        })
+    }
+
+    fn target(&self, service: usize) -> Target {
+        self.cx.plan().target(self.services[service])
+    }
+
+    async fn streams(&self) -> Result<Streams<'a>> {
         let cx = self.cx;
         let mut all = SelectAll::new();
         let from_pods = self.judges.iter().any(|(_, j)| j.check().source == sources::PODS);
-        for (i, target) in self.targets.iter().enumerate() {
+        for i in 0..self.services.len() {
+            let target = &self.target(i);
             if from_pods {
                 let call = cx.call()?;
                 let pods = opened(&call, cx.backends().diagnostics()?.watch_pods(&call, target, Track::Canary)).await?;
@@ -157,7 +201,7 @@ impl Watch<'_> {
     }
 
     fn breach(&self, judge: usize) -> Result<()> {
-        let (target, judge) = &self.judges[judge];
+        let (service, judge) = &self.judges[judge];
         if !judge.breached() {
             return Ok(());
         }
@@ -171,12 +215,12 @@ impl Watch<'_> {
         let message =
             format!("{} of {} {is}{times}, at {} of the traffic", status.metric, status.service, self.params.weight);
         Err(Error::new(ErrorKind::Unhealthy, "analysis", "watch the new version", message)
-            .on(self.targets[*target].to_string()))
+            .on(self.target(*service).to_string()))
     }
 
     fn drift(&self, target: usize, message: String) -> Error {
         Error::new(ErrorKind::Drift, "analysis", "watch the new version", message)
-            .on(self.targets[target].to_string())
+            .on(self.target(target).to_string())
             .hint("moodify leaves it as it is; decide what shall be, then release or roll back by hand")
     }
 
@@ -237,7 +281,7 @@ impl Watch<'_> {
             let problem = status.problem.as_deref().unwrap_or("neither good nor bad");
             format!("{} of {}: {problem}", status.metric, status.service)
         };
-        let bad = |j: &Judge| {
+        let bad = |j: &Judge<'_>| {
             // Neither good nor bad is no reason to wait without a word for ever.
             let unclear = !j.content() && j.status().failures == 0;
             j.blind(after) || (ending && unclear && (answered || j.status().missing + j.status().measured > 0))
@@ -295,26 +339,25 @@ impl Watch<'_> {
         self.cx.checkpoint(&Baked { elapsed, held, failures }).await
     }
 
-    /// Asks every source but the pods.
-    fn measure<'b>(&self, asking: &mut FuturesUnordered<BoxFuture<'b, Seen>>)
-    where
-        Self: 'b,
-    {
+    /// Asks every source but the pods; says how many were asked.
+    fn measure(&self, streams: &mut Streams<'a>) -> usize {
+        let mut asked = 0;
         let cx = self.cx;
-        for (i, (target, judge)) in self.judges.iter().enumerate() {
+        for (i, (service, judge)) in self.judges.iter().enumerate() {
             let check = judge.check();
             if check.source != sources::PODS {
-                let target = &self.targets[*target];
-                let workload = self.workloads.get(&target.service.name).map_or("", String::as_str);
-                let (source, query) = (check.source.clone(), query(check, target, workload, cx.plan()));
-                asking.push(async move { ask(cx, i, &source, query).await }.boxed());
+                let (target, workload) = (self.target(*service), &self.workloads[*service]);
+                let (source, query) = (check.source.clone(), query(check, &target, workload, cx.plan()));
+                streams.push(async move { Ok(ask(cx, i, &source, query).await) }.into_stream().boxed());
+                asked += 1;
             }
         }
+        asked
     }
 
     /// Pods that stay bad change no more: what is tolerated for a while counts again at every measurement.
     fn look_again(&mut self) -> Result<()> {
-        let bad = |j: &Judge| j.check().source == sources::PODS && j.status().failures > 0;
+        let bad = |j: &Judge<'_>| j.check().source == sources::PODS && j.status().failures > 0;
         let targets: BTreeSet<usize> = self.judges.iter().filter(|(_, j)| bad(j)).map(|(target, _)| *target).collect();
         for target in targets {
             if let Some(pods) = self.pods_seen[target].clone() {
@@ -350,8 +393,9 @@ impl Watch<'_> {
         let period = self.params.period.get();
         // A breach on the record is one, also if its engine went away before it said so.
         (0..self.judges.len()).try_for_each(|judge| self.breach(judge))?;
-        let mut streams = self.streams().await?;
-        let mut asking = FuturesUnordered::new();
+        let mut streams = self.streams().boxed().await?;
+        // Questions that are not answered yet.
+        let mut asked = 0;
         let mut changes = cx.changes();
         let warm_at = Instant::now() + self.params.analysis.warm_up.get().saturating_sub(self.elapsed);
         let mut measured: Option<Instant> = None;
@@ -368,7 +412,6 @@ impl Watch<'_> {
                     }
                     return Err(Error::new(ErrorKind::Cancelled, "analysis", "watch the new version", "stopped before its time"));
                 }
-                Some(seen) = asking.next(), if !asking.is_empty() => Some(Ok(seen)),
                 seen = streams.next(), if !streams.is_empty() => match seen {
                     Some(seen) => Some(seen),
                     None => return Err(Error::new(ErrorKind::Unavailable, "analysis", "watch the new version", "every watch ended")),
@@ -380,7 +423,9 @@ impl Watch<'_> {
                 return Ok(());
             }
             if let Some(seen) = seen {
-                self.take(seen?)?;
+                let seen = seen?;
+                asked -= usize::from(matches!(seen, Seen::Sample(..)));
+                self.take(seen)?;
             }
             let now = Instant::now();
             // A process that was stopped for a while has not watched meanwhile.
@@ -391,14 +436,14 @@ impl Watch<'_> {
                 self.elapsed = (self.elapsed + watched).min(period);
             }
             let warm = now >= warm_at;
-            if warm && asking.is_empty() && measured.is_none_or(|last| now - last >= self.interval()) {
+            if warm && asked == 0 && measured.is_none_or(|last| now - last >= self.interval()) {
                 measured = Some(now);
-                self.measure(&mut asking);
+                asked = self.measure(&mut streams);
                 self.look_again()?;
             }
             let ending = self.elapsed >= period;
-            let blind = if warm { self.standstill(ending, asking.is_empty()) } else { None };
-            self.hold(blind.as_ref()).await?;
+            let blind = if warm { self.standstill(ending, asked == 0) } else { None };
+            self.hold(blind.as_ref()).boxed().await?;
             let pause = cx.is_paused().then(|| "paused".to_owned());
             let standing_still = blind.or(pause);
             still = standing_still.is_some();
@@ -413,7 +458,7 @@ impl Watch<'_> {
                 return Ok(());
             }
             if self.failures() != self.failures || now - self.noted >= note_every(period) {
-                self.note().await?;
+                self.note().boxed().await?;
             }
             // Nobody watched while the journal was written.
             counted = Instant::now();
@@ -460,41 +505,11 @@ impl Action for Bake {
     }
 
     async fn execute(&self, cx: &StepContext, params: &BakeParams) -> Result<Vec<MetricStatus>> {
-        let targets = select(&params.services, cx.plan())?;
-        let baked = cx.last_checkpoint::<Baked>().unwrap_or_default();
-        let judge = |(i, target): (usize, &Target)| {
-            let of = target.service.name.clone();
-            let judges = params.analysis.metrics.iter().map(|check| {
-                let failures = baked.failures.get(&format!("{of}/{}", check.name)).copied().unwrap_or_default();
-                (i, Judge::new(&of, check.clone()).with_failures(failures))
-            });
-            judges.collect::<Vec<_>>()
-        };
-        let unwatched = match mutation::on(Mutation::CountUnwatchedTime) && cx.attempt() > 1 {
-            true => clock::since(cx.created(), cx.clock().now()),
-            false => Duration::ZERO,
-        };
-        let held = Some(baked.held.get()).filter(|held| !held.is_zero());
-        let (canary_seen, pods_seen) = (vec![false; targets.len()], vec![None; targets.len()]);
-        let mut judges: Vec<(usize, Judge)> = targets.iter().enumerate().flat_map(judge).collect();
-        judges.shrink_to_fit();
-        let mut watch = Watch {
-            cx,
-            params,
-            judges,
-            workloads: cx.output_of_kind(kinds::DEPLOY_CANARY)?,
-            targets,
-            elapsed: baked.elapsed.get() + unwatched,
-            held_since: held.and_then(|held| Instant::now().checked_sub(held)),
-            noted: Instant::now(),
-            failures: baked.failures.clone(),
-            canary_seen,
-            pods_seen,
-        };
+        let mut watch = Watch::begin(cx, params)?;
         let before = watch.elapsed;
         let result = watch.run().await;
         if result.is_err() && watch.elapsed > before {
-            watch.note().await?;
+            watch.note().boxed().await?;
         }
         result.map(|()| watch.status())
     }

@@ -16,7 +16,7 @@ use crate::context::{CallContext, IdempotencyKey};
 use crate::engine::RunLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Progress, ProgressKind};
-use crate::journal::{Answer, Record, RunState, StepStatus, UndoStatus};
+use crate::journal::{Answer, Kept, Record, RunState, StepStatus, UndoStatus};
 use crate::model::{Plan, PlannedStep, RunId, Step, Track};
 
 /// What a kind of step sees when a plan is checked.
@@ -134,7 +134,7 @@ impl StepContext {
             let message = format!("step {step:?} has not finished: it must come earlier in the plan");
             return Err(Error::new(ErrorKind::Invalid, "engine", OPERATION, message).on(self.step.name.as_str()));
         };
-        T::deserialize(value).map_err(|e| {
+        value.read().map_err(|e| {
             let message = format!("the output of {step:?} has another type: {e}");
             Error::new(ErrorKind::Invalid, "engine", OPERATION, message).on(self.step.name.as_str())
         })
@@ -170,14 +170,13 @@ impl StepContext {
     #[must_use]
     pub fn last_checkpoint<T: DeserializeOwned>(&self) -> Option<T> {
         let state = self.state();
-        let data = state.steps.get(&self.step.name)?.checkpoint.clone()?;
-        serde_json::from_value::<T>(data).ok()
+        state.steps.get(&self.step.name)?.checkpoint.as_ref()?.read().ok()
     }
 
     /// The last checkpoint of this step as it is.
     #[must_use]
     pub fn raw_checkpoint(&self) -> Option<Value> {
-        self.state().steps.get(&self.step.name)?.checkpoint.clone()
+        self.state().steps.get(&self.step.name)?.checkpoint.as_ref().map(Kept::value)
     }
 
     /// Says durably that this step waits for something that is not in its hands.
@@ -210,8 +209,8 @@ impl StepContext {
         let step = state.steps.get(&self.step.name);
         step.map(|s| Answers {
             approvals: s.approvals.clone(),
-            rejected: s.rejected.clone(),
-            skipped: s.skipped.clone(),
+            rejected: s.rejected.as_deref().cloned(),
+            skipped: s.skipped.as_deref().cloned(),
         })
         .unwrap_or_default()
     }

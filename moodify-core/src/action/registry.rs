@@ -6,7 +6,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use schemars::{Schema, SchemaGenerator};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
@@ -14,6 +13,7 @@ use super::{
     promote, retire_canary, return_traffic, shift_traffic, status_page, wait,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::Step;
 use crate::planfile::{self, Mistake};
 
 /// The kinds of step that an engine knows, by name.
@@ -128,14 +128,12 @@ fn or_empty(params: &Value) -> Value {
     if params.is_null() { Value::Object(serde_json::Map::new()) } else { params.clone() }
 }
 
-fn read<T: DeserializeOwned>(params: &Value) -> std::result::Result<T, serde_json::Error> {
-    T::deserialize(or_empty(params))
+fn unreadable(step: &Step, e: &serde_json::Error) -> Error {
+    Error::new(ErrorKind::Invalid, "engine", "read the step's parameters", e.to_string()).on(step.name.as_str())
 }
 
-fn params<A: Action>(cx_step: &crate::model::Step) -> Result<A::Params> {
-    read(&cx_step.with).map_err(|e| {
-        Error::new(ErrorKind::Invalid, "engine", "read the step's parameters", e.to_string()).on(cx_step.name.as_str())
-    })
+fn params<A: Action>(cx: &StepContext) -> Result<Arc<A::Params>> {
+    cx.step.params(or_empty).map_err(|e| unreadable(&cx.step, &e))
 }
 
 fn to_value(cx: &StepContext, output: &impl serde::Serialize) -> Result<Value> {
@@ -159,7 +157,7 @@ impl<A: Action> Kind for Erased<A> {
     }
 
     fn deadline(&self, params: &Value) -> Option<Duration> {
-        read(params).ok().and_then(|params| self.0.deadline(&params))
+        A::Params::deserialize(or_empty(params)).ok().and_then(|params| self.0.deadline(&params))
     }
 
     fn params_schema(&self, generator: &mut SchemaGenerator) -> Schema {
@@ -171,17 +169,17 @@ impl<A: Action> Kind for Erased<A> {
     }
 
     async fn check(&self, cx: &CheckContext<'_>) -> std::result::Result<(), Vec<Error>> {
-        let params = params::<A>(cx.step).map_err(|e| vec![e])?;
+        let params = A::Params::deserialize(or_empty(&cx.step.with)).map_err(|e| vec![unreadable(cx.step, &e)])?;
         self.0.check(cx, &params).await
     }
 
     async fn execute(&self, cx: &StepContext) -> Result<Value> {
-        let output = self.0.execute(cx, &params::<A>(cx.step())?).await?;
+        let output = self.0.execute(cx, &*params::<A>(cx)?).await?;
         to_value(cx, &output)
     }
 
     async fn observe(&self, cx: &StepContext) -> Result<Observed<Value>> {
-        Ok(match self.0.observe(cx, &params::<A>(cx.step())?).await? {
+        Ok(match self.0.observe(cx, &*params::<A>(cx)?).await? {
             Observed::Done(output) => Observed::Done(to_value(cx, &output)?),
             Observed::NotDone => Observed::NotDone,
         })
@@ -195,10 +193,10 @@ impl<A: Action> Kind for Erased<A> {
             })?),
             None => None,
         };
-        self.0.undo(cx, &params::<A>(cx.step())?, output.as_ref()).await
+        self.0.undo(cx, &*params::<A>(cx)?, output.as_ref()).await
     }
 
     fn by_hand(&self, cx: &StepContext) -> Vec<String> {
-        params::<A>(cx.step()).map(|params| self.0.by_hand(cx, &params)).unwrap_or_default()
+        params::<A>(cx).map(|params| self.0.by_hand(cx, &params)).unwrap_or_default()
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Baseline, Baselines, CheckContext, StepContext, kinds};
 use crate::backend::{Deployer, Granularity, TrafficRouter};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Plan, Target, Track, Weight};
+use crate::model::{Plan, Service, Target, Track, Weight};
 use crate::strategy::split;
 
 /// Which services of the release.
@@ -29,6 +29,11 @@ impl Services {
 
 /// The targets of these services; all of them for none.
 pub(super) fn select(services: &[String], plan: &Plan) -> Result<Vec<Target>> {
+    Ok(chosen(services, plan)?.into_iter().map(|service| plan.target(service)).collect())
+}
+
+/// These services of the release; all of them for none.
+pub(super) fn chosen<'a>(services: &[String], plan: &'a Plan) -> Result<Vec<&'a Service>> {
     for name in services {
         if plan.release.service(name).is_none() {
             let known: Vec<&str> = plan.release.services.iter().map(|s| s.name.as_str()).collect();
@@ -36,8 +41,8 @@ pub(super) fn select(services: &[String], plan: &Plan) -> Result<Vec<Target>> {
             return Err(Error::new(ErrorKind::Invalid, "engine", "find the services", message));
         }
     }
-    let wanted = |t: &Target| services.is_empty() || services.contains(&t.service.name);
-    Ok(plan.targets().into_iter().filter(wanted).collect())
+    let wanted = |service: &&Service| services.is_empty() || services.contains(&service.name);
+    Ok(plan.release.services.iter().filter(wanted).collect())
 }
 
 /// What a check of a step on services finds: the services, their routers, the deployer.

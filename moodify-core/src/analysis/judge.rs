@@ -59,7 +59,8 @@ pub struct MetricStatus {
 ///
 /// ```
 /// use moodify_core::analysis::{Judge, MetricCheck, Sample, Verdict};
-/// let mut judge = Judge::new("backend", MetricCheck::failing("error-rate", "prometheus", "> 5%", 1));
+/// let check = MetricCheck::failing("error-rate", "prometheus", "> 5%", 1);
+/// let mut judge = Judge::new("backend", &check);
 /// assert_eq!(judge.record(&Sample::Value(0.01)), Verdict::Successful);
 /// assert_eq!(judge.record(&Sample::Empty), Verdict::Inconclusive);
 /// judge.record(&Sample::Value(0.12));
@@ -68,15 +69,15 @@ pub struct MetricStatus {
 /// assert!(judge.breached());
 /// ```
 #[derive(Debug, Clone)]
-pub struct Judge {
-    check: MetricCheck,
+pub struct Judge<'a> {
+    check: &'a MetricCheck,
     status: MetricStatus,
 }
 
-impl Judge {
+impl<'a> Judge<'a> {
     /// A judge of `check` for `service`, who has seen nothing yet: inconclusive.
     #[must_use]
-    pub fn new(service: &str, check: MetricCheck) -> Self {
+    pub fn new(service: &str, check: &'a MetricCheck) -> Self {
         let status = MetricStatus {
             service: service.to_owned(),
             metric: check.name.clone(),
@@ -109,7 +110,7 @@ impl Judge {
                 status.measured += 1;
                 status.missing = 0;
                 status.problem = None;
-                status.verdict = judge(&self.check, *value);
+                status.verdict = judge(self.check, *value);
                 status.failures = if status.verdict == Verdict::Failed { status.failures + 1 } else { 0 };
             }
             Sample::Value(_) | Sample::Empty => {
@@ -147,8 +148,8 @@ impl Judge {
 
     /// The check that is judged.
     #[must_use]
-    pub fn check(&self) -> &MetricCheck {
-        &self.check
+    pub fn check(&self) -> &'a MetricCheck {
+        self.check
     }
 
     /// What has been seen so far.
@@ -191,8 +192,9 @@ mod tests {
 
     #[test]
     fn no_data_and_not_a_number_are_never_content() {
+        let check = check(None, Some("> 5%"));
         for sample in [Sample::Empty, Sample::Value(f64::NAN), Sample::Error("500".into())] {
-            let mut judge = Judge::new("backend", check(None, Some("> 5%")));
+            let mut judge = Judge::new("backend", &check);
             for _ in 0..10 {
                 judge.record(&sample);
             }
@@ -204,7 +206,8 @@ mod tests {
 
     #[test]
     fn missing_data_between_two_failures_does_not_forgive_the_first() {
-        let mut judge = Judge::new("backend", MetricCheck::failing("m", "s", "> 5%", 1));
+        let check = MetricCheck::failing("m", "s", "> 5%", 1);
+        let mut judge = Judge::new("backend", &check);
         judge.record(&Sample::Value(0.2));
         judge.record(&Sample::Empty);
         judge.record(&Sample::Value(0.2));

@@ -1,24 +1,22 @@
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::OptionFuture;
-use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt};
+use futures::FutureExt;
+use futures::future::{BoxFuture, OptionFuture, select_all};
 use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span};
+use tracing::Instrument;
 
 use super::telemetry::{self, Attempted, Spans};
 use super::{Ending, Engine, RunLog};
 use crate::action::{Kind, Observed, StepContext};
 use crate::error::{Effect, Error, ErrorKind, Result};
 use crate::gate;
-use crate::journal::{Next, Outcome, Record, RunState, StepStatus, UndoStatus};
+use crate::journal::{Command, Next, Outcome, Record, RunState, StepStatus, UndoStatus};
 use crate::model::{Period, PlannedStep, RetryPolicy, RunId, Step};
 use crate::mutation::{self, Mutation};
 
@@ -34,7 +32,7 @@ const AFTER_DEADLINE: Duration = Duration::from_secs(10);
 pub(super) async fn drive(engine: &Engine, run: &RunId, stop: &CancellationToken) -> Result<Ending> {
     let (journal, clock, feed) = (engine.journal.clone(), engine.clock.clone(), engine.feed.clone());
     let session = engine.sessions.current(&journal, &engine.options.owner, engine.options.lease);
-    let log = RunLog::open(journal, clock, feed, session, run).boxed().await?;
+    let log = RunLog::open(journal, clock, feed, session, &engine.pipelines, run).boxed().await?;
     let span = telemetry::run_span(&log.state());
     let _active = telemetry::Active::begin();
     let executor = Executor { engine, log: log.clone(), stop, spans: Spans::new(&span) };
@@ -63,7 +61,7 @@ struct Executor<'a> {
     engine: &'a Engine,
     log: Arc<RunLog>,
     stop: &'a CancellationToken,
-    spans: Spans,
+    spans: Spans<'a>,
 }
 
 /// How one attempt came to an end.
@@ -94,7 +92,7 @@ impl Executor<'_> {
                 Next::Gates => self.ask_gates().await?,
                 Next::Wait => self.until(|state| state.next() != Next::Wait).boxed().await,
                 Next::Run(_) => self.steps().boxed().await?,
-                Next::Rollback(cause) => self.log.append(Record::RollbackStarted { cause }).await?,
+                Next::Rollback(cause) => self.log.append(Record::RollbackStarted { cause: *cause }).await?,
                 Next::Undo(step) => self.undo(&step).boxed().await?,
                 Next::End(outcome, summary) => {
                     let still = Next::End(outcome, summary.clone());
@@ -111,16 +109,8 @@ impl Executor<'_> {
         loop {
             match self.log.new_commands().await {
                 Ok(commands) => {
-                    for command in commands {
-                        let decide = move |state: &RunState| {
-                            let refused = state.refuses(&command);
-                            state.ended.is_none().then_some(Record::Commanded { command, refused })
-                        };
-                        match self.log.append_if(decide).await {
-                            Ok(true) => {}
-                            Ok(false) => std::future::pending().await,
-                            Err(e) => return e,
-                        }
+                    if let Err(e) = self.take(commands).boxed().await {
+                        return e;
                     }
                 }
                 // A journal that cannot be read just now must not end a step; what must be written still fails on its own.
@@ -130,6 +120,20 @@ impl Executor<'_> {
                 }
             }
         }
+    }
+
+    /// Obeys or refuses commands, in order. Waits for ever if the run has ended before.
+    async fn take(&self, commands: Vec<Command>) -> Result<()> {
+        for command in commands {
+            let decide = move |state: &RunState| {
+                let refused = state.refuses(&command);
+                state.ended.is_none().then_some(Record::Commanded { command, refused })
+            };
+            if !self.log.append_if(decide).await? {
+                std::future::pending::<()>().await;
+            }
+        }
+        Ok(())
     }
 
     async fn ask_gates(&self) -> Result<()> {
@@ -169,38 +173,29 @@ impl Executor<'_> {
     /// Runs what is next, several steps at once if they are in a parallel phase, until something else is next.
     async fn steps(&self) -> Result<()> {
         let beside = CancellationToken::new();
-        let mut names: BTreeSet<String> = BTreeSet::new();
-        let mut running = FuturesUnordered::new();
+        let mut running: Vec<(String, BoxFuture<'_, Result<()>>)> = Vec::new();
         let mut states = self.log.watch();
         loop {
             let next = states.borrow_and_update().next();
-            let wanted = match next {
+            let mut wanted = match next {
                 Next::Run(wanted) if !self.stop.is_cancelled() && !self.log.lost().is_cancelled() => wanted,
                 _ => Vec::new(),
             };
             if wanted.is_empty() {
                 beside.cancel();
             }
-            for name in wanted {
-                if names.insert(name.clone()) {
-                    let beside = &beside;
-                    let work = async move {
-                        let result = self.step(&name, beside).await;
-                        (name, result)
-                    };
-                    // On the heap, as the list keeps an empty place of the same size besides.
-                    running.push(work.boxed());
-                }
+            if running.is_empty() && wanted.is_empty() {
+                return self.log.holds();
             }
+            wanted.retain(|name| running.iter().all(|(of, _)| of != name));
+            running.reserve_exact(wanted.len());
+            running.extend(wanted.into_iter().map(|name| (name.clone(), self.step(name, &beside).boxed())));
             tokio::select! {
                 biased;
-                ended = running.next() => match ended {
-                    Some((name, result)) => {
-                        names.remove(&name);
-                        result?;
-                    }
-                    None => return self.log.holds(),
-                },
+                (result, ended, _) = select_all(running.iter_mut().map(|(_, step)| step)) => {
+                    drop(running.swap_remove(ended));
+                    result?;
+                }
                 _ = states.changed() => {}
             }
         }
@@ -240,9 +235,8 @@ impl Executor<'_> {
         &self,
         cx: &StepContext,
         cancel: &CancellationToken,
-        work: impl Future<Output = Result<T>>,
+        mut work: Pin<&mut (dyn Future<Output = Result<T>> + Send)>,
     ) -> Result<Attempt<T>> {
-        let mut work = pin!(work);
         // On the heap, as most of those who wait for long have no deadline.
         let mut late = OptionFuture::from(cx.deadline.map(|deadline| self.late(&cx.step, deadline).boxed()));
         tokio::select! {
@@ -264,41 +258,51 @@ impl Executor<'_> {
     }
 
     /// One attempt at a step, and the wait for the next one if it failed.
-    async fn step(&self, name: &str, beside: &CancellationToken) -> Result<()> {
-        let (step, kind) = self.find(name)?;
+    async fn step(&self, name: String, beside: &CancellationToken) -> Result<()> {
+        let (step, kind) = self.find(&name)?;
         let span = self.spans.step(&step, false);
-        let result = self.step_in(&step, kind, beside, &span).instrument(span.clone()).await;
-        self.spans.end_if_over(&self.log.state(), name);
+        let result = self.step_in(&step, kind, beside).instrument(span).await;
+        self.spans.end_if_over(&self.log.state(), &name);
         result
     }
 
-    async fn step_in(
-        &self,
-        step: &PlannedStep,
-        kind: Arc<dyn Kind>,
-        beside: &CancellationToken,
-        span: &Span,
-    ) -> Result<()> {
-        let name = step.name.as_str();
-        let (spent, attempts, unknown) = {
-            let state = self.log.state();
-            state.steps.get(name).map_or((Duration::ZERO, 0, false), |step| (step.spent, step.attempts, step.unknown))
-        };
+    async fn step_in(&self, step: &PlannedStep, kind: Arc<dyn Kind>, beside: &CancellationToken) -> Result<()> {
+        let state = self.log.state();
+        let spent = state.steps.get(&step.name).map_or(Duration::ZERO, |step| step.spent);
+        drop(state);
         let limit = step.deadline.map(Period::get).or_else(|| kind.deadline(&step.with));
-        let deadline = limit.map(|limit| Instant::now() + limit.saturating_sub(spent));
-        let cx = self.context(step, deadline);
+        let cx = self.context(step, limit.map(|limit| Instant::now() + limit.saturating_sub(spent)));
+        // What comes before and after is on the heap for its time only: it is the attempt that may wait for hours.
+        let Some(attempt) = self.begin(&cx, kind.as_ref(), beside).boxed().await? else { return Ok(()) };
+        let (attempted, span) = Attempted::execute(step, attempt);
+        let work = pin!(guarded(&step.name, "run the step", kind.execute(&cx)));
+        let attending = pin!(self.attend(&cx, beside, work));
+        match attempted.end(attending).instrument(span).await? {
+            Attempt::Interrupted => Ok(()),
+            Attempt::Done(result) => self.end(&cx, attempt, result).boxed().await,
+        }
+    }
+
+    /// Finds out first what an attempt of unknown outcome did. Says which attempt begins now, on the record, if one does.
+    async fn begin(&self, cx: &StepContext, kind: &dyn Kind, beside: &CancellationToken) -> Result<Option<u32>> {
+        let step = &cx.step;
+        let name = step.name.as_str();
+        let (attempts, unknown) = {
+            let state = self.log.state();
+            state.steps.get(name).map_or((0, false), |step| (step.attempts, step.unknown))
+        };
         if unknown && kind.has_effects() && !mutation::on(Mutation::RepeatWithoutObserving) {
-            match self.observe(&cx, kind.as_ref(), step, beside).boxed().await? {
-                Attempt::Interrupted => return Ok(()),
+            match self.observe(cx, kind, step, beside).await? {
+                Attempt::Interrupted => return Ok(None),
                 Attempt::Done(Ok(Observed::NotDone)) => {}
                 Attempt::Done(Ok(Observed::Done(output))) => {
-                    return self.log.append(Record::StepFinished { step: name.to_owned(), output }).await;
+                    return self.end(cx, attempts, Ok(output)).await.map(|()| None);
                 }
-                Attempt::Done(Err(error)) => return self.failed(step, attempts, &error, None).boxed().await,
+                Attempt::Done(Err(error)) => return self.failed(step, attempts, &error, None).await.map(|()| None),
             }
         }
         if mutation::on(Mutation::EffectBeforeRecord) && kind.has_effects() {
-            let _ = kind.execute(&cx).await;
+            let _ = kind.execute(cx).await;
         }
         let attempt = attempts + 1;
         let record = Record::StepStarted {
@@ -313,20 +317,18 @@ impl Executor<'_> {
             Next::Run(steps) if steps.contains(&this) => Some(record),
             _ => None,
         };
-        if !self.log.append_if(start).await? {
-            return Ok(());
-        }
-        let attempted = Attempted::execute(span, step, attempt);
-        let work = guarded(name, "run the step", kind.execute(&cx));
-        let done = self.attend(&cx, beside, work).instrument(attempted.span()).await?;
-        attempted.end(&done);
-        match done {
-            Attempt::Interrupted => Ok(()),
-            Attempt::Done(Ok(output)) => self.log.append(Record::StepFinished { step: name.to_owned(), output }).await,
-            Attempt::Done(Err(error)) => {
+        Ok(self.log.append_if(start).await?.then_some(attempt))
+    }
+
+    /// Records how an attempt ended, and waits for the next one if there is one.
+    async fn end(&self, cx: &StepContext, attempt: u32, result: Result<Value>) -> Result<()> {
+        let step = &cx.step;
+        match result {
+            Ok(output) => self.log.append(Record::StepFinished { step: step.name.clone(), output }).await,
+            Err(error) => {
                 let wait = next_wait(&step.retry, attempt, &error);
-                let in_time = deadline.is_none_or(|d| Instant::now() + wait.unwrap_or_default() < d);
-                self.failed(step, attempt, &error, wait.filter(|_| in_time)).boxed().await
+                let in_time = cx.deadline.is_none_or(|d| Instant::now() + wait.unwrap_or_default() < d);
+                self.failed(step, attempt, &error, wait.filter(|_| in_time)).await
             }
         }
     }
@@ -341,7 +343,7 @@ impl Executor<'_> {
     ) -> Result<Attempt<Observed<Value>>> {
         let mut attempt = 1;
         loop {
-            let work = guarded(&step.name, "observe the step", kind.observe(cx));
+            let work = pin!(guarded(&step.name, "observe the step", kind.observe(cx)));
             let seen = self.attend(cx, beside, work).await?;
             let Attempt::Done(Err(error)) = seen else { return Ok(seen) };
             let Some(wait) = next_wait(&step.retry, attempt, &error) else {
@@ -381,7 +383,7 @@ impl Executor<'_> {
             _ => 1,
         };
         let output = match &before.status {
-            StepStatus::Finished(output) => Some(output),
+            StepStatus::Finished(output) => Some(output.value()),
             _ => None,
         };
         self.log.append(Record::UndoStarted { step: name.to_owned(), attempt }).await?;
@@ -397,10 +399,10 @@ impl Executor<'_> {
         }
         let never = CancellationToken::new();
         let span = self.spans.step(&step, true);
-        let attempted = Attempted::undo(&span, &step, attempt);
-        let work = guarded(name, "take the step back", kind.undo(&cx, output));
-        let done = self.attend(&cx, &never, work).instrument(attempted.span()).await?;
-        attempted.end(&done);
+        let (attempted, span) = Attempted::undo(&span, &step, attempt);
+        let work = pin!(guarded(name, "take the step back", kind.undo(&cx, output.as_ref())));
+        let attending = pin!(self.attend(&cx, &never, work));
+        let done = attempted.end(attending).instrument(span).await?;
         let over = self.undone(&step, policy, attempt, done).await;
         self.spans.end_if_over(&self.log.state(), name);
         over

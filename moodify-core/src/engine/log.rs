@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::pipelines::Pipelines;
 use super::session::{Session, gone};
 use super::telemetry;
 use crate::clock::Clock;
@@ -42,16 +43,22 @@ impl RunLog {
         clock: Arc<dyn Clock>,
         feed: Feed,
         session: Arc<Session>,
+        pipelines: &Pipelines,
         run: &RunId,
     ) -> Result<Arc<Self>> {
+        // Before it is folded and shared a run takes many times the memory: not of all at once.
+        let turn = pipelines.turn().await;
         let lease = session.acquire(run).await?;
-        let state = match store.load(run).await.and_then(|entries| fold(&entries)) {
+        let mut state = match store.load(run).await.and_then(|entries| fold(&entries)) {
             Ok(state) => state,
             Err(e) => {
                 let _ = store.give_up(run, &lease).await;
                 return Err(e);
             }
         };
+        let plan = Arc::make_mut(&mut state.plan);
+        plan.phases = pipelines.shared(std::mem::take(&mut plan.phases));
+        drop(turn);
         let ended = state.ended.is_some();
         let lost = session.lost().child_token();
         let log = Arc::new(Self {

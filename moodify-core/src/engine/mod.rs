@@ -3,6 +3,7 @@
 mod check;
 mod executor;
 mod log;
+mod pipelines;
 mod session;
 mod telemetry;
 mod undo;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use check::Finding;
 pub(crate) use log::RunLog;
+use pipelines::Pipelines;
 use session::Sessions;
 pub use telemetry::describe_metrics;
 
@@ -84,6 +86,7 @@ pub struct Engine {
     options: Arc<EngineOptions>,
     feed: Feed,
     sessions: Arc<Sessions>,
+    pipelines: Arc<Pipelines>,
 }
 
 impl Engine {
@@ -98,6 +101,7 @@ impl Engine {
             options: Arc::default(),
             feed: Feed::new(),
             sessions: Arc::default(),
+            pipelines: Arc::default(),
         }
     }
 

@@ -107,9 +107,10 @@ pub(super) fn run_span(state: &RunState) -> Span {
 
 /// The spans of a run that outlive single attempts: run > phase > step > attempt, and on the way back
 /// run > phase > step > undo.
-pub(super) struct Spans {
-    run: Span,
-    open: Mutex<Open>,
+pub(super) struct Spans<'a> {
+    run: &'a Span,
+    /// None where nobody listens.
+    open: Option<Box<Mutex<Open>>>,
 }
 
 #[derive(Default)]
@@ -120,18 +121,18 @@ struct Open {
     steps: BTreeMap<String, Span>,
 }
 
-impl Spans {
-    pub(super) fn new(run: &Span) -> Self {
-        Self { run: run.clone(), open: Mutex::default() }
+impl<'a> Spans<'a> {
+    pub(super) fn new(run: &'a Span) -> Self {
+        Self { run, open: (!run.is_disabled()).then(Box::default) }
     }
 
-    fn open(&self) -> std::sync::MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> Option<std::sync::MutexGuard<'_, Open>> {
+        self.open.as_ref().map(|open| open.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The span of a step, within that of its phase.
     pub(super) fn step(&self, step: &PlannedStep, back: bool) -> Span {
-        let mut open = self.open();
+        let Some(mut open) = self.open() else { return Span::none() };
         if open.back != back {
             *open = Open { back, ..Open::default() };
         }
@@ -141,7 +142,7 @@ impl Spans {
         let name = step.phase().name.clone();
         let current = open.phase.as_ref().filter(|(of, _)| *of == name).map(|(_, span)| span.clone());
         let phase = current.unwrap_or_else(|| {
-            let span = tracing::info_span!(parent: &self.run, "phase", phase = name, back, outcome = Empty);
+            let span = tracing::info_span!(parent: self.run, "phase", phase = name, back, outcome = Empty);
             open.phase = Some((name, span.clone()));
             span
         });
@@ -153,7 +154,7 @@ impl Spans {
 
     /// Closes the span of a step that nothing more is done about, and that of its phase if it was the last one.
     pub(super) fn end_if_over(&self, state: &RunState, name: &str) {
-        let mut open = self.open();
+        let Some(mut open) = self.open() else { return };
         let Some(outcome) = outcome_of_step(state, name, open.back) else { return };
         if let Some(span) = open.steps.remove(name) {
             span.record("outcome", outcome);
@@ -184,35 +185,32 @@ fn outcome_of_step(state: &RunState, name: &str, back: bool) -> Option<&'static 
 
 /// An attempt that goes on.
 pub(super) struct Attempted<'a> {
-    span: Span,
     undo: bool,
     action: &'a str,
     began: Instant,
 }
 
 impl<'a> Attempted<'a> {
-    pub(super) fn execute(parent: &Span, step: &'a Step, attempt: u32) -> Self {
-        let span = tracing::info_span!(parent: parent, "attempt", step = step.name, attempt, outcome = Empty);
-        Self { span, undo: false, action: &step.action, began: Instant::now() }
+    /// Within the span of its step, which is the current one.
+    pub(super) fn execute(step: &'a Step, attempt: u32) -> (Self, Span) {
+        let span = tracing::info_span!("attempt", step = step.name, attempt, outcome = Empty);
+        (Self { undo: false, action: &step.action, began: Instant::now() }, span)
     }
 
-    pub(super) fn undo(parent: &Span, step: &'a Step, attempt: u32) -> Self {
+    pub(super) fn undo(parent: &Span, step: &'a Step, attempt: u32) -> (Self, Span) {
         let span = tracing::info_span!(parent: parent, "undo", step = step.name, attempt, outcome = Empty);
-        Self { span, undo: true, action: &step.action, began: Instant::now() }
+        (Self { undo: true, action: &step.action, began: Instant::now() }, span)
     }
 
-    pub(super) fn span(&self) -> Span {
-        self.span.clone()
-    }
-
-    /// Records how it ended.
-    pub(super) fn end<T>(&self, ended: &Attempt<T>) {
-        let outcome = match ended {
+    /// Records, within its span, how it ends.
+    pub(super) async fn end<T>(self, attempt: impl Future<Output = Result<Attempt<T>>>) -> Result<Attempt<T>> {
+        let ended = attempt.await?;
+        let outcome = match &ended {
             Attempt::Done(Ok(_)) => "finished",
             Attempt::Done(Err(_)) => "failed",
             Attempt::Interrupted => "interrupted",
         };
-        self.span.record("outcome", outcome);
+        Span::current().record("outcome", outcome);
         let action = self.action.to_owned();
         if self.undo {
             counter!(UNDO_ATTEMPTS, "action" => action, "outcome" => outcome).increment(1);
@@ -220,5 +218,6 @@ impl<'a> Attempted<'a> {
             counter!(ATTEMPTS, "action" => action.clone(), "outcome" => outcome).increment(1);
             histogram!(ATTEMPT_TIME, "action" => action).record(self.began.elapsed());
         }
+        Ok(ended)
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn plan(state: &RunState, reason: &str) -> Result<Plan> {
         "" => format!("undo of {}", state.plan.name),
         reason => format!("undo of {}: {reason}", state.plan.name),
     };
-    let phases = vec![Phase { name: "undo".to_owned(), parallel: false, steps }];
+    let phases = vec![Phase { name: "undo".to_owned(), parallel: false, steps }].into();
     Ok(Plan { name, environment, release, phases, backends: state.plan.backends.clone() })
 }
 
@@ -65,7 +65,7 @@ pub(super) fn plan(state: &RunState, reason: &str) -> Result<Plan> {
 fn baselines(state: &RunState) -> BTreeMap<String, ImageRef> {
     let steps = state.plan.steps().filter(|(_, step)| step.action == kinds::BASELINE);
     let outputs = steps.filter_map(|(_, step)| match state.status(&step.name) {
-        StepStatus::Finished(output) => serde_json::from_value::<Baselines>(output.clone()).ok(),
+        StepStatus::Finished(output) => output.read::<Baselines>().ok(),
         _ => None,
     });
     let mut found = BTreeMap::new();

@@ -2,6 +2,7 @@
 
 mod codec;
 mod file;
+mod kept;
 mod memory;
 mod record;
 mod state;
@@ -10,6 +11,7 @@ mod store;
 #[cfg(feature = "testing")]
 pub(crate) use file::{Disk, RealDisk, format};
 pub use file::{FileJournal, FileJournalOptions};
+pub use kept::Kept;
 pub use memory::MemoryJournal;
 pub use record::{Cause, Command, CommandKind, Entry, Outcome, Record};
 pub use state::{Answer, Next, RunState, StepState, StepStatus, UndoStatus, fold};

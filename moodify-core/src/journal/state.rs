@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::{Cause, Command, CommandKind, Entry, Outcome, Record};
+use super::{Cause, Command, CommandKind, Entry, Kept, Outcome, Record};
 use crate::action::kinds;
 use crate::clock;
 use crate::error::{Effect, Error, ErrorKind, ErrorRecord, Result};
@@ -24,7 +23,7 @@ pub enum StepStatus {
     /// The last attempt failed; another one follows.
     Retrying(Box<ErrorRecord>),
     /// Done.
-    Finished(Value),
+    Finished(Kept),
     /// Failed for good.
     Failed(Box<ErrorRecord>),
 }
@@ -70,7 +69,7 @@ pub struct StepState {
     /// Whether the outcome of an attempt is unknown: it must be observed before it is repeated.
     pub unknown: bool,
     /// The last checkpoint.
-    pub checkpoint: Option<Value>,
+    pub checkpoint: Option<Kept>,
     /// The time that engines spent on it. The time in which no engine lived does not count.
     pub spent: Duration,
     /// What it waits for, if it holds.
@@ -82,9 +81,9 @@ pub struct StepState {
     /// Who said yes to it.
     pub approvals: Vec<Answer>,
     /// Who said no to it.
-    pub rejected: Option<Answer>,
+    pub rejected: Option<Box<Answer>>,
     /// Who said that its analysis is to be skipped.
-    pub skipped: Option<Answer>,
+    pub skipped: Option<Box<Answer>>,
     /// Where its undoing stands.
     pub undo: UndoStatus,
     /// Commands with which a person can undo it, if moodify could not.
@@ -139,7 +138,7 @@ pub struct RunState {
     /// A person's pause.
     pub paused: Option<Answer>,
     /// Why it goes back, once it does.
-    pub rollback: Option<Cause>,
+    pub rollback: Option<Box<Cause>>,
     /// A person's abort that is not acted on yet.
     pub abort: Option<Answer>,
     /// A step began after which there is no way back by undoing.
@@ -160,7 +159,7 @@ pub enum Next {
     /// Run (or observe, or repeat) these steps, at once.
     Run(Vec<String>),
     /// Begin to go back.
-    Rollback(Cause),
+    Rollback(Box<Cause>),
     /// Undo this step.
     Undo(String),
     /// Record the end.
@@ -282,10 +281,10 @@ impl RunState {
                 state.effects |= effects;
                 state.observer = observer;
             }
-            Record::Checkpoint { step, data } => self.step(step).checkpoint = Some(data),
+            Record::Checkpoint { step, data } => self.step(step).checkpoint = Some(Kept::from(&data)),
             Record::StepFinished { step, output } => {
                 let state = self.step(step);
-                state.status = StepStatus::Finished(output);
+                state.status = StepStatus::Finished(Kept::from(&output));
                 state.unknown = false;
                 state.held = None;
             }
@@ -307,7 +306,7 @@ impl RunState {
                 }
             }
             Record::RollbackStarted { cause } => {
-                self.rollback = Some(cause);
+                self.rollback = Some(Box::new(cause));
                 self.paused = None;
             }
             Record::UndoStarted { step, attempt } => self.step(step).undo = UndoStatus::Running(attempt),
@@ -331,8 +330,8 @@ impl RunState {
             (CommandKind::Continue, _) => self.paused = None,
             (CommandKind::Abort, _) => self.abort = Some(answer),
             (CommandKind::Approve, Some(step)) => self.step(step).approvals.push(answer),
-            (CommandKind::Reject, Some(step)) => self.step(step).rejected = Some(answer),
-            (CommandKind::Skip, Some(step)) => self.step(step).skipped = Some(answer),
+            (CommandKind::Reject, Some(step)) => self.step(step).rejected = Some(Box::new(answer)),
+            (CommandKind::Skip, Some(step)) => self.step(step).skipped = Some(Box::new(answer)),
             (CommandKind::Approve | CommandKind::Reject | CommandKind::Skip, None) => {}
         }
     }
@@ -424,7 +423,7 @@ impl RunState {
         if let Some(Answer { by, reason }) = &self.abort
             && !mutation::on(Mutation::IgnoreAbort)
         {
-            return Next::Rollback(Cause::Abort { by: by.clone(), reason: reason.clone() });
+            return Next::Rollback(Box::new(Cause::Abort { by: by.clone(), reason: reason.clone() }));
         }
         for phase in &self.plan.phases {
             let mut ready = Vec::new();
@@ -482,7 +481,7 @@ impl RunState {
         if left_to_people {
             return Next::End(Outcome::NeedsAttention, format!("{step}: {error}; {}", self.situation()));
         }
-        Next::Rollback(Cause::Failure { step: step.to_owned(), error: error.clone() })
+        Next::Rollback(Box::new(Cause::Failure { step: step.to_owned(), error: error.clone() }))
     }
 
     fn next_undo(&self, cause: &Cause) -> Next {

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -16,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
-pub struct RunId(String);
+pub struct RunId(Arc<str>);
 
 impl RunId {
     /// A run's name from its text.
@@ -31,14 +32,14 @@ impl RunId {
             let message = format!("{text:?} is not the name of a run: at most 40 of a-z, 0-9 and inner dashes");
             return Err(Error::new(ErrorKind::Invalid, "moodify", "name a run", message));
         }
-        Ok(Self(text))
+        Ok(Self(text.into()))
     }
 
     /// A fresh name that sorts by time: date, time and six random hex digits.
     #[must_use]
     pub fn generate(now: Timestamp) -> Self {
         let random = uuid::Uuid::now_v7().simple().to_string();
-        Self(format!("{}-{}", now.strftime("%Y%m%d-%H%M%S"), &random[random.len() - 6..]))
+        Self(format!("{}-{}", now.strftime("%Y%m%d-%H%M%S"), &random[random.len() - 6..]).into())
     }
 
     /// The name's text.
@@ -70,6 +71,6 @@ impl TryFrom<String> for RunId {
 
 impl From<RunId> for String {
     fn from(id: RunId) -> Self {
-        id.0
+        id.0.as_ref().to_owned()
     }
 }

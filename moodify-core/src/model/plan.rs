@@ -1,12 +1,10 @@
 use std::collections::BTreeMap;
-use std::ops::Deref;
-use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Environment, Period, Release, Target};
+use super::{Environment, Period, Phases, Release, Service, Target};
 
 /// What a run does, completely: no strategy is left to expand in it. Written whole into the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,7 +16,7 @@ pub struct Plan {
     /// What ships.
     pub release: Release,
     /// The phases, in order. Step names are unique in the whole plan.
-    pub phases: Vec<Phase>,
+    pub phases: Phases,
     /// Settings of the backends, by backend; read by the application, not by moodify-core. Holds no secrets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub backends: BTreeMap<String, Value>,
@@ -39,45 +37,15 @@ impl Plan {
     /// The services of the release as targets in the environment.
     #[must_use]
     pub fn targets(&self) -> Vec<Target> {
-        let target = |service: &super::Service| Target {
+        self.release.services.iter().map(|service| self.target(service)).collect()
+    }
+
+    pub(crate) fn target(&self, service: &Service) -> Target {
+        Target {
             environment: self.environment.name.clone(),
             namespace: self.environment.namespace.clone(),
             service: service.clone(),
-        };
-        self.release.services.iter().map(target).collect()
-    }
-}
-
-/// A step where it stands in its plan, which it keeps: many runs wait in one process, and a copy of its parameters for
-/// each would be most of what they need.
-#[derive(Debug, Clone)]
-pub(crate) struct PlannedStep {
-    plan: Arc<Plan>,
-    phase: usize,
-    place: usize,
-}
-
-impl PlannedStep {
-    pub(crate) fn find(plan: &Arc<Plan>, name: &str) -> Option<Self> {
-        let place = |phase: &Phase| phase.steps.iter().position(|step| step.name == name);
-        let found = plan.phases.iter().enumerate().find_map(|(phase, of)| Some((phase, place(of)?)));
-        found.map(|(phase, place)| Self { plan: plan.clone(), phase, place })
-    }
-
-    pub(crate) fn plan(&self) -> &Arc<Plan> {
-        &self.plan
-    }
-
-    pub(crate) fn phase(&self) -> &Phase {
-        &self.plan.phases[self.phase]
-    }
-}
-
-impl Deref for PlannedStep {
-    type Target = Step;
-
-    fn deref(&self) -> &Step {
-        &self.phase().steps[self.place]
+        }
     }
 }
 

@@ -423,7 +423,7 @@ impl Case {
                 gates: self.gates.gates(),
             },
             release: self.release(),
-            phases,
+            phases: phases.into(),
             backends: std::collections::BTreeMap::new(),
         }
     }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use moodify_core::error::ErrorRecord;
 use moodify_core::journal::{
-    Answer, FileJournal, JournalStore, Next, Outcome, RunState, StepState, StepStatus, UndoStatus,
+    Answer, FileJournal, JournalStore, Kept, Next, Outcome, RunState, StepState, StepStatus, UndoStatus,
 };
 use moodify_core::model::Step;
 use moodify_core::{Engine, Error, RunId};
@@ -201,7 +201,7 @@ fn step_report(step: &Step, state: Option<&StepState>) -> StepReport {
         seconds: state.spent.as_secs_f64(),
         error: error.map(|error| (**error).clone()),
         waits_for: state.held,
-        checkpoint: state.checkpoint,
+        checkpoint: state.checkpoint.as_ref().map(Kept::value),
     }
 }
 

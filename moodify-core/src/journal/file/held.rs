@@ -8,7 +8,6 @@ use crate::journal::codec::Chain;
 /// What this process keeps of a run that it owns: where its file ends, and how the next line is chained to it.
 #[derive(Debug)]
 pub(super) struct Held {
-    pub(super) owner: String,
     pub(super) token: u64,
     pub(super) session: Arc<Session>,
     /// The number of the last record.
@@ -29,6 +28,6 @@ pub(super) struct Held {
 impl Held {
     /// Whether it is owned by that lease.
     pub(super) fn is_by(&self, lease: &Lease) -> bool {
-        self.token == lease.token && self.owner == lease.owner
+        self.token == lease.token && self.session.owner == lease.owner
     }
 }

@@ -232,7 +232,6 @@ impl Inner {
         let lease = Lease { owner: owner.to_owned(), token: before.token.max(last.token) + 1 };
         self.root.write_lease(run, &process.lease(owner, lease.token, &session))?;
         let held = Held {
-            owner: lease.owner.clone(),
             token: lease.token,
             session,
             seq: last.seq,

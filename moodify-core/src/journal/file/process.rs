@@ -44,6 +44,7 @@ pub(super) struct Process {
 /// What one owner has in common for all its runs: the time until which they are its own.
 #[derive(Debug)]
 pub(super) struct Session {
+    pub(super) owner: String,
     number: u64,
     path: PathBuf,
     file: File,
@@ -139,8 +140,8 @@ impl Process {
             let number = next_number();
             let path = self.dir.join(format!("session-{number}"));
             let file = self.root.disk.create(&path).map_err(|e| storage("begin a session", &path, e))?;
-            let session =
-                Arc::new(Session { number, path, file, until: AtomicU64::new(0), ended: AtomicBool::new(false) });
+            let (until, ended) = (AtomicU64::new(0), AtomicBool::new(false));
+            let session = Arc::new(Session { owner: owner.to_owned(), number, path, file, until, ended });
             if let Err(e) = self.extend(&session, ttl) {
                 let _ = fs::remove_file(&session.path);
                 return Err(e);
