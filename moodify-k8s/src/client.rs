@@ -21,6 +21,7 @@ use crate::config::KubeConfig;
 use crate::deployer::DeploymentDeployer;
 use crate::diagnostics::PodDiagnostics;
 use crate::error::{self, Access, Ask, BACKEND};
+use crate::journal::KubeJournal;
 use crate::traffic::HttpRouteRouter;
 
 /// A connection to one cluster, cheap to clone; makes the backends.
@@ -92,6 +93,12 @@ impl Kube {
         Arc::new(PodDiagnostics::new(self.clone()))
     }
 
+    /// Keeps runs in a namespace of the cluster.
+    #[must_use]
+    pub fn journal(&self, namespace: &str) -> KubeJournal {
+        KubeJournal::new(self.clone(), namespace)
+    }
+
     /// All of these, the routers under the names `replica-ratio` and `http-route`.
     #[must_use]
     pub fn backends(&self) -> Backends {
@@ -129,6 +136,8 @@ pub(crate) const DEPLOYMENT: Kind = Kind { group: "apps", version: "v1", kind: "
 pub(crate) const SERVICE: Kind = Kind { group: "", version: "v1", kind: "Service", plural: "services" };
 pub(crate) const POD: Kind = Kind { group: "", version: "v1", kind: "Pod", plural: "pods" };
 pub(crate) const EVENT: Kind = Kind { group: "", version: "v1", kind: "Event", plural: "events" };
+pub(crate) const CONFIG_MAP: Kind = Kind { group: "", version: "v1", kind: "ConfigMap", plural: "configmaps" };
+pub(crate) const LEASE: Kind = Kind { group: "coordination.k8s.io", version: "v1", kind: "Lease", plural: "leases" };
 pub(crate) const HTTP_ROUTE: Kind =
     Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "HTTPRoute", plural: "httproutes" };
 
@@ -294,10 +303,61 @@ impl Kube {
         self.json(cx, &ask, request).await
     }
 
+    /// The same, for what there is to know about the object afterwards, without what is in it.
+    pub(crate) async fn patch_metadata<T: DeserializeOwned>(
+        &self,
+        cx: &CallContext,
+        object: &Object,
+        operations: Vec<Value>,
+    ) -> Result<T> {
+        let ask = object.ask(Access::Compare, "patch");
+        let patch = serde_json::from_value(Value::Array(operations))
+            .map_err(|e| ask.error(ErrorKind::Internal, format!("the patch is none: {e}")))?;
+        let params = PatchParams { field_manager: Some(self.manager().to_owned()), ..PatchParams::default() };
+        let request = object.request(&ask)?.patch_metadata(&object.name, &params, &Patch::Json::<()>(patch));
+        self.json(cx, &ask, request).await
+    }
+
+    /// Makes an object that is not there yet.
+    pub(crate) async fn create<T: DeserializeOwned>(
+        &self,
+        cx: &CallContext,
+        object: &Object,
+        body: &Value,
+    ) -> Result<T> {
+        let ask = object.ask(Access::Write, "create");
+        let params = PostParams { field_manager: Some(self.manager().to_owned()), ..PostParams::default() };
+        let request = object.request(&ask)?.create(&params, body.to_string().into_bytes());
+        self.json(cx, &ask, request).await
+    }
+
+    /// What there is to know about the objects of a kind that the selectors choose, without what is in them.
+    pub(crate) async fn list_metadata<T: DeserializeOwned>(
+        &self,
+        cx: &CallContext,
+        kind: Kind,
+        namespace: &str,
+        params: &ListParams,
+    ) -> Result<Vec<T>> {
+        // Of no objects there is no list, but null.
+        #[derive(serde::Deserialize)]
+        struct Items<T> {
+            items: Option<Vec<T>>,
+        }
+        let object = Object::new(kind, namespace, "all");
+        let ask = Ask::new(Access::Read, format!("list {}", kind.plural), namespace);
+        let request = object.request(&ask)?.list_metadata(params);
+        Ok(self.json::<Items<T>>(cx, &ask, request).await?.items.unwrap_or_default())
+    }
+
     /// Deletes the very object with this uid; what it owns goes in the background. Fine if it is gone.
     pub(crate) async fn delete(&self, cx: &CallContext, object: &Object, uid: String) -> Result<()> {
+        self.delete_if(cx, object, Preconditions { uid: Some(uid), ..Preconditions::default() }).await
+    }
+
+    /// Deletes the object that is as `this_one` says; a conflict if it is another by now. Fine if it is gone.
+    pub(crate) async fn delete_if(&self, cx: &CallContext, object: &Object, this_one: Preconditions) -> Result<()> {
         let ask = object.ask(Access::Write, "delete");
-        let this_one = Preconditions { uid: Some(uid), ..Preconditions::default() };
         let request = object.request(&ask)?.delete(&object.name, &DeleteParams::background().preconditions(this_one));
         match self.send(cx, &ask, request).await {
             Err(e) if e.kind() != ErrorKind::NotFound => Err(e),

@@ -1,10 +1,10 @@
-//! Kubernetes backend of moodify: a [`Deployer`](moodify_core::backend::Deployer) for Deployments, traffic routers and
-//! diagnostics.
+//! Kubernetes backend of moodify: a [`Deployer`](moodify_core::backend::Deployer) for Deployments, traffic routers,
+//! diagnostics, and a journal that keeps runs in the cluster.
 //!
 //! [`Kube::connect`] makes the client; [`Kube::backends`] gives everything at once. The canary of a workload `web` is
 //! the Deployment `web-canary`, written by server-side apply under our own field manager and labelled with the run
-//! that owns it. Nothing is retried in here (that is the engine's), every request has a deadline, and waiting is
-//! watching.
+//! that owns it. Nothing is retried in here but by the journal (the rest is the engine's), every request has a deadline,
+//! and waiting is watching.
 //!
 //! ```no_run
 //! # async fn connect() -> moodify_core::Result<()> {
@@ -26,6 +26,7 @@ mod config;
 mod deployer;
 mod diagnostics;
 mod error;
+mod journal;
 mod names;
 mod ownership;
 mod pod;
@@ -41,4 +42,5 @@ pub use client::Kube;
 pub use config::KubeConfig;
 pub use deployer::DeploymentDeployer;
 pub use diagnostics::PodDiagnostics;
+pub use journal::KubeJournal;
 pub use traffic::HttpRouteRouter;

@@ -24,6 +24,8 @@ pub struct Scene<'a> {
     /// What watches the pods.
     pub prometheus: Prometheus,
     dir: TempDir,
+    /// The namespace that keeps the runs, if one does.
+    cluster: Option<String>,
     /// The plan; change it before it is run.
     pub plan: Value,
 }
@@ -94,7 +96,8 @@ impl<'a> Scene<'a> {
             },
             "phases": [{"name": "rollout", "strategy": {"canary": canary}}],
         });
-        Some(Self { namespace, prometheus, dir: TempDir::new().expect("a temporary directory"), plan })
+        let dir = TempDir::new().expect("a temporary directory");
+        Some(Self { namespace, prometheus, dir, cluster: None, plan })
     }
 
     /// The settings of the canary strategy, to be changed.
@@ -102,7 +105,12 @@ impl<'a> Scene<'a> {
         &mut self.plan["phases"][0]["strategy"]["canary"]
     }
 
-    /// Where the journal is.
+    /// Keeps the runs in the namespace, not in a directory.
+    pub fn keep_in_cluster(&mut self) {
+        self.cluster = Some(self.namespace.name().to_owned());
+    }
+
+    /// Where the journal is, unless it is in the cluster.
     pub fn journal(&self) -> PathBuf {
         self.dir.path().join("journal")
     }
@@ -120,7 +128,13 @@ impl<'a> Scene<'a> {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(moodify());
-        command.arg("--journal").arg(self.journal()).args(["--output", "json"]).args(arguments);
+        match &self.cluster {
+            Some(namespace) => {
+                command.env("KUBECONFIG", self.namespace.kubeconfig("admin")).arg("--cluster").arg(namespace)
+            }
+            None => command.arg("--journal").arg(self.journal()),
+        };
+        command.args(["--output", "json"]).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command
     }

@@ -30,9 +30,18 @@ const LIVED: Duration = Duration::from_secs(30);
 const AFTER_DEADLINE: Duration = Duration::from_secs(10);
 
 pub(super) async fn drive(engine: &Engine, run: &RunId, stop: &CancellationToken) -> Result<Ending> {
-    let (journal, clock, feed) = (engine.journal.clone(), engine.clock.clone(), engine.feed.clone());
-    let session = engine.sessions.current(&journal, &engine.options.owner, engine.options.lease);
-    let log = RunLog::open(journal, clock, feed, session, &engine.pipelines, run).boxed().await?;
+    let (journal, clock, feed) = (&engine.journal, &engine.clock, &engine.feed);
+    let log = loop {
+        let session = engine.sessions.current(journal, &engine.options.owner, engine.options.lease);
+        let (journal, clock, feed) = (journal.clone(), clock.clone(), feed.clone());
+        let again = match RunLog::open(journal, clock, feed, session, &engine.pipelines, run).boxed().await {
+            Ok(log) => break log,
+            // Whether its owner is alive is not known yet.
+            Err(e) if e.kind() == ErrorKind::Refused && !stop.is_cancelled() => e.retry_after_of().ok_or(e)?,
+            Err(e) => return Err(e),
+        };
+        let _ = stop.run_until_cancelled(tokio::time::sleep(again)).boxed().await;
+    };
     let span = telemetry::run_span(&log.state());
     let _active = telemetry::Active::begin();
     let executor = Executor { engine, log: log.clone(), stop, spans: Spans::new(&span) };

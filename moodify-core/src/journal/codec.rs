@@ -231,9 +231,7 @@ impl<'a> Journal<'a> {
         if self.minor <= MINOR {
             return Ok(());
         }
-        let message = format!("it was begun by a newer version, in format {MAJOR}.{}", self.minor);
-        Err(Error::new(ErrorKind::Unsupported, "journal", "write to the journal", message)
-            .hint(format!("resume it with that version; this one writes {MAJOR}.{MINOR}")))
+        Err(newer(format!("it was begun by a newer version, in format {MAJOR}.{}", self.minor)))
     }
 
     /// All records.
@@ -260,6 +258,12 @@ impl<'a> Journal<'a> {
         Error::new(ErrorKind::Unsupported, "journal", "read the records", message)
             .hint(format!("read it with the version that wrote it; this one knows {MAJOR}.{MINOR}"))
     }
+}
+
+/// A journal is not written to, since `message`.
+pub(super) fn newer(message: String) -> Error {
+    Error::new(ErrorKind::Unsupported, "journal", "write to the journal", message)
+        .hint(format!("resume it with that version; this one writes {MAJOR}.{MINOR}"))
 }
 
 fn read_header(line: &[u8]) -> Result<(&str, u32)> {

@@ -7,6 +7,7 @@ mod memory;
 mod record;
 mod state;
 mod store;
+mod text;
 
 #[cfg(feature = "testing")]
 pub(crate) use file::{Disk, RealDisk, format};
@@ -16,3 +17,4 @@ pub use memory::MemoryJournal;
 pub use record::{Cause, Command, CommandKind, Entry, Outcome, Record};
 pub use state::{Answer, Next, RunState, StepState, StepStatus, UndoStatus, fold};
 pub use store::{JournalStore, Lease};
+pub use text::Tail;

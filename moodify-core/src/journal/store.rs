@@ -25,7 +25,8 @@ pub struct Lease {
 /// - An append that failed may still be there after all: load, then decide.
 /// - One owner at a time: `acquire` while another owner's session lasts is [`Refused`](crate::ErrorKind::Refused) and
 ///   names it. A session ends when it is not renewed in time, when its run is given up, or when its process is known to
-///   be dead; whether its time has come the store says, by a clock that no jump of the wall clock moves.
+///   be dead; whether its time has come the store says, by a clock that no jump of the wall clock moves. A store that
+///   has to look for a while before it can say refuses with a [`retry_after`](crate::Error::retry_after_of).
 /// - Taking over a run whose owner's session ran out ends that session for good: its `renew` is
 ///   [`Fenced`](crate::ErrorKind::Fenced) from then on.
 /// - The inbox takes commands from any process, without the lease.

@@ -100,6 +100,8 @@ pub(crate) struct Breaking {
     pub(crate) durable: bool,
     /// Renewals get no answer.
     pub(crate) stuck: Arc<AtomicBool>,
+    /// So many times it is not known yet whether a run's owner is alive.
+    pub(crate) unclear: AtomicU64,
 }
 
 #[async_trait]
@@ -134,6 +136,11 @@ impl JournalStore for Breaking {
     }
 
     async fn acquire(&self, run: &RunId, owner: &str, ttl: Duration) -> Result<Lease> {
+        if self.unclear.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            let message = "it is owned by somebody, who may be alive";
+            let refused = Error::new(ErrorKind::Refused, "journal", "take the run", message);
+            return Err(refused.retry_after(Duration::from_secs(1)));
+        }
         self.inner.acquire(run, owner, ttl).await
     }
 

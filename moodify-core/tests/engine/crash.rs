@@ -27,8 +27,13 @@ fn broken_off_at_any_record_it_ends_as_it_would_have() {
                         let simulator = Simulator::new(&plan.targets(), bad(name));
                         let memory: Arc<dyn JournalStore> = Arc::new(MemoryJournal::new());
                         let left = AtomicU64::new(n);
-                        let breaking: Arc<dyn JournalStore> =
-                            Arc::new(Breaking { inner: memory.clone(), left, durable, stuck: Arc::default() });
+                        let breaking: Arc<dyn JournalStore> = Arc::new(Breaking {
+                            inner: memory.clone(),
+                            left,
+                            durable,
+                            stuck: Arc::default(),
+                            unclear: 0.into(),
+                        });
                         let first = engine(&breaking, &simulator, &plan);
                         let run = first.create(&plan, "test").await.unwrap();
                         let stop = CancellationToken::new();
@@ -65,7 +70,8 @@ fn a_breach_that_was_counted_is_acted_on_without_another_measurement() {
         let memory: Arc<dyn JournalStore> = Arc::new(MemoryJournal::new());
         // The first record is not appended.
         let left = AtomicU64::new(failed - 1);
-        let breaking = Breaking { inner: memory.clone(), left, durable: false, stuck: Arc::default() };
+        let breaking =
+            Breaking { inner: memory.clone(), left, durable: false, stuck: Arc::default(), unclear: 0.into() };
         let first = engine(&(Arc::new(breaking) as Arc<dyn JournalStore>), &simulator, &plan);
         let run = first.create(&plan, "test").await.unwrap();
         first.drive(&run, &CancellationToken::new()).await.unwrap_err();

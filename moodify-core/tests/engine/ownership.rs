@@ -31,13 +31,38 @@ fn an_interrupted_run_is_resumed_and_the_bake_goes_on_where_it_was() {
 }
 
 #[test]
+fn while_it_is_not_known_whether_the_owner_is_alive_the_engine_asks_again() {
+    on_virtual_time(async {
+        let Stage { plan, simulator, journal, .. } = Stage::named(plan(), "healthy");
+        let (left, unclear) = (AtomicU64::new(u64::MAX), AtomicU64::new(20));
+        let waits = Arc::new(Breaking { inner: journal, left, durable: true, stuck: Arc::default(), unclear });
+        let store: Arc<dyn JournalStore> = waits.clone();
+        let engine = engine(&store, &simulator, &plan);
+        let run = engine.create(&plan, "test").await.unwrap();
+        let begun = tokio::time::Instant::now();
+        let ending = engine.drive(&run, &CancellationToken::new()).await.unwrap();
+        assert_eq!(outcome(&ending), Outcome::Completed, "longer than a lease: {:?}", engine.options().lease);
+        assert!(begun.elapsed() > Duration::from_secs(20));
+
+        let run = engine.create(&plan, "test").await.unwrap();
+        waits.unclear.store(u64::MAX, Ordering::Relaxed);
+        let stop = CancellationToken::new();
+        let (refused, ()) = tokio::join!(engine.drive(&run, &stop), async {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            stop.cancel();
+        });
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Refused, "who is told to stop need not know it any more");
+    });
+}
+
+#[test]
 fn a_second_engine_is_told_who_has_the_run_and_a_fenced_one_changes_nothing_any_more() {
     on_virtual_time(async {
         let Stage { plan, simulator, journal, .. } = Stage::named(plan(), "healthy");
         let stuck: Arc<AtomicBool> = Arc::default();
         let left = AtomicU64::new(u64::MAX);
         let breaking: Arc<dyn JournalStore> =
-            Arc::new(Breaking { inner: journal.clone(), left, durable: true, stuck: stuck.clone() });
+            Arc::new(Breaking { inner: journal.clone(), left, durable: true, stuck: stuck.clone(), unclear: 0.into() });
         let first = engine(&breaking, &simulator, &plan);
         let run = first.create(&plan, "test").await.unwrap();
         let stop = CancellationToken::new();

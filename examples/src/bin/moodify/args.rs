@@ -28,6 +28,9 @@ pub(crate) struct Global {
     /// The directory that keeps the runs [default: .moodify]
     #[arg(long, global = true, env = "MOODIFY_JOURNAL", value_name = "DIR")]
     pub(crate) journal: Option<PathBuf>,
+    /// Keep the runs in this namespace of the cluster that kubectl would use: any machine can go on with them
+    #[arg(long, global = true, env = "MOODIFY_CLUSTER", value_name = "NAMESPACE", conflicts_with = "journal")]
+    pub(crate) cluster: Option<String>,
     /// How to show it [default: progress on a terminal, else plain]
     #[arg(long, global = true, value_enum, value_name = "HOW")]
     pub(crate) output: Option<Output>,
@@ -45,6 +48,14 @@ pub(crate) enum Output {
     Progress,
     /// One event a line, as JSON
     Json,
+}
+
+impl Global {
+    /// The flag that names where the runs are, for a command that is to be typed; none if none was given.
+    pub(crate) fn place(&self) -> Option<String> {
+        let cluster = self.cluster.as_ref().map(|namespace| format!("--cluster {namespace}"));
+        cluster.or_else(|| self.journal.as_ref().map(|dir| format!("--journal {}", dir.display())))
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -12,7 +12,7 @@
 //! Of a run that is over, it is the same document every time.
 
 use moodify_core::RunId;
-use moodify_core::journal::{Entry, JournalStore};
+use moodify_core::journal::Entry;
 use serde::Serialize;
 
 use crate::args::{Export, Global};
@@ -33,7 +33,7 @@ struct Document<'a> {
 
 pub(crate) fn export(args: &Export, global: &Global) -> Result<Exit, Stop> {
     runtime()?.block_on(async {
-        let journal = runs::open(global)?;
+        let journal = runs::open(global).await?;
         let run = &args.run;
         let entries = journal.load(run).await?;
         let state = status::report(&journal, run).await?;

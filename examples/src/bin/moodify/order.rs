@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use moodify_core::backend::Backends;
-use moodify_core::journal::{Command, CommandKind, JournalStore, Record};
+use moodify_core::journal::{Command, CommandKind, Record};
 use moodify_core::{Engine, RunId};
 
 use crate::args::{Answer, Global, Order, Skip};
 use crate::exit::{Exit, Stop};
+use crate::runs::Journal;
 use crate::show::say;
 use crate::{runs, runtime, simulate};
 
@@ -38,10 +39,10 @@ fn for_step(command: Command, step: Option<&str>) -> Command {
 fn send(command: &Command, run: Option<RunId>, global: &Global) -> Result<Exit, Stop> {
     runtime()?.block_on(async {
         let kind = command.kind;
-        let journal = runs::open(global)?;
-        let run = runs::choose(&journal, run).await?;
+        let journal = runs::open(global).await?;
+        let run = runs::choose(&journal, run, global).await?;
         let state = runs::state(&journal, &run).await?;
-        let engine = Engine::new(std::sync::Arc::new(journal.clone()), Backends::default());
+        let engine = Engine::new(journal.clone(), Backends::default());
         engine.command(&run, command).await?;
         if let Some(answer) =
             tokio::time::timeout(PATIENCE, taken(&journal, &run, &command.id)).await.ok().transpose()?
@@ -67,7 +68,7 @@ fn send(command: &Command, run: Option<RunId>, global: &Global) -> Result<Exit, 
 }
 
 /// Waits until a command is on the record: `None` if it was obeyed, or why it was refused.
-async fn taken(journal: &impl JournalStore, run: &RunId, id: &str) -> moodify_core::Result<Option<String>> {
+async fn taken(journal: &Journal, run: &RunId, id: &str) -> moodify_core::Result<Option<String>> {
     loop {
         for entry in journal.load(run).await? {
             if let Record::Commanded { command, refused } = entry.record

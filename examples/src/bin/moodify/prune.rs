@@ -1,24 +1,22 @@
 //! `prune`: removes runs that ended long ago.
 
-use std::sync::Arc;
-
 use moodify_core::backend::Backends;
 use moodify_core::clock::{Clock, SystemClock, since};
-use moodify_core::journal::{FileJournal, JournalStore};
 use moodify_core::{Engine, RunId};
 
 use crate::args::{Global, Output, Prune};
 use crate::exit::{Exit, Stop};
+use crate::runs::Journal;
 use crate::show::say;
 use crate::{runs, runtime};
 
 pub(crate) fn prune(args: &Prune, global: &Global) -> Result<Exit, Stop> {
     runtime()?.block_on(async {
-        let journal = runs::open(global)?;
+        let journal = runs::open(global).await?;
         let found = if args.dry_run {
             old(&journal, args).await?
         } else {
-            let engine = Engine::new(Arc::new(journal), Backends::default());
+            let engine = Engine::new(journal, Backends::default());
             engine.prune(args.older_than).await?
         };
         if global.output == Some(Output::Json) {
@@ -35,7 +33,7 @@ pub(crate) fn prune(args: &Prune, global: &Global) -> Result<Exit, Stop> {
 }
 
 /// What the engine would remove: ended, long ago, and owned by nobody.
-async fn old(journal: &FileJournal, args: &Prune) -> Result<Vec<RunId>, Stop> {
+async fn old(journal: &Journal, args: &Prune) -> Result<Vec<RunId>, Stop> {
     let now = SystemClock.now();
     let mut found = Vec::new();
     for run in journal.list().await? {

@@ -1,13 +1,12 @@
 //! `run` and `resume`: an engine, its audience, and its end.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use moodify_core::action::Registry;
 use moodify_core::backend::{Backends, Notifier};
 use moodify_core::clock::{Clock, SystemClock};
 use moodify_core::engine::Ending;
-use moodify_core::journal::{FileJournal, JournalStore, MemoryJournal, RunState};
+use moodify_core::journal::{JournalStore, MemoryJournal, RunState};
 use moodify_core::model::Target;
 use moodify_core::{CallContext, Engine, IdempotencyKey, RunId};
 use moodify_k8s::Kube;
@@ -31,8 +30,8 @@ pub(crate) struct Drive {
     pub(crate) progress: bool,
     /// Its world ends with this process.
     pub(crate) simulated: bool,
-    /// The journal's directory, if it was named.
-    pub(crate) directory: Option<PathBuf>,
+    /// The flag that names where the runs are, if one was given.
+    pub(crate) place: Option<String>,
     /// No other process can reach the run.
     pub(crate) in_memory: bool,
 }
@@ -49,11 +48,9 @@ pub(crate) fn run(args: &Run, global: &Global) -> Result<Exit, Stop> {
     runtime.block_on(async {
         let (backends, clock) = simulate::world(&loaded.plan, &args.simulation)?;
         loaded.check(&backends).await?;
-        let journal: Arc<dyn JournalStore> = match &global.journal {
-            Some(dir) => Arc::new(FileJournal::open(dir)?),
-            None => Arc::new(MemoryJournal::new()),
-        };
-        let answered = global.journal.is_some() && simulate::asks(&loaded.plan);
+        let in_memory = global.place().is_none();
+        let journal = if in_memory { Arc::new(MemoryJournal::new()) } else { runs::make(global).await? };
+        let answered = !in_memory && simulate::asks(&loaded.plan);
         let drive = Drive {
             journal,
             backends,
@@ -62,8 +59,8 @@ pub(crate) fn run(args: &Run, global: &Global) -> Result<Exit, Stop> {
             output,
             progress: args.progress,
             simulated: true,
-            directory: global.journal.clone(),
-            in_memory: global.journal.is_none(),
+            place: global.place(),
+            in_memory,
         };
         drive.begin(async |engine| engine.create(&loaded.plan, &args.who.name()).await).await
     })
@@ -74,7 +71,7 @@ async fn real(args: &Run, global: &Global, loaded: &Loaded, output: Output) -> R
     let (backends, kube) = settings.open().await.map_err(|errors| backends::placed(&loaded.source, errors))?;
     loaded.check(&backends).await?;
     preflight(&kube, &loaded.plan.targets()).await?;
-    let journal = Arc::new(FileJournal::open(runs::directory(global))?);
+    let journal = runs::make(global).await?;
     let drive = Drive::real(journal, backends, output, args.progress, global);
     drive.begin(async |engine| engine.create(&loaded.plan, &args.who.name()).await).await
 }
@@ -93,8 +90,8 @@ pub(crate) fn check_context() -> CallContext {
 
 pub(crate) fn resume(args: &Resume, global: &Global) -> Result<Exit, Stop> {
     runtime()?.block_on(async {
-        let journal = runs::open(global)?;
-        let run = runs::choose(&journal, args.run.clone()).await?;
+        let journal = runs::open(global).await?;
+        let run = runs::choose(&journal, args.run.clone(), global).await?;
         let state = runs::state(&journal, &run).await?;
         if let Some((outcome, summary)) = &state.ended {
             return Err(Stop::invalid(format!("{run} is over ({outcome}): {summary}")));
@@ -105,7 +102,7 @@ pub(crate) fn resume(args: &Resume, global: &Global) -> Result<Exit, Stop> {
         }
         let settings = Settings::of_run(&state.plan)?;
         let (backends, _) = settings.open().await.map_err(|errors| Stop::before(&errors))?;
-        let drive = Drive::real(Arc::new(journal), backends, choose(global.output), args.progress, global);
+        let drive = Drive::real(journal, backends, choose(global.output), args.progress, global);
         drive.go_on(&run, &state).await
     })
 }
@@ -127,7 +124,7 @@ impl Drive {
             output,
             progress,
             simulated: false,
-            directory: global.journal.clone(),
+            place: global.place(),
             in_memory: false,
         }
     }
@@ -143,7 +140,7 @@ impl Drive {
             Speed::Max => "simulated".to_owned(),
             Speed::Times(times) => format!("simulated, {times} times as fast"),
         });
-        let header = Header { plan: state.plan.clone(), world, journal: self.directory.clone() };
+        let header = Header { plan: state.plan.clone(), world, place: self.place.clone() };
         let screen = Screen::open(self.output, self.progress, header, self.clock.clone());
         (self.engine(screen.notifier()), screen)
     }
@@ -188,7 +185,7 @@ impl Drive {
             Ok(Ending::Interrupted) if self.simulated => {
                 "interrupted; a simulated world ends with its process".to_owned()
             }
-            Ok(Ending::Interrupted) => format!("interrupted; {}", how_to_resume(run, self.directory.as_deref())),
+            Ok(Ending::Interrupted) => format!("interrupted; {}", how_to_resume(run, self.place.as_deref())),
             _ => String::new(),
         };
         screen.close(words);

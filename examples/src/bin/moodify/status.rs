@@ -2,9 +2,7 @@
 
 use jiff::Timestamp;
 use moodify_core::error::ErrorRecord;
-use moodify_core::journal::{
-    Answer, FileJournal, JournalStore, Kept, Next, Outcome, RunState, StepState, StepStatus, UndoStatus,
-};
+use moodify_core::journal::{Answer, Kept, Next, Outcome, RunState, StepState, StepStatus, UndoStatus};
 use moodify_core::model::Step;
 use moodify_core::{Engine, Error, RunId};
 use serde::Serialize;
@@ -12,6 +10,7 @@ use serde_json::Value;
 
 use crate::args::{Global, Output, Status};
 use crate::exit::{Exit, Stop};
+use crate::runs::Journal;
 use crate::show::{ending, length, phase_name, say, step_words};
 use crate::{runs, runtime, simulate};
 
@@ -75,11 +74,11 @@ type Read = Result<Report, (RunId, Error)>;
 pub(crate) fn status(args: &Status, global: &Global) -> Result<Exit, Stop> {
     runtime()?.block_on(async {
         let json = global.output == Some(Output::Json);
-        if args.run.is_none() && !runs::directory(global).is_dir() {
+        if args.run.is_none() && !runs::any(global) {
             say(if json { "[]" } else { "no runs yet" });
             return Ok(Exit::Completed);
         }
-        let journal = runs::open(global)?;
+        let journal = runs::open(global).await?;
         match &args.run {
             Some(run) => {
                 let report = report(&journal, run).await?;
@@ -114,8 +113,8 @@ fn list_json(all: &[Read]) -> Value {
 }
 
 /// What the journal says of a run.
-pub(crate) async fn report(journal: &FileJournal, run: &RunId) -> moodify_core::Result<Report> {
-    let state = Engine::new(std::sync::Arc::new(journal.clone()), moodify_core::Backends::default()).state(run).await?;
+pub(crate) async fn report(journal: &Journal, run: &RunId) -> moodify_core::Result<Report> {
+    let state = Engine::new(journal.clone(), moodify_core::Backends::default()).state(run).await?;
     let driven_by = journal.holder(run).await?;
     let phase = |phase: &moodify_core::model::Phase| PhaseReport {
         name: phase.name.clone(),

@@ -1,7 +1,5 @@
 //! `undo`: a completed run taken back by a run of its own.
 
-use std::sync::Arc;
-
 use crate::args::{Global, Undo};
 use crate::backends::Settings;
 use crate::exit::{Exit, Stop};
@@ -14,7 +12,7 @@ pub(crate) fn undo(args: &Undo, global: &Global) -> Result<Exit, Stop> {
     let runtime = if simulation.simulate { simulate::runtime() } else { Ok(runtime()?) };
     let runtime = runtime.map_err(|e| Stop::refused(format!("the runtime cannot start: {e}")))?;
     runtime.block_on(async {
-        let journal = runs::open(global)?;
+        let journal = runs::open(global).await?;
         let state = runs::state(&journal, &args.run).await?;
         let run = &args.run;
         match (simulate::is_simulated(&state.plan), simulation.simulate) {
@@ -33,7 +31,7 @@ pub(crate) fn undo(args: &Undo, global: &Global) -> Result<Exit, Stop> {
                     clock,
                     speed: simulate::speed(simulation, output, false),
                     simulated: true,
-                    ..Drive::real(Arc::new(journal), backends, output, args.progress, global)
+                    ..Drive::real(journal, backends, output, args.progress, global)
                 };
                 begin(drive, args).await
             }
@@ -41,8 +39,7 @@ pub(crate) fn undo(args: &Undo, global: &Global) -> Result<Exit, Stop> {
                 let settings = Settings::of_run(&state.plan)?;
                 let (backends, kube) = settings.open().await.map_err(|errors| Stop::before(&errors))?;
                 preflight(&kube, &state.plan.targets()).await?;
-                begin(Drive::real(Arc::new(journal), backends, choose(global.output), args.progress, global), args)
-                    .await
+                begin(Drive::real(journal, backends, choose(global.output), args.progress, global), args).await
             }
         }
     })

@@ -8,7 +8,6 @@ mod view;
 mod words;
 
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -52,14 +51,14 @@ pub(crate) struct Header {
     pub(crate) plan: Arc<Plan>,
     /// `simulated, 120 times as fast`, if it is.
     pub(crate) world: Option<String>,
-    /// The journal's directory, if it was named.
-    pub(crate) journal: Option<PathBuf>,
+    /// The flag that names where the run is kept, if one was given.
+    pub(crate) place: Option<String>,
 }
 
 impl Header {
     /// Whether another process can reach the run.
     fn answerable(&self) -> bool {
-        self.world.is_none() || self.journal.is_some()
+        self.world.is_none() || self.place.is_some()
     }
 }
 
@@ -183,6 +182,6 @@ impl Notifier for Console {
 }
 
 /// What to type to go on with a run.
-pub(crate) fn how_to_resume(run: &RunId, journal: Option<&Path>) -> String {
-    format!("go on with it: moodify resume {run}{}", words::journal_flag(journal))
+pub(crate) fn how_to_resume(run: &RunId, place: Option<&str>) -> String {
+    format!("go on with it: moodify resume {run}{}", words::place_flag(place))
 }

@@ -1,7 +1,6 @@
 //! Events in plain words.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -65,9 +64,9 @@ pub(crate) fn step_words(step: &Step) -> String {
     }
 }
 
-/// `--journal DIR` for a command that is to be typed, if it needs that.
-pub(super) fn journal_flag(journal: Option<&Path>) -> String {
-    journal.map(|dir| format!(" --journal {}", dir.display())).unwrap_or_default()
+/// `--journal DIR` or `--cluster NAMESPACE` for a command that is to be typed, if it needs that.
+pub(super) fn place_flag(place: Option<&str>) -> String {
+    place.map(|flag| format!(" {flag}")).unwrap_or_default()
 }
 
 /// The end of a run in words, and below it the commands that are left to a person, ready to copy.
@@ -132,7 +131,7 @@ impl Teller {
         if !asked || !self.header.answerable() {
             return String::new();
         }
-        format!(" (moodify approve {run} --step {step}{}, or reject)", journal_flag(self.header.journal.as_deref()))
+        format!(" (moodify approve {run} --step {step}{}, or reject)", place_flag(self.header.place.as_deref()))
     }
 }
 
@@ -228,7 +227,7 @@ mod tests {
     fn told(events: &Value) -> Vec<String> {
         let text = include_str!("../../../../plans/approved-release.yaml");
         let plan = moodify_core::planfile::read(text, "plan").unwrap().0.expand();
-        let mut teller = Teller::new(Header { plan: plan.into(), world: None, journal: Some("/j".into()) });
+        let mut teller = Teller::new(Header { plan: plan.into(), world: None, place: Some("--journal /j".into()) });
         let event = |(index, mut event): (usize, Value)| -> Event {
             event["number"] = (index + 1).into();
             event["time"] = "2026-11-24T15:00:00Z".into();
