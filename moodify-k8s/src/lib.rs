@@ -20,6 +20,7 @@
 //! canary and its Service, three weights, two changes of the number of instances, one image, the way back of the
 //! route, one removal. There are none while it waits.
 
+mod access;
 mod canary;
 mod client;
 mod config;
@@ -38,6 +39,7 @@ mod workload;
 #[cfg(test)]
 mod testing;
 
+pub use access::roles;
 pub use client::Kube;
 pub use config::KubeConfig;
 pub use deployer::DeploymentDeployer;

@@ -8,41 +8,15 @@ use moodify_core::model::Target;
 use moodify_core::{CallContext, Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
+use crate::access::{Permission, permissions, uses_http_route};
 use crate::client::Kube;
 use crate::deployer::DeploymentDeployer;
 use crate::error::{Access, Ask};
 use crate::traffic::HttpRouteRouter;
 
-/// A permission: group, resource (with subresource), verb.
-type Permission = (&'static str, &'static str, &'static str);
-
-/// What every release needs, by group and resource.
-const ALWAYS: [(&str, &str, &[&str]); 5] = [
-    ("apps", "deployments", &["get", "list", "watch", "create", "patch", "delete"]),
-    ("", "services", &["get"]),
-    ("", "pods", &["list", "watch"]),
-    ("", "pods/log", &["get"]),
-    ("", "events", &["list"]),
-];
-
-/// What the router `http-route` needs beside that.
-const HTTP_ROUTE: [(&str, &str, &[&str]); 2] = [
-    ("", "services", &["create", "patch"]),
-    ("gateway.networking.k8s.io", "httproutes", &["get", "list", "watch", "patch"]),
-];
-
-fn permissions(http_route: bool) -> Vec<Permission> {
-    let needed = ALWAYS.iter().chain(HTTP_ROUTE.iter().filter(|_| http_route));
-    needed.flat_map(|(group, resource, verbs)| verbs.iter().map(move |verb| (*group, *resource, *verb))).collect()
-}
-
 /// `patch deployments.apps`.
-fn told((group, resource, verb): Permission) -> String {
+fn told(Permission { group, resource, verb, .. }: &Permission) -> String {
     if group.is_empty() { format!("{verb} {resource}") } else { format!("{verb} {resource}.{group}") }
-}
-
-fn uses_http_route(target: &Target) -> bool {
-    target.service.traffic.router == "http-route"
 }
 
 impl Kube {
@@ -71,7 +45,7 @@ impl Kube {
 
     async fn preflight_namespace(&self, cx: &CallContext, namespace: &str, targets: &[&Target]) -> Result<Vec<Error>> {
         self.check_namespace(cx, namespace).await?;
-        self.check_permissions(cx, namespace, targets.iter().any(|t| uses_http_route(t))).await?;
+        self.check_permissions(cx, namespace, targets).await?;
         let mut problems = Vec::new();
         for target in targets {
             let shares_service = !uses_http_route(target);
@@ -102,25 +76,30 @@ impl Kube {
         }
     }
 
-    async fn check_permissions(&self, cx: &CallContext, namespace: &str, http_route: bool) -> Result<()> {
-        let reviews = permissions(http_route).into_iter().map(|needed| async move {
-            self.may(cx, namespace, needed).await.map(|allowed| (!allowed).then(|| told(needed)))
+    async fn check_permissions(&self, cx: &CallContext, namespace: &str, targets: &[&Target]) -> Result<()> {
+        let reviews = permissions(targets).into_iter().map(|needed| async move {
+            self.may(cx, namespace, &needed).await.map(|allowed| (!allowed).then(|| told(&needed)))
         });
         let answers: Vec<Result<Option<String>>> = futures::stream::iter(reviews).buffered(8).collect().await;
-        let missing: Vec<String> = answers.into_iter().filter_map(Result::transpose).collect::<Result<_>>()?;
+        let mut missing: Vec<String> = answers.into_iter().filter_map(Result::transpose).collect::<Result<_>>()?;
+        missing.dedup();
         if missing.is_empty() {
             return Ok(());
         }
         let who = self.whoami(cx).await.unwrap_or_else(|| "our user".to_owned());
         let ask = Ask::new(Access::Read, "check permissions", namespace);
         let message = format!("{who} may not {} in the namespace {namespace}; nothing was changed", missing.join(", "));
-        Err(ask.error(ErrorKind::Forbidden, message).hint("grant it with a Role and a RoleBinding in the namespace"))
+        Err(ask
+            .error(ErrorKind::Forbidden, message)
+            .hint("grant it with a Role and a RoleBinding in the namespace: `moodify rbac PLAN` prints them"))
     }
 
-    async fn may(&self, cx: &CallContext, namespace: &str, (group, resource, verb): Permission) -> Result<bool> {
+    async fn may(&self, cx: &CallContext, namespace: &str, needed: &Permission) -> Result<bool> {
+        let Permission { group, resource, verb, name } = needed;
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let attributes = json!({
             "namespace": namespace, "verb": verb, "group": group, "resource": resource, "subresource": subresource,
+            "name": name.as_deref().unwrap_or_default(),
         });
         let review = json!({
             "apiVersion": "authorization.k8s.io/v1",

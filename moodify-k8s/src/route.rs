@@ -138,9 +138,10 @@ impl Rule {
 pub(crate) fn set(ask: &Ask, rules: &[Rule], canary: &str, weight: Weight) -> Result<Vec<Value>, Error> {
     let mut patch = Vec::new();
     for rule in rules {
-        let refs = rule.with_weight(ask, canary, weight)?;
-        if percent(rule.share()) != weight || rule.canary.is_none() {
-            patch.extend(rule.patch(&refs));
+        // A canary that is not there has nothing already.
+        let missing = rule.canary.is_none() && weight != Weight::ZERO;
+        if percent(rule.share()) != weight || missing {
+            patch.extend(rule.patch(&rule.with_weight(ask, canary, weight)?));
         }
     }
     Ok(patch)

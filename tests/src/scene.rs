@@ -16,6 +16,8 @@ use tokio::time::{sleep, timeout};
 use crate::rig::{Namespace, Prometheus};
 
 const PATIENCE: Duration = Duration::from_secs(180);
+/// As whom `moodify` works where the users are the rig's own: allowed what `moodify rbac` says, and nothing else.
+const DEPLOYER: &str = "dave";
 
 /// Services in a namespace, a Prometheus that watches them, and a plan that releases a new version of them.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub struct Scene<'a> {
     dir: TempDir,
     /// The namespace that keeps the runs, if one does.
     cluster: Option<String>,
+    /// As whom `moodify` works.
+    user: &'static str,
     /// The plan; change it before it is run.
     pub plan: Value,
 }
@@ -86,18 +90,21 @@ impl<'a> Scene<'a> {
         let no_data = json!({"after": 8, "hold": "60s", "then": "attention"});
         let analysis = json!({"interval": "1s", "no-data": no_data, "metrics": metrics});
         let canary = json!({"weights": [10, 50, 100], "bake": "10s", "ready-deadline": "40s", "analysis": analysis});
+        let user = if namespace.rig().state().is_own() { DEPLOYER } else { "admin" };
         let plan = json!({
             "name": "release",
             "environment": {"name": "production", "kind": "production", "namespace": namespace.name()},
             "release": {"version": "v2", "services": listed},
             "backends": {
-                "kubernetes": {"kubeconfig": namespace.kubeconfig("admin")},
+                "kubernetes": {"kubeconfig": namespace.kubeconfig(user)},
                 "prometheus": {"url": prometheus.url()},
             },
             "phases": [{"name": "rollout", "strategy": {"canary": canary}}],
         });
         let dir = TempDir::new().expect("a temporary directory");
-        Some(Self { namespace, prometheus, dir, cluster: None, plan })
+        let scene = Self { namespace, prometheus, dir, cluster: None, user, plan };
+        scene.grant().await;
+        Some(scene)
     }
 
     /// The settings of the canary strategy, to be changed.
@@ -106,8 +113,49 @@ impl<'a> Scene<'a> {
     }
 
     /// Keeps the runs in the namespace, not in a directory.
-    pub fn keep_in_cluster(&mut self) {
+    ///
+    /// # Panics
+    ///
+    /// When the cluster does not allow it.
+    pub async fn keep_in_cluster(&mut self) {
         self.cluster = Some(self.namespace.name().to_owned());
+        self.grant().await;
+    }
+
+    /// Allows `moodify` what it says that the plan needs as it is now, and nothing else. Where the users are not the
+    /// rig's own, it works as the administrator.
+    ///
+    /// # Panics
+    ///
+    /// When the cluster does not allow it.
+    pub async fn grant(&self) {
+        if self.user != DEPLOYER {
+            return;
+        }
+        let plan = self.plan_file();
+        let output = self.run(&["rbac", plan.to_str().expect("a path of text"), "--user", DEPLOYER]).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let roles = String::from_utf8(output.stdout).expect("it is text");
+        self.namespace.apply(&roles).await;
+        // The API server learns of it a moment later.
+        let mut wanted = vec![("list", "events".to_owned())];
+        for service in self.plan["release"]["services"].as_array().expect("services") {
+            let name = |value: &Value| value.as_str().map(str::to_owned);
+            wanted.extend(name(&service["workload"]).map(|name| ("patch", format!("deployments.apps/{name}"))));
+            let route = name(&service["traffic"]["route"]);
+            wanted.extend(route.map(|name| ("patch", format!("httproutes.gateway.networking.k8s.io/{name}"))));
+        }
+        if self.cluster.is_some() {
+            wanted.push(("delete", "leases.coordination.k8s.io".to_owned()));
+        }
+        for (verb, what) in wanted {
+            let ask = ["auth", "can-i", verb, &what, "--as", DEPLOYER, "--namespace", self.namespace.name()];
+            let begun = Instant::now();
+            while !self.namespace.rig().try_kubectl("admin", &ask, "").await.status.success() {
+                assert!(begun.elapsed() < PATIENCE, "{DEPLOYER} may not {verb} {what}, by {roles}");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
     }
 
     /// Where the journal is, unless it is in the cluster.
@@ -130,7 +178,7 @@ impl<'a> Scene<'a> {
         let mut command = Command::new(moodify());
         match &self.cluster {
             Some(namespace) => {
-                command.env("KUBECONFIG", self.namespace.kubeconfig("admin")).arg("--cluster").arg(namespace)
+                command.env("KUBECONFIG", self.namespace.kubeconfig(self.user)).arg("--cluster").arg(namespace)
             }
             None => command.arg("--journal").arg(self.journal()),
         };

@@ -52,14 +52,17 @@ async fn what_cannot_work_is_refused_before_anything_is_written() {
 
     scene.plan = good.clone();
     scene.plan["release"]["services"][0]["workload"] = json!("no-such-deployment");
+    scene.grant().await;
     is_refused(&namespace, &scene, &["no-such-deployment"]).await;
 
     scene.plan = good.clone();
     scene.plan["release"]["services"][0]["traffic"]["route"] = json!("no-such-route");
+    scene.grant().await;
     is_refused(&namespace, &scene, &["no-such-route"]).await;
 
     scene.plan = good.clone();
     scene.plan["release"]["services"][0]["container"] = json!("no-such-container");
+    scene.grant().await;
     is_refused(&namespace, &scene, &["no-such-container"]).await;
 }
 

@@ -253,7 +253,7 @@ async fn a_release_of_one_machine_is_shown_commanded_and_finished_by_another() {
     let Some(rig) = Rig::shared().await else { return };
     let namespace = rig.namespace("journal-release").await;
     let Some(mut scene) = Scene::new(&namespace, &[("backend", "v2")], "http-route").await else { return };
-    scene.keep_in_cluster();
+    scene.keep_in_cluster().await;
     scene.canary()["bake"] = "5s".into();
     let mut running = scene.start_release();
     let run =

@@ -282,8 +282,10 @@ impl<'a> Watch<'a> {
             format!("{} of {}: {problem}", status.metric, status.service)
         };
         let bad = |j: &Judge<'_>| {
-            // Neither good nor bad is no reason to wait without a word for ever.
+            // Neither good nor bad is no reason to wait without a word for ever. Pods are not asked: what they said is
+            // all that there is, whatever others are asked meanwhile.
             let unclear = !j.content() && j.status().failures == 0;
+            let answered = answered || j.check().source == sources::PODS;
             j.blind(after) || (ending && unclear && (answered || j.status().missing + j.status().measured > 0))
         };
         let blind: Vec<String> = self.judges.iter().filter(|(_, j)| bad(j)).map(|(_, j)| show(j.status())).collect();

@@ -78,7 +78,8 @@ pub struct WeightChange {
 /// - `set` leaves everything in the routing object as it is but the canary's and the stable version's weight, also
 ///   rules, matches and filters of other people.
 /// - `set` to `to` when `to` is in force writes nothing. If the routing object was edited by somebody else so that
-///   neither `from` nor `to` is in force, it is [`Drift`](crate::ErrorKind::Drift), with the editor's name.
+///   neither `from` nor `to` is in force, it is [`Drift`](crate::ErrorKind::Drift), with the editor's name. From zero
+///   to zero it only compares, also when the canary is not in the object.
 /// - `set` is never called before the canary has available instances for the weight (but by a router of granularity
 ///   [`Instances`](Granularity::Instances), which scales itself, waits for availability, and goes back on its own
 ///   deadline only as far as it has come).
@@ -104,7 +105,7 @@ pub trait TrafficRouter: Send + Sync + fmt::Debug {
     /// As for [`read`](Self::read).
     async fn watch(&self, cx: &CallContext, target: &Target) -> Result<BoxStream<'static, Result<Traffic>>>;
 
-    /// Sets the canary's weight, above zero; returns when it is accepted and read back.
+    /// Sets the canary's weight, above zero (zero only to compare); returns when it is accepted and read back.
     ///
     /// # Errors
     /// As in the contract.

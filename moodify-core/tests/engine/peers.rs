@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use moodify_core::error::ErrorKind;
+use moodify_core::event::{EventKind, Signal};
 use moodify_core::journal::Outcome;
 use moodify_core::model::Plan;
 use moodify_core::testing::{BackendKind, Edit, Edited, Fault, Rule, Scenario, Simulator};
@@ -184,4 +185,37 @@ fn an_edit_by_hand_stops_the_run_and_stays() {
             assert_ne!(&service.stable.unwrap().image, image, "not promoted");
         });
     }
+}
+
+/// A request that hangs for a while is overtaken by somebody's edit: what it then would write is not what it read.
+#[test]
+fn an_edit_that_overtakes_a_slow_request_is_not_overwritten() {
+    on_virtual_time(async {
+        let mut plan = brief(plan());
+        plan.release.services.truncate(1);
+        let service = plan.release.services[0].name.clone();
+        let stage = Stage::named(plan, "healthy");
+        let slow =
+            Rule::new(Fault::Stall(Duration::from_secs(25))).backend(BackendKind::Router).operation("reset").nth(1);
+        stage.simulator.faults().add(slow);
+        let mut live = stage.engine.subscribe();
+        let edit = async {
+            while let Some(signal) = live.next().await {
+                let Signal::Event(event) = signal else { continue };
+                if matches!(&event.kind, EventKind::StepStarted { action, .. } if action == "return-traffic") {
+                    tokio::time::sleep(Duration::from_secs(10)).await;
+                    assert!(stage.simulator.world().edit(&Edit::new(&service, Edited::Route).to(78)));
+                    break;
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        let (_, ending) = tokio::select! {
+            ended = stage.run() => ended,
+            () = edit => unreachable!("it waits for ever"),
+        };
+        assert_eq!(outcome(&ending), Outcome::NeedsAttention, "{ending:?}");
+        let weight = stage.simulator.world().service(&service).unwrap().route.unwrap();
+        assert_eq!(weight.percent(), 78, "what somebody else set is still there");
+    });
 }

@@ -7,8 +7,10 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use moodify_core::clock::Clock;
 use moodify_core::engine::Ending;
+use moodify_core::event::{EventKind, Signal};
 use moodify_core::journal::{Outcome, Record};
-use moodify_core::testing::{Scenario, Simulator};
+use moodify_core::testing::{BackendKind, Scenario, Simulator};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::*;
@@ -131,5 +133,49 @@ fn records_keep_monotonic_time_apart_from_wall_time() {
         assert!(lived.abs_diff(took) < 100, "{lived} ms recorded of {took} ms");
         let owned = entries.iter().find(|e| matches!(e.record, Record::Owned { .. })).unwrap();
         assert_eq!(owned.elapsed_ms, Some(0));
+    });
+}
+
+/// Pods that were never seen are no data, however often another source is asked meanwhile: a hold that each question
+/// ended and each answer began again would never have lasted too long.
+#[test]
+fn a_hold_is_one_hold_also_while_other_metrics_are_asked() {
+    on_virtual_time(async {
+        let mut plan = plan();
+        plan.release.services.truncate(1);
+        for step in plan.phases.iter_mut().flat_map(|p| &mut p.steps).filter(|s| s.action == "bake") {
+            step.with["period"] = "2s".into();
+            step.with["analysis"]["interval"] = "5s".into();
+            step.with["analysis"]["no-data"] = json!({"after": 3, "hold": "30s", "then": "attention"});
+            step.with["analysis"]["metrics"] = json!([
+                {"name": "error-rate", "source": "prometheus", "fail": "> 5%"},
+                {"name": "crash-loop", "source": "pods", "fail": "> 0"},
+            ]);
+        }
+        let stage = Stage::named(plan, "healthy");
+        let mut live = stage.engine.subscribe();
+        let blind = async {
+            while let Some(signal) = live.next().await {
+                let Signal::Event(event) = signal else { continue };
+                if matches!(&event.kind, EventKind::StepStarted { action, .. } if action == "bake") {
+                    // The watch of the pods is there, and shows nothing.
+                    tokio::time::sleep(Duration::from_millis(25)).await;
+                    stage.simulator.faults().partition(
+                        BackendKind::Diagnostics,
+                        Duration::ZERO,
+                        Duration::from_secs(86_400),
+                    );
+                    break;
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        let begun = tokio::time::Instant::now();
+        let (_, ending) = tokio::select! {
+            ended = stage.run() => ended,
+            () = blind => unreachable!("it waits for ever"),
+        };
+        assert_eq!(outcome(&ending), Outcome::NeedsAttention, "{ending:?}");
+        assert!(begun.elapsed() < Duration::from_secs(120), "{:?}", begun.elapsed());
     });
 }

@@ -1,4 +1,4 @@
-//! Commands to runs: a ConfigMap each. One watch sees those of all runs that this process waits for.
+//! Commands to runs: a `ConfigMap` each. One watch sees those of all runs that this process waits for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -117,12 +117,12 @@ impl Inbox {
             while let Some(event) = events.next().await {
                 match event {
                     Ok(Event::Init) => listed.clear(),
-                    Ok(Event::InitApply(object)) => put(&mut listed, object),
+                    Ok(Event::InitApply(object)) => put(&mut listed, &object),
                     Ok(Event::InitDone) => {
                         let commands = std::mem::take(&mut listed);
                         seen.send_modify(|seen| *seen = Seen { commands, complete: true, ended: None });
                     }
-                    Ok(Event::Apply(object)) => seen.send_modify(|seen| put(&mut seen.commands, object)),
+                    Ok(Event::Apply(object)) => seen.send_modify(|seen| put(&mut seen.commands, &object)),
                     Ok(Event::Delete(object)) => seen.send_modify(|seen| remove(&mut seen.commands, &object)),
                     Err(e) => {
                         seen.send_modify(|seen| seen.ended = Some(e.to_string()));
@@ -145,10 +145,10 @@ fn place(object: &DynamicObject) -> Option<(String, String)> {
     Some((owners.first()?.uid.clone(), object.metadata.name.clone()?))
 }
 
-fn put(commands: &mut Commands, object: DynamicObject) {
+fn put(commands: &mut Commands, object: &DynamicObject) {
     let text = object.data["data"]["command"].as_str();
     let command = text.and_then(|text| serde_json::from_str::<Command>(text).ok());
-    match (place(&object), command) {
+    match (place(object), command) {
         (Some((of, name)), Some(command)) => drop(commands.entry(of).or_default().insert(name, command)),
         _ => tracing::warn!(object = ?object.metadata.name, "this command cannot be read"),
     }

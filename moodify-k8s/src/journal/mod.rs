@@ -35,18 +35,18 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3);
 
 /// Keeps runs in a namespace, so that any process with access to it can take over, show or command them.
 ///
-/// A run is the ConfigMap `moodify-run-RUN`: a line a record, with the same chained checksums as a journal in files, and
-/// who owns it. A long run has immutable ConfigMaps with its older records besides. Each write compares the version of
+/// A run is the `ConfigMap` `moodify-run-RUN`: a line a record, with the same chained checksums as a journal in files, and
+/// who owns it. A long run has immutable `ConfigMaps` with its older records besides. Each write compares the version of
 /// that object, which is the fence: who lost the run cannot write, whenever its request arrives. A session is a Lease
 /// object that its owner renews; it has run out when it was seen not to change for as long as it lasts, so no clocks are
-/// compared. A command is a ConfigMap of its own, seen by one watch for all runs.
+/// compared. A command is a `ConfigMap` of its own, seen by one watch for all runs.
 ///
 /// An owner is one place in one process. Whether a process that does not renew its session is gone is known once that
 /// was looked at for as long as the session lasts; until then taking its run is refused, with the time after which it is
 /// worth trying again. A write whose answer is lost is looked for before it is repeated.
 ///
 /// Needs get, list, watch, create, patch and delete for `configmaps`, and all of these but list and watch for `leases`
-/// of `coordination.k8s.io`. Secrets do not belong into plans: whoever may read the namespace's ConfigMaps reads them.
+/// of `coordination.k8s.io`. Secrets do not belong into plans: whoever may read the namespace's `ConfigMaps` reads them.
 ///
 /// ```no_run
 /// # async fn connect() -> moodify_core::Result<()> {
@@ -110,9 +110,16 @@ fn storage(operation: &'static str, run: &RunId, e: Error) -> Error {
         return e;
     }
     let transient = e.is_transient();
+    let hint = match e.kind() {
+        ErrorKind::Forbidden => {
+            "`moodify rbac PLAN --cluster NAMESPACE` prints the Role that is needed; then resume the run"
+        }
+        ErrorKind::Unauthenticated => "log in again, then resume the run",
+        _ => "the run is kept in the cluster: once its API server takes writes again, resume it",
+    };
     Error::new(ErrorKind::Storage, "journal", operation, e.message().to_owned())
         .on(run.as_str())
-        .hint("the run is kept in the cluster: once its API server takes writes again, resume it")
+        .hint(hint)
         .transient(transient)
         .with_source(e)
 }
@@ -299,8 +306,12 @@ impl Inner {
             return Err(fenced(run, &map.ownership()?));
         };
         let mut held = held.lock().await;
-        if held.lease != *lease || held.session.has_ended() || held.tail.seq() != expected {
+        if held.lease != *lease || held.session.has_ended() {
             return Err(fenced(run, &held.ownership));
+        }
+        if held.tail.seq() != expected {
+            let message = format!("it ends with record {}, not with record {expected}", held.tail.seq());
+            return Err(Error::new(ErrorKind::Fenced, "journal", "write", message).on(run.as_str()));
         }
         let mut tail = held.tail.clone();
         let mut lines = Vec::with_capacity(entries.len());

@@ -1,4 +1,4 @@
-//! What a run is in the cluster: a ConfigMap with its newest records and its owner, and for long runs others with the
+//! What a run is in the cluster: a `ConfigMap` with its newest records and its owner, and for long runs others with the
 //! records before these.
 
 use std::collections::BTreeMap;
@@ -66,7 +66,7 @@ pub(super) struct Known {
     pub(super) metadata: Meta,
 }
 
-/// A ConfigMap.
+/// A `ConfigMap`.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Map {
     pub(super) metadata: Meta,

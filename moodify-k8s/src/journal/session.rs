@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use kube::core::params::Preconditions;
+use moodify_core::clock::{Clock, SystemClock};
 use moodify_core::{Error, ErrorKind, Result, RunId};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -83,10 +83,10 @@ impl Sessions {
     /// The owner's session, which lasts for `ttl` from now at least.
     pub(super) async fn begin(&self, run: &RunId, owner: &str, ttl: Duration) -> Result<Arc<Session>> {
         let mut own = self.own.lock().await;
-        if let Some(session) = own.get(owner).filter(|s| !s.has_ended() && !s.closed.load(Ordering::Acquire)) {
-            if *session.until() >= Instant::now() + ttl || self.extend(session, ttl).await? {
-                return Ok(session.clone());
-            }
+        if let Some(session) = own.get(owner).filter(|s| !s.has_ended() && !s.closed.load(Ordering::Acquire))
+            && (*session.until() >= Instant::now() + ttl || self.extend(session, ttl).await?)
+        {
+            return Ok(session.clone());
         }
         let object = self.object(&format!("moodify-session-{}", uuid::Uuid::now_v7().simple()));
         let before = Instant::now();
@@ -238,7 +238,7 @@ enum Observed {
 
 /// The times are for people; nothing is computed from them.
 fn spec(owner: &str, ttl: Duration) -> Value {
-    let now = Timestamp::now();
+    let now = SystemClock.now();
     json!({
         "holderIdentity": owner,
         "leaseDurationSeconds": ttl.as_secs().max(1).min(i32::MAX as u64),

@@ -208,8 +208,8 @@ impl GateCase {
     pub fn hold(self, second: i64) -> bool {
         match self {
             Self::None | Self::Open => true,
-            Self::Closing => second < 60,
-            Self::Opening => second >= 60,
+            Self::Closing => (-3600..60).contains(&second),
+            Self::Opening => (60..3600).contains(&second),
             Self::Frozen => false,
         }
     }

@@ -86,6 +86,8 @@ pub(crate) enum Command {
     Export(Export),
     /// Removes runs that ended long ago; one that has not ended is never removed
     Prune(Prune),
+    /// Prints the least that a plan needs in its cluster, as Roles that `kubectl apply -f -` takes; asks no cluster
+    Rbac(Rbac),
     /// Prints the JSON Schema of plan files
     Schema,
 }
@@ -100,6 +102,27 @@ pub(crate) struct Check {
     /// Check against a simulated world
     #[arg(long)]
     pub(crate) simulate: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rbac {
+    /// The plan, YAML or JSON
+    pub(crate) plan: PathBuf,
+    /// Bind the Roles to this user too
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// Bind the Roles to this service account too
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = service_account)]
+    pub(crate) service_account: Option<(String, String)>,
+}
+
+fn service_account(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err(format!("{text:?} is not NAMESPACE/NAME")),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ mod export;
 mod order;
 mod plan;
 mod prune;
+mod rbac;
 mod run;
 mod runs;
 mod schema;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Undo(args) => undo::undo(args, global),
         Command::Export(args) => export::export(args, global),
         Command::Prune(args) => prune::prune(args, global),
+        Command::Rbac(args) => rbac::rbac(args, global),
         Command::Schema => {
             show::say(&format!("{:#}", schema::schema()));
             Ok(Exit::Completed)

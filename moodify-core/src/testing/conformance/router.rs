@@ -139,5 +139,11 @@ impl Suite<'_> {
             assert_eq!(answer.weight, Weight::ZERO);
         }
         self.in_force(Weight::ZERO).await;
+        if !self.by_instances() {
+            let nothing = WeightChange { from: Weight::ZERO, to: Weight::ZERO, capacity };
+            let compared =
+                good("nothing can be compared with nothing", self.router.set(&cx, &self.target, nothing).await);
+            assert_eq!((compared.weight, self.read().await.weight), (Weight::ZERO, Weight::ZERO));
+        }
     }
 }

@@ -289,6 +289,11 @@ fn set_weight(
     traffic(state, caller, target)
 }
 
+/// The weight in the routing object, if there is one.
+fn weight_of(state: &State, target: &Target) -> Option<Weight> {
+    state.service(target)?.route.as_ref().map(|route| route.weight)
+}
+
 #[async_trait]
 impl TrafficRouter for Facet {
     fn capabilities(&self) -> RouterCapabilities {
@@ -319,7 +324,15 @@ impl TrafficRouter for Facet {
     async fn reset(&self, cx: &CallContext, target: &Target, _capacity: u32) -> Result<Traffic> {
         let (caller, target) = (self.router("reset", target), target.clone());
         let asks = caller.clone();
-        let effect = move |state: &mut State| set_weight(state, &asks, &target, None, Weight::ZERO);
+        // As real routers do, it reads first, and writes only over what it read.
+        let read = self.world.look(|state| weight_of(state, &target));
+        let effect = move |state: &mut State| {
+            let now = weight_of(state, &target);
+            if now != read && now != Some(Weight::ZERO) {
+                return Err(asks.fails(ErrorKind::Conflict, "the weight changed between the read and the write"));
+            }
+            set_weight(state, &asks, &target, None, Weight::ZERO)
+        };
         self.world.call(cx, caller, effect).await
     }
 

@@ -168,7 +168,7 @@ impl World {
         inner
     }
 
-    fn look<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+    pub(super) fn look<T>(&self, read: impl FnOnce(&State) -> T) -> T {
         read(&self.lock().state)
     }
 
@@ -513,7 +513,7 @@ impl<T: Clone + PartialEq, R: Fn(&State) -> Result<T>> Watcher<T, R> {
                 return Some(state);
             }
             let wake = next.into_iter().chain(unreachable).min();
-            let wake = wake.map_or(end, |at| (self.world.0.start + at).min(end));
+            let wake = wake.and_then(|at| self.world.0.start.checked_add(at)).map_or(end, |at| at.min(end));
             tokio::select! {
                 _ = self.changes.changed() => {}
                 () = sleep_until(wake) => {}

@@ -151,7 +151,12 @@ impl Facts<'_> {
                 self.broken(3, "an abort that was accepted is obeyed", text.clone());
             }
             let skipped = self.accepted(CommandKind::Skip).is_some();
-            let mut behaviours = self.case.behaviours.iter().filter(|_| !skipped);
+            // Figures that are older than the whole watch show another version's traffic, and nobody can tell.
+            let shortest = self.case.weights.iter().map(|(_, bake)| ms(*bake)).min().unwrap_or_default();
+            let old =
+                self.faulty(&METRICS).any(|call| matches!(call.fault, Some(Fault::Stale(age)) if age >= shortest));
+            let unseen = |behaviour: &&Behaviour| skipped || (old && behaviour.from_weight.is_some());
+            let mut behaviours = self.case.behaviours.iter().filter(|behaviour| !unseen(behaviour));
             if let Some(behaviour) = behaviours.find(|behaviour| self.is_bad_for_ever(behaviour)) {
                 self.broken(7, "no bad version is released", format!("{text}; {behaviour:?}"));
             }

@@ -121,10 +121,13 @@ impl Facts<'_> {
     fn is_open(&self, step: &str, at: Duration) -> bool {
         let before = of_step(&self.trace.log, step).take_while(|(logged, _)| logged.at <= at);
         let mut open = false;
-        for (_, moment) in before {
+        for (logged, moment) in before {
             open = match moment {
                 Moment::Started | Moment::UndoStarted => true,
-                Moment::Finished | Moment::Failed(_) | Moment::UndoFinished | Moment::UndoFailed(..) => false,
+                // Of what is at the same time, the write may have been first.
+                Moment::Finished | Moment::Failed(_) | Moment::UndoFinished | Moment::UndoFailed(..) => {
+                    open && logged.at == at
+                }
                 Moment::Owned => open,
             };
         }

@@ -1,0 +1,166 @@
+//! What a release may have to do in the cluster: the one list that is checked before a release and that a Role is made of.
+
+use std::collections::BTreeMap;
+
+use moodify_core::model::Target;
+use serde_json::{Value, json};
+
+use crate::names::{MANAGED_BY, canary_of};
+
+/// A permission: group, resource (with subresource), verb, and the name of the object if only one is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Permission {
+    pub(crate) group: &'static str,
+    pub(crate) resource: &'static str,
+    pub(crate) verb: &'static str,
+    pub(crate) name: Option<String>,
+}
+
+/// Which objects are meant.
+#[derive(Debug, Clone, Copy)]
+enum Of {
+    /// All of the namespace: what is made has no name before, and pods and events are found by labels.
+    All,
+    Workload,
+    CanaryWorkload,
+    Service,
+    CanaryService,
+    Route,
+}
+
+type Needed = (&'static str, &'static str, &'static [Of], &'static [&'static str]);
+
+const BOTH: &[Of] = &[Of::Workload, Of::CanaryWorkload];
+
+/// What every release needs, by group and resource.
+const ALWAYS: [Needed; 8] = [
+    ("apps", "deployments", BOTH, &["get", "list", "watch"]),
+    ("apps", "deployments", &[Of::All], &["create"]),
+    ("apps", "deployments", BOTH, &["patch"]),
+    ("apps", "deployments", &[Of::CanaryWorkload], &["delete"]),
+    ("", "services", &[Of::Service, Of::CanaryService], &["get"]),
+    ("", "pods", &[Of::All], &["list", "watch"]),
+    ("", "pods/log", &[Of::All], &["get"]),
+    ("", "events", &[Of::All], &["list"]),
+];
+
+/// What the router `http-route` needs beside that.
+const HTTP_ROUTE: [Needed; 3] = [
+    ("", "services", &[Of::All], &["create"]),
+    ("", "services", &[Of::CanaryService], &["patch"]),
+    ("gateway.networking.k8s.io", "httproutes", &[Of::Route], &["get", "list", "watch", "patch"]),
+];
+
+/// What the journal in the cluster needs in its namespace.
+const JOURNAL: [Needed; 2] = [
+    ("", "configmaps", &[Of::All], &["get", "list", "watch", "create", "patch", "delete"]),
+    ("coordination.k8s.io", "leases", &[Of::All], &["get", "create", "patch", "delete"]),
+];
+
+/// Whether its traffic is divided by an `HTTPRoute`.
+pub(crate) fn uses_http_route(target: &Target) -> bool {
+    target.service.traffic.router == "http-route"
+}
+
+fn name(target: &Target, of: Of) -> Option<String> {
+    let traffic = &target.service.traffic;
+    match of {
+        Of::All => None,
+        Of::Workload => Some(target.service.workload.clone()),
+        Of::CanaryWorkload => Some(canary_of(&target.service.workload)),
+        Of::Service => Some(traffic.service.clone()),
+        Of::CanaryService => Some(canary_of(&traffic.service)),
+        Of::Route => traffic.route.clone(),
+    }
+}
+
+fn each<'a>(needed: &'a [Needed], target: Option<&'a Target>) -> impl Iterator<Item = Permission> + 'a {
+    needed.iter().flat_map(move |(group, resource, objects, verbs)| {
+        verbs.iter().flat_map(move |verb| {
+            objects.iter().map(move |of| {
+                let name = target.and_then(|target| name(target, *of));
+                Permission { group, resource, verb, name }
+            })
+        })
+    })
+}
+
+/// What a release of these targets of one namespace needs, each once.
+pub(crate) fn permissions(targets: &[&Target]) -> Vec<Permission> {
+    let mut all: Vec<Permission> = Vec::new();
+    for target in targets {
+        let by_route = if uses_http_route(target) { &HTTP_ROUTE[..] } else { &[] };
+        for permission in each(&ALWAYS, Some(target)).chain(each(by_route, Some(target))) {
+            if !all.contains(&permission) {
+                all.push(permission);
+            }
+        }
+    }
+    all
+}
+
+/// The Roles named `moodify` that are enough for a release of these targets, one a namespace; with `journal`, also for
+/// runs that are kept in that namespace ([`KubeJournal`](crate::KubeJournal)). What has a name before it is used is
+/// allowed by that name only.
+///
+/// ```
+/// # let target = serde_json::from_value(serde_json::json!({"environment": "production", "namespace": "shop",
+/// #     "service": {"name": "web", "workload": "web", "image": "registry.example/web:v2",
+/// #     "traffic": {"router": "replica-ratio", "service": "web"}}})).unwrap();
+/// let roles = moodify_k8s::roles(&[target], None);
+/// assert_eq!(roles[0]["metadata"]["namespace"], "shop");
+/// let deletes = roles[0]["rules"].as_array().unwrap().iter().find(|rule| rule["verbs"][0] == "delete").unwrap();
+/// assert_eq!(deletes["resourceNames"], serde_json::json!(["web-canary"]));
+/// ```
+#[must_use]
+pub fn roles(targets: &[Target], journal: Option<&str>) -> Vec<Value> {
+    let mut namespaces: BTreeMap<&str, Vec<Permission>> = BTreeMap::new();
+    for target in targets {
+        let here: Vec<&Target> = targets.iter().filter(|t| t.namespace == target.namespace).collect();
+        namespaces.entry(&target.namespace).or_insert_with(|| permissions(&here));
+    }
+    if let Some(namespace) = journal {
+        namespaces.entry(namespace).or_default().extend(each(&JOURNAL, None));
+    }
+    namespaces.into_iter().map(|(namespace, permissions)| role(namespace, &permissions)).collect()
+}
+
+/// One rule for each group, resource and set of verbs.
+fn role(namespace: &str, permissions: &[Permission]) -> Value {
+    // The verbs for each object, then the objects for each set of verbs.
+    let mut objects: Vec<(&Permission, Vec<&str>)> = Vec::new();
+    for permission in permissions {
+        let same = |of: &Permission| {
+            (of.group, of.resource, &of.name) == (permission.group, permission.resource, &permission.name)
+        };
+        match objects.iter_mut().find(|(of, _)| same(of)) {
+            Some((_, verbs)) => verbs.push(permission.verb),
+            None => objects.push((permission, vec![permission.verb])),
+        }
+    }
+    let mut rules: Vec<Value> = Vec::new();
+    for (Permission { group, resource, name, .. }, verbs) in objects {
+        let mut rule = json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
+        let Some(name) = name else {
+            rules.push(rule);
+            continue;
+        };
+        let same = |other: &&mut Value| {
+            ["apiGroups", "resources", "verbs"].iter().all(|key| other[key] == rule[key])
+                && other["resourceNames"].is_array()
+        };
+        match rules.iter_mut().find(same).and_then(|other| other["resourceNames"].as_array_mut()) {
+            Some(names) => names.push(json!(name)),
+            None => {
+                rule["resourceNames"] = json!([name]);
+                rules.push(rule);
+            }
+        }
+    }
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": "moodify", "namespace": namespace, "labels": {MANAGED_BY: "moodify"}},
+        "rules": rules,
+    })
+}
