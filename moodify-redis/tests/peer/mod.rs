@@ -1,10 +1,12 @@
 //! A real redis-server on a free port of 127.0.0.1, stopped by its process id.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use redis::Commands;
@@ -129,8 +131,16 @@ impl Drop for RedisServer {
     }
 }
 
+/// A port that nothing listens on, and that no other test of this process was given: two servers that want the same one
+/// are told apart by none of their clients.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if GIVEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
 }
 
 fn os(options: &[&str]) -> Vec<OsString> {
