@@ -109,8 +109,10 @@ pub(crate) fn permissions(targets: &[&Target]) -> Vec<Permission> {
 /// #     "traffic": {"router": "replica-ratio", "service": "web"}}})).unwrap();
 /// let roles = moodify_k8s::roles(&[target], None);
 /// assert_eq!(roles[0]["metadata"]["namespace"], "shop");
-/// let deletes = roles[0]["rules"].as_array().unwrap().iter().find(|rule| rule["verbs"][0] == "delete").unwrap();
-/// assert_eq!(deletes["resourceNames"], serde_json::json!(["web-canary"]));
+/// let may_delete = |rule: &&serde_json::Value| rule["verbs"].as_array().unwrap().contains(&"delete".into());
+/// let deletes: Vec<_> = roles[0]["rules"].as_array().unwrap().iter().filter(may_delete).collect();
+/// assert_eq!(deletes.len(), 1);
+/// assert_eq!(deletes[0]["resourceNames"], serde_json::json!(["web-canary"]));
 /// ```
 #[must_use]
 pub fn roles(targets: &[Target], journal: Option<&str>) -> Vec<Value> {
