@@ -81,8 +81,14 @@ impl Kube {
             self.may(cx, namespace, &needed).await.map(|allowed| (!allowed).then(|| told(&needed)))
         });
         let answers: Vec<Result<Option<String>>> = futures::stream::iter(reviews).buffered(8).collect().await;
-        let mut missing: Vec<String> = answers.into_iter().filter_map(Result::transpose).collect::<Result<_>>()?;
-        missing.dedup();
+        let mut missing: Vec<String> = Vec::new();
+        for what in answers.into_iter().filter_map(Result::transpose) {
+            let what = what?;
+            // The same of several objects is told once.
+            if !missing.contains(&what) {
+                missing.push(what);
+            }
+        }
         if missing.is_empty() {
             return Ok(());
         }
@@ -155,6 +161,16 @@ mod tests {
         let told = problems[0].to_string();
         let part = "user \"dev\" may not patch deployments.apps, list events in the namespace ns; nothing was changed";
         assert!(told.contains(part), "{told}");
+    }
+
+    #[tokio::test]
+    async fn what_several_services_lack_is_told_once() {
+        let mut other = target();
+        other.service.workload = "api".to_owned();
+        let problems = cluster(&["patch deployments"], 200).preflight(&cx(), &[target(), other]).await;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        let told = problems[0].to_string();
+        assert!(told.contains("may not patch deployments.apps in the namespace"), "{told}");
     }
 
     #[tokio::test]
