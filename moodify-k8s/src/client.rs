@@ -263,15 +263,8 @@ impl Kube {
         namespace: &str,
         params: &ListParams,
     ) -> Result<Vec<T>> {
-        #[derive(serde::Deserialize)]
-        struct Items<T> {
-            items: Vec<T>,
-        }
-        // The name is only there to be valid: a list names none.
-        let object = Object::new(kind, namespace, "all");
-        let ask = Ask::new(Access::Read, format!("list {}", kind.plural), namespace);
-        let request = object.request(&ask)?.list(params);
-        Ok(self.json::<Items<T>>(cx, &ask, request).await?.items)
+        let (ask, request) = listing(kind, namespace)?;
+        Ok(self.json::<Items<Vec<T>>>(cx, &ask, request.list(params)).await?.items)
     }
 
     /// Server-side apply of `body` under our field manager.
@@ -296,10 +289,8 @@ impl Kube {
         operations: Vec<Value>,
     ) -> Result<T> {
         let ask = object.ask(Access::Compare, "patch");
-        let patch = serde_json::from_value(Value::Array(operations))
-            .map_err(|e| ask.error(ErrorKind::Internal, format!("the patch is none: {e}")))?;
-        let params = PatchParams { field_manager: Some(self.manager().to_owned()), ..PatchParams::default() };
-        let request = object.request(&ask)?.patch(&object.name, &params, &Patch::Json::<()>(patch));
+        let (params, patch) = self.comparing(&ask, operations)?;
+        let request = object.request(&ask)?.patch(&object.name, &params, &patch);
         self.json(cx, &ask, request).await
     }
 
@@ -311,11 +302,17 @@ impl Kube {
         operations: Vec<Value>,
     ) -> Result<T> {
         let ask = object.ask(Access::Compare, "patch");
+        let (params, patch) = self.comparing(&ask, operations)?;
+        let request = object.request(&ask)?.patch_metadata(&object.name, &params, &patch);
+        self.json(cx, &ask, request).await
+    }
+
+    /// A JSON patch under our field manager.
+    fn comparing(&self, ask: &Ask, operations: Vec<Value>) -> Result<(PatchParams, Patch<()>)> {
         let patch = serde_json::from_value(Value::Array(operations))
             .map_err(|e| ask.error(ErrorKind::Internal, format!("the patch is none: {e}")))?;
         let params = PatchParams { field_manager: Some(self.manager().to_owned()), ..PatchParams::default() };
-        let request = object.request(&ask)?.patch_metadata(&object.name, &params, &Patch::Json::<()>(patch));
-        self.json(cx, &ask, request).await
+        Ok((params, Patch::Json(patch)))
     }
 
     /// Makes an object that is not there yet.
@@ -339,15 +336,10 @@ impl Kube {
         namespace: &str,
         params: &ListParams,
     ) -> Result<Vec<T>> {
+        let (ask, request) = listing(kind, namespace)?;
         // Of no objects there is no list, but null.
-        #[derive(serde::Deserialize)]
-        struct Items<T> {
-            items: Option<Vec<T>>,
-        }
-        let object = Object::new(kind, namespace, "all");
-        let ask = Ask::new(Access::Read, format!("list {}", kind.plural), namespace);
-        let request = object.request(&ask)?.list_metadata(params);
-        Ok(self.json::<Items<T>>(cx, &ask, request).await?.items.unwrap_or_default())
+        let found: Items<Option<Vec<T>>> = self.json(cx, &ask, request.list_metadata(params)).await?;
+        Ok(found.items.unwrap_or_default())
     }
 
     /// Deletes the very object with this uid; what it owns goes in the background. Fine if it is gone.
@@ -449,6 +441,20 @@ impl Kube {
             })
         })
     }
+}
+
+/// What a list holds.
+#[derive(serde::Deserialize)]
+struct Items<L> {
+    items: L,
+}
+
+/// The question for the objects of a kind.
+fn listing(kind: Kind, namespace: &str) -> Result<(Ask, Request)> {
+    let ask = Ask::new(Access::Read, format!("list {}", kind.plural), namespace);
+    // The name is only there to be valid: a list names none.
+    let request = Object::new(kind, namespace, "all").request(&ask)?;
+    Ok((ask, request))
 }
 
 /// The status object of an answer, or one made of whatever a proxy said instead.

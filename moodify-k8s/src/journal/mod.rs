@@ -271,12 +271,12 @@ impl Inner {
         let data: serde_json::Map<String, Value> =
             old.iter().map(|(key, line)| ((*key).clone(), json!(line))).collect();
         let body = object::body(&object, CHUNK_PART, run, Some(&map.metadata), &Value::Object(data));
-        match self.kube.create::<Known>(&call(run), &object, &body).await {
+        let made: Result<Option<Map>> = match self.kube.create(&call(run), &object, &body).await {
             // One that was left by a write that went no further holds the same records: they are chained.
-            Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(storage(OPERATION, run, e)),
-            _ => {}
-        }
-        let found: Option<Map> = self.kube.find(&call(run), &object).await.map_err(|e| storage(OPERATION, run, e))?;
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => self.kube.find(&call(run), &object).await,
+            made => made.map(Some),
+        };
+        let found = made.map_err(|e| storage(OPERATION, run, e))?;
         let kept = found.filter(|chunk| chunk.metadata.is_of(&map.metadata.uid));
         let moved: Vec<&String> = old
             .iter()
