@@ -14,7 +14,7 @@ const NAME: &str = "moodify-journal ";
 /// The major number changes when older readers cannot read the format any more. A newer minor number is read, as far as
 /// its records are known, but not written to: what it means is not known here.
 const MAJOR: u32 = 1;
-const MINOR: u32 = 1;
+pub(super) const MINOR: u32 = 1;
 
 /// Hex digits of the checksum kept a line: 128 bits.
 const DIGITS: usize = 32;
@@ -126,7 +126,7 @@ impl<'a> Line<'a> {
 #[derive(Debug)]
 pub(super) struct Journal<'a> {
     /// The minor number of its format.
-    minor: u32,
+    pub(super) minor: u32,
     lines: Vec<Line<'a>>,
     /// The chain of an empty journal of this format.
     start: Chain,
@@ -228,10 +228,7 @@ impl<'a> Journal<'a> {
     /// # Errors
     /// [`ErrorKind::Unsupported`] if it is newer.
     pub(super) fn writable(&self) -> Result<()> {
-        if self.minor <= MINOR {
-            return Ok(());
-        }
-        Err(newer(format!("it was begun by a newer version, in format {MAJOR}.{}", self.minor)))
+        writable(self.minor)
     }
 
     /// All records.
@@ -260,10 +257,17 @@ impl<'a> Journal<'a> {
     }
 }
 
-/// A journal is not written to, since `message`.
-pub(super) fn newer(message: String) -> Error {
-    Error::new(ErrorKind::Unsupported, "journal", "write to the journal", message)
-        .hint(format!("resume it with that version; this one writes {MAJOR}.{MINOR}"))
+/// Whether this version knows all that a format with that minor number may mean.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] if it is newer.
+pub(super) fn writable(minor: u32) -> Result<()> {
+    if minor <= MINOR {
+        return Ok(());
+    }
+    let message = format!("it was begun by a newer version, in format {MAJOR}.{minor}");
+    Err(Error::new(ErrorKind::Unsupported, "journal", "write to the journal", message)
+        .hint(format!("resume it with that version; this one writes {MAJOR}.{MINOR}")))
 }
 
 fn read_header(line: &[u8]) -> Result<(&str, u32)> {

@@ -21,8 +21,8 @@ use crate::error::Result;
 pub struct Tail {
     chain: Chain,
     seq: u64,
-    /// The format is one that this version may write.
-    writable: std::result::Result<(), String>,
+    /// The minor number of its format.
+    minor: u32,
 }
 
 impl Tail {
@@ -31,7 +31,7 @@ impl Tail {
     pub fn begin() -> (String, Self) {
         let (mut header, chain) = codec::begin();
         header.pop();
-        (header, Self { chain, seq: 0, writable: Ok(()) })
+        (header, Self { chain, seq: 0, minor: codec::MINOR })
     }
 
     /// All records of a journal's text, and where it ends.
@@ -43,9 +43,8 @@ impl Tail {
         let journal = Journal::parse(text.as_bytes())?;
         let entries = journal.entries()?;
         let chain = journal.chain_after(entries.len());
-        let writable = journal.writable().map_err(|e| e.message().to_owned());
         let seq = entries.last().map_or(0, |last| last.seq);
-        Ok((entries, Self { chain, seq, writable }))
+        Ok((entries, Self { chain, seq, minor: journal.minor }))
     }
 
     /// The number of the last record; 0 if there is none.
@@ -59,7 +58,7 @@ impl Tail {
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported) if it was begun by a newer version.
     pub fn writable(&self) -> Result<()> {
-        self.writable.as_ref().map_err(|message| codec::newer(message.clone())).copied()
+        codec::writable(self.minor)
     }
 
     /// The line of the next record, without its line break; the text ends with it then.
