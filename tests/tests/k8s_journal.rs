@@ -56,6 +56,16 @@ async fn taken(journal: &KubeJournal, run: &RunId, owner: &str) -> moodify_core:
     }
 }
 
+/// Appends records of that size up to the one numbered `last`; says what the journal holds then.
+async fn filled(journal: &KubeJournal, run: &RunId, lease: &Lease, last: u64, size: usize) -> Vec<Entry> {
+    let mut all = vec![entry(1, 0, 1)];
+    for seq in 2..=last {
+        all.push(entry(seq, lease.token, size));
+        journal.append(run, lease, seq - 1, &all[all.len() - 1..]).await.unwrap();
+    }
+    all
+}
+
 fn alive(journal: &KubeJournal, owner: &'static str, ttl: Duration) -> JoinHandle<()> {
     let journal = journal.clone();
     tokio::spawn(async move {
@@ -111,11 +121,7 @@ async fn a_long_run_is_kept_in_several_objects_and_damage_in_any_is_named() {
     let namespace = rig.namespace("journal-long").await;
     let journal = journal(&namespace).await;
     let (run, lease) = begun(&journal, "run", "ann", LONG).await;
-    for seq in 2..=60 {
-        journal.append(&run, &lease, seq - 1, &[entry(seq, lease.token, 50_000)]).await.unwrap();
-    }
-    let wanted: Vec<Entry> =
-        std::iter::once(entry(1, 0, 1)).chain((2..=60).map(|seq| entry(seq, lease.token, 50_000))).collect();
+    let wanted = filled(&journal, &run, &lease, 60, 50_000).await;
     assert_eq!(journal.load(&run).await.unwrap(), wanted);
     journal.give_up(&run, &lease).await.unwrap();
     let next = self::journal(&namespace).await;
@@ -179,11 +185,7 @@ async fn connections_that_break_in_the_middle_of_writes_lose_and_double_nothing(
     let proxy = namespace.api_proxy().await;
     let journal = journal_by(&namespace, proxy.kubeconfig(&namespace, "admin")).await;
     let (run, lease) = begun(&journal, "run", "ann", LONG).await;
-    let writes = async {
-        for seq in 2..=400 {
-            journal.append(&run, &lease, seq - 1, &[entry(seq, lease.token, 100)]).await.unwrap();
-        }
-    };
+    let writes = filled(&journal, &run, &lease, 400, 100);
     let breaks = async {
         let mut times = 0;
         loop {
@@ -194,13 +196,10 @@ async fn connections_that_break_in_the_middle_of_writes_lose_and_double_nothing(
             times += 1;
         }
     };
-    let times = tokio::select! {
-        () = writes => None,
-        never = breaks => Some::<u64>(never),
+    let wanted = tokio::select! {
+        wanted = writes => wanted,
+        () = breaks => unreachable!("it breaks for ever"),
     };
-    assert_eq!(times, None);
-    let wanted: Vec<Entry> =
-        std::iter::once(entry(1, 0, 1)).chain((2..=400).map(|seq| entry(seq, lease.token, 100))).collect();
     assert_eq!(self::journal(&namespace).await.load(&run).await.unwrap(), wanted);
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use moodify_core::engine::Ending;
 use moodify_core::error::{Effect, Error, ErrorKind, Result};
+use moodify_core::event::{EventKind, Signal};
 use moodify_core::journal::{Command, Entry, JournalStore, Lease, MemoryJournal, Outcome};
 use moodify_core::model::{ImageRef, Plan, RunId};
 use moodify_core::testing::{Scenario, Simulator};
@@ -73,6 +74,20 @@ pub(crate) fn outcome(ending: &Ending) -> Outcome {
 
 pub(crate) fn new_images(plan: &Plan) -> Vec<(String, ImageRef)> {
     plan.release.services.iter().map(|s| (s.name.clone(), s.image.clone())).collect()
+}
+
+/// Waits until a step of that kind begins; what began before the call is not seen.
+pub(crate) fn begins(engine: &Engine, action: &'static str) -> impl Future<Output = ()> + use<> {
+    let mut live = engine.subscribe();
+    async move {
+        while let Some(signal) = live.next().await {
+            let Signal::Event(event) = signal else { continue };
+            if matches!(&event.kind, EventKind::StepStarted { action: of, .. } if of == action) {
+                return;
+            }
+        }
+        panic!("no step {action:?} began");
+    }
 }
 
 /// The world is all new, or all old, and holds nothing of the run.

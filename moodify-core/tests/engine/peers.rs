@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use moodify_core::error::ErrorKind;
-use moodify_core::event::{EventKind, Signal};
 use moodify_core::journal::Outcome;
 use moodify_core::model::Plan;
 use moodify_core::testing::{BackendKind, Edit, Edited, Fault, Rule, Scenario, Simulator};
@@ -198,16 +197,11 @@ fn an_edit_that_overtakes_a_slow_request_is_not_overwritten() {
         let slow =
             Rule::new(Fault::Stall(Duration::from_secs(25))).backend(BackendKind::Router).operation("reset").nth(1);
         stage.simulator.faults().add(slow);
-        let mut live = stage.engine.subscribe();
+        let returns = begins(&stage.engine, "return-traffic");
         let edit = async {
-            while let Some(signal) = live.next().await {
-                let Signal::Event(event) = signal else { continue };
-                if matches!(&event.kind, EventKind::StepStarted { action, .. } if action == "return-traffic") {
-                    tokio::time::sleep(Duration::from_secs(10)).await;
-                    assert!(stage.simulator.world().edit(&Edit::new(&service, Edited::Route).to(78)));
-                    break;
-                }
-            }
+            returns.await;
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            assert!(stage.simulator.world().edit(&Edit::new(&service, Edited::Route).to(78)));
             std::future::pending::<()>().await;
         };
         let (_, ending) = tokio::select! {

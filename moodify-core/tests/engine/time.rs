@@ -7,7 +7,6 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use moodify_core::clock::Clock;
 use moodify_core::engine::Ending;
-use moodify_core::event::{EventKind, Signal};
 use moodify_core::journal::{Outcome, Record};
 use moodify_core::testing::{BackendKind, Scenario, Simulator};
 use serde_json::json;
@@ -153,21 +152,12 @@ fn a_hold_is_one_hold_also_while_other_metrics_are_asked() {
             ]);
         }
         let stage = Stage::named(plan, "healthy");
-        let mut live = stage.engine.subscribe();
+        let bakes = begins(&stage.engine, "bake");
         let blind = async {
-            while let Some(signal) = live.next().await {
-                let Signal::Event(event) = signal else { continue };
-                if matches!(&event.kind, EventKind::StepStarted { action, .. } if action == "bake") {
-                    // The watch of the pods is there, and shows nothing.
-                    tokio::time::sleep(Duration::from_millis(25)).await;
-                    stage.simulator.faults().partition(
-                        BackendKind::Diagnostics,
-                        Duration::ZERO,
-                        Duration::from_secs(86_400),
-                    );
-                    break;
-                }
-            }
+            bakes.await;
+            // The watch of the pods is there, and shows nothing.
+            tokio::time::sleep(Duration::from_millis(25)).await;
+            stage.simulator.faults().partition(BackendKind::Diagnostics, Duration::ZERO, Duration::from_secs(86_400));
             std::future::pending::<()>().await;
         };
         let begun = tokio::time::Instant::now();
