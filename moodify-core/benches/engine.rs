@@ -19,7 +19,7 @@ use moodify_core::backend::{
 use moodify_core::engine::EngineOptions;
 use moodify_core::journal::{FileJournal, JournalStore, MemoryJournal};
 use moodify_core::model::{
-    Environment, Phase, Plan, Release, RetryPolicy, Routing, RunId, Service, Step, Target, Track, Weight,
+    Color, Environment, Phase, Plan, Release, RetryPolicy, Routing, RunId, Service, Step, Target, Track, Weight,
 };
 use moodify_core::{Backends, CallContext, Engine, Result};
 use schemars::JsonSchema;
@@ -109,6 +109,14 @@ impl Deployer for Quiet {
 
     async fn set_image(&self, _: &CallContext, target: &Target, _: &ImageChange) -> Result<Workload> {
         Ok(workload(target, Track::Stable))
+    }
+
+    async fn serving(&self, _: &CallContext, _: &Target) -> Result<Color> {
+        Ok(Color::Blue)
+    }
+
+    async fn hand_over(&self, _: &CallContext, _: &Target, _: Track) -> Result<()> {
+        Ok(())
     }
 
     async fn remove(&self, _: &CallContext, _: &Target) -> Result<()> {

@@ -89,6 +89,8 @@ mutations! {
     LeaveCanary = "leave-canary", 10;
     /// Known secrets are not taken out of texts.
     TellSecrets = "tell-secrets", 11;
+    /// A name is handed over to a version that may have no instances any more.
+    HandOverBlindly = "hand-over-blindly", 3;
     /// Somebody else's weight is overwritten.
     OverwriteDrift = "overwrite-drift", 12;
     /// A run that finds somebody else's edit goes back over it.

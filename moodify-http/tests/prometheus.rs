@@ -153,7 +153,7 @@ fn query(metric: &str, workload: &str) -> MetricQuery {
         image: "registry.example/backend:v2".parse().unwrap(),
         traffic: Routing { router: "replica-ratio".into(), service: "backend".into(), route: None },
     };
-    let target = Target { environment: "test".into(), namespace: "shop".into(), service };
+    let target = Target::new("test", "shop", service);
     let mut query = MetricQuery::new(metric, target, Track::Canary, workload, "v2");
     query.window = Period::from_secs(10);
     query

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
-use super::services::{ByService, check, chosen, select};
+use super::services::{ByService, check, chosen, planned, target};
 use super::{Action, CheckContext, Observed, StepContext, kinds};
 use crate::analysis::{Analysis, Judge, MetricCheck, MetricStatus, NoDataThen, Sample, metrics, sources};
 use crate::backend::{Granularity, MetricQuery, Pods, Traffic};
@@ -170,7 +170,7 @@ impl<'a> Watch<'a> {
     }
 
     fn target(&self, service: usize) -> Target {
-        self.cx.plan().target(self.services[service])
+        target(self.cx, self.services[service])
     }
 
     async fn streams(&self) -> Result<Streams<'a>> {
@@ -487,7 +487,7 @@ impl Action for Bake {
     async fn check(&self, cx: &CheckContext<'_>, params: &BakeParams) -> Result<(), Vec<Error>> {
         check(cx, &params.services)?;
         let mut problems = Vec::new();
-        for target in select(&params.services, cx.plan).map_err(|e| vec![e])? {
+        for target in planned(&params.services, cx.plan).map_err(|e| vec![e])? {
             for check in &params.analysis.metrics {
                 if check.source == sources::PODS {
                     problems.extend(cx.backends.diagnostics().err());

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::services::{check, each, select};
 use super::{Action, CheckContext, Observed, StepContext};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{ImageRef, Target, Track, Weight};
+use crate::model::{Color, ImageRef, Layout, Target, Track, Weight};
 use crate::mutation::{self, Mutation};
 
 /// What served one service before the release.
@@ -19,6 +19,9 @@ pub struct Baseline {
     pub image: ImageRef,
     /// Its instances: the capacity that is never gone below.
     pub replicas: u32,
+    /// Where two workloads take turns, which of them this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<Color>,
 }
 
 /// By service.
@@ -42,8 +45,14 @@ pub struct BaselineParams {
 pub(super) struct TakeBaseline;
 
 impl TakeBaseline {
-    async fn one(cx: &StepContext, target: Target, expected: Option<&ImageRef>) -> Result<Baseline> {
+    async fn one(cx: &StepContext, mut target: Target, expected: Option<&ImageRef>) -> Result<Baseline> {
         let deployer = cx.backends().deployer()?;
+        let mut serving = None;
+        if let Layout::Colors(_) = target.layout {
+            let color = deployer.serving(&cx.call()?, &target).await?;
+            target.layout = Layout::Colors(color);
+            serving = Some(color);
+        }
         let refuse = |kind, message: String| {
             Error::new(kind, "engine", "look at what serves now", message).on(target.to_string())
         };
@@ -77,7 +86,7 @@ impl TakeBaseline {
             return Err(refuse(ErrorKind::Refused, message)
                 .hint("end the rollout that is going on, or send all traffic to stable"));
         }
-        Ok(Baseline { workload: stable.name, image: stable.image, replicas: stable.replicas.desired })
+        Ok(Baseline { workload: stable.name, image: stable.image, replicas: stable.replicas.desired, serving })
     }
 }
 
@@ -99,7 +108,7 @@ impl Action for TakeBaseline {
             let expected = params.expect.get(&target.service.name);
             Self::one(cx, target, expected).await
         };
-        each(&select(&params.services, cx.plan())?, one).await
+        each(&select(&params.services, cx)?, one).await
     }
 
     async fn observe(&self, _: &StepContext, _: &BaselineParams) -> Result<Observed<Baselines>> {

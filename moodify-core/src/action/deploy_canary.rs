@@ -23,6 +23,9 @@ pub(super) struct Params {
     /// The services by name; left out, all of them.
     #[serde(default)]
     services: Vec<String>,
+    /// Whether a workload that has the image already comes back as it was when it served.
+    #[serde(default)]
+    restore: bool,
 }
 
 /// What this step has written down before it makes anything: the most traffic that the canary may get.
@@ -32,13 +35,15 @@ struct Allowed {
 }
 
 impl DeployCanary {
-    async fn one(cx: &StepContext, target: Target, weight: Weight) -> Result<String> {
+    async fn one(cx: &StepContext, target: Target, params: &Params) -> Result<String> {
+        let weight = params.weight;
         let before = baseline(cx, &target)?;
         let router = cx.backends().router(&target.service.traffic.router)?;
         let shares = router.capabilities().granularity == Granularity::Instances;
         let replicas = canaries(router.as_ref(), before.replicas, weight);
         let version = &cx.plan().release.version;
-        let spec = CanarySpec::new(target.service.image.clone(), version, replicas, shares);
+        let mut spec = CanarySpec::new(target.service.image.clone(), version, replicas, shares);
+        spec.restore = params.restore;
         let deployer = cx.backends().deployer()?;
         deployer.deploy(&cx.call()?, &target, &spec).await?;
         let canary = wait_available(cx, &target, replicas).await?;
@@ -75,8 +80,8 @@ impl Action for DeployCanary {
 
     async fn execute(&self, cx: &StepContext, params: &Params) -> Result<ByService<String>> {
         cx.checkpoint(&Allowed { weight: params.weight }).await?;
-        let targets = select(&params.services, cx.plan())?;
-        each(&targets, |target| Self::one(cx, target, params.weight)).await
+        let targets = select(&params.services, cx)?;
+        each(&targets, |target| Self::one(cx, target, params)).await
     }
 
     async fn observe(&self, _: &StepContext, _: &Params) -> Result<Observed<ByService<String>>> {
@@ -88,7 +93,7 @@ impl Action for DeployCanary {
         if mutation::on(Mutation::LeaveCanary) {
             return Ok(());
         }
-        let targets = select(&params.services, cx.plan())?;
+        let targets = select(&params.services, cx)?;
         each(&targets, async |target| cx.backends().deployer()?.remove(&cx.call()?, &target).await).await?;
         Ok(())
     }

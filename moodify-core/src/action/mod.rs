@@ -50,11 +50,13 @@ mod bake;
 mod baseline;
 mod context;
 mod deploy_canary;
+mod hand_over;
 mod notify;
 mod probe;
 mod promote;
 mod registry;
 mod retire_canary;
+mod retire_old;
 mod return_traffic;
 mod services;
 mod shift_traffic;
@@ -90,7 +92,11 @@ pub mod kinds {
     pub const PROMOTE: &str = "promote";
     /// Rolls the stable workloads to the new version at once, without a canary.
     pub const ROLL: &str = "roll";
-    /// Sends all traffic to the stable workloads.
+    /// Lets the services' names stand for the new version's workloads.
+    pub const HAND_OVER: &str = crate::model::HAND_OVER;
+    /// Scales the workloads that served before to nothing.
+    pub const RETIRE_OLD: &str = "retire-old";
+    /// Sends all traffic to what the services' names stand for.
     pub const RETURN_TRAFFIC: &str = "return-traffic";
     /// Removes the canary workloads.
     pub const RETIRE_CANARY: &str = "retire-canary";

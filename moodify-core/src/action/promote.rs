@@ -64,7 +64,7 @@ impl Action for Promote {
     }
 
     async fn execute(&self, cx: &StepContext, params: &Services) -> Result<ByService<ImageRef>> {
-        each(&params.targets(cx.plan())?, |target| self.one(cx, target)).await
+        each(&params.targets(cx)?, |target| self.one(cx, target)).await
     }
 
     async fn observe(&self, _: &StepContext, _: &Services) -> Result<Observed<ByService<ImageRef>>> {
@@ -72,7 +72,7 @@ impl Action for Promote {
     }
 
     async fn undo(&self, cx: &StepContext, params: &Services, _: Option<&ByService<ImageRef>>) -> Result<()> {
-        each(&params.targets(cx.plan())?, |target| Self::back(cx, target)).await.map(drop)
+        each(&params.targets(cx)?, |target| Self::back(cx, target)).await.map(drop)
     }
 
     fn by_hand(&self, cx: &StepContext, params: &Services) -> Vec<String> {

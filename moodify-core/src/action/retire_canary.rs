@@ -18,7 +18,7 @@ impl Action for RetireCanary {
     }
 
     async fn execute(&self, cx: &StepContext, params: &Services) -> Result<()> {
-        let targets = params.targets(cx.plan())?;
+        let targets = params.targets(cx)?;
         each(&targets, async |target| cx.backends().deployer()?.remove(&cx.call()?, &target).await).await?;
         Ok(())
     }

@@ -44,7 +44,7 @@ impl Action for ReturnTraffic {
     }
 
     async fn execute(&self, cx: &StepContext, params: &Services) -> Result<ByService<Traffic>> {
-        each(&params.targets(cx.plan())?, |target| Self::expect_ours(cx, target)).await?;
+        each(&params.targets(cx)?, |target| Self::expect_ours(cx, target)).await?;
         reset(cx, &params.services).await
     }
 

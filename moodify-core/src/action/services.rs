@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Baseline, Baselines, CheckContext, StepContext, kinds};
 use crate::backend::{Deployer, Granularity, TrafficRouter};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Plan, Service, Target, Track, Weight};
+use crate::model::{Layout, Plan, Service, Target, Track, Weight};
 use crate::strategy::split;
 
 /// Which services of the release.
@@ -22,14 +22,30 @@ pub struct Services {
 pub(super) type ByService<T> = BTreeMap<String, T>;
 
 impl Services {
-    pub(super) fn targets(&self, plan: &Plan) -> Result<Vec<Target>> {
-        select(&self.services, plan)
+    pub(super) fn targets(&self, cx: &StepContext) -> Result<Vec<Target>> {
+        select(&self.services, cx)
     }
 }
 
-/// The targets of these services; all of them for none.
-pub(super) fn select(services: &[String], plan: &Plan) -> Result<Vec<Target>> {
+/// The targets of these services as the plan has them; all of them for none.
+pub(super) fn planned(services: &[String], plan: &Plan) -> Result<Vec<Target>> {
     Ok(chosen(services, plan)?.into_iter().map(|service| plan.target(service)).collect())
+}
+
+/// The same as they are in this run.
+pub(super) fn select(services: &[String], cx: &StepContext) -> Result<Vec<Target>> {
+    Ok(chosen(services, cx.plan())?.into_iter().map(|service| target(cx, service)).collect())
+}
+
+/// A service as it is in this run: which of two workloads serves is what the baseline found.
+pub(super) fn target(cx: &StepContext, service: &Service) -> Target {
+    let mut target = cx.plan().target(service);
+    if let Layout::Colors(_) = target.layout
+        && let Some(serving) = baseline(cx, &target).ok().and_then(|before| before.serving)
+    {
+        target.layout = Layout::Colors(serving);
+    }
+    target
 }
 
 /// These services of the release; all of them for none.
@@ -48,7 +64,7 @@ pub(super) fn chosen<'a>(services: &[String], plan: &'a Plan) -> Result<Vec<&'a 
 /// What a check of a step on services finds: the services, their routers, the deployer.
 pub(super) fn check(cx: &CheckContext<'_>, services: &[String]) -> std::result::Result<(), Vec<Error>> {
     let mut problems = Vec::new();
-    match select(services, cx.plan) {
+    match planned(services, cx.plan) {
         Ok(targets) => {
             for target in targets {
                 problems
@@ -82,7 +98,7 @@ pub(super) fn by_hand(
     services: &[String],
     commands: impl Fn(&dyn Deployer, &Target) -> Vec<String>,
 ) -> Vec<String> {
-    let targets = select(services, cx.plan()).unwrap_or_default();
+    let targets = select(services, cx).unwrap_or_default();
     let deployer = cx.backends().deployer();
     deployer.map(|d| targets.iter().flat_map(|t| commands(d.as_ref(), t)).collect()).unwrap_or_default()
 }

@@ -102,7 +102,7 @@ const REPORT: Duration = Duration::from_secs(30);
 
 /// Sends all traffic to stable, for every service even if one of them fails, and lets the canaries drain.
 pub(super) async fn reset(cx: &StepContext, services: &[String]) -> Result<ByService<Traffic>> {
-    let targets = select(services, cx.plan())?;
+    let targets = select(services, cx)?;
     each(&targets, async |target| {
         let capacity = baseline(cx, &target)?.replicas;
         let router = cx.backends().router(&target.service.traffic.router)?;
@@ -138,7 +138,7 @@ impl Action for ShiftTraffic {
     }
 
     async fn execute(&self, cx: &StepContext, params: &ShiftParams) -> Result<ByService<Traffic>> {
-        let targets = select(&params.services, cx.plan())?;
+        let targets = select(&params.services, cx)?;
         if mutation::on(Mutation::ShiftBeforeCheckpoint) {
             let moved = each(&targets, |target| Self::one(cx, target, params.weight)).await?;
             cx.checkpoint(&Allowed { weight: params.weight }).await?;
@@ -149,7 +149,7 @@ impl Action for ShiftTraffic {
     }
 
     async fn observe(&self, cx: &StepContext, params: &ShiftParams) -> Result<Observed<ByService<Traffic>>> {
-        let targets = select(&params.services, cx.plan())?;
+        let targets = select(&params.services, cx)?;
         let now = each(&targets, async |target| {
             cx.backends().router(&target.service.traffic.router)?.read(&cx.call()?, &target).await
         });
@@ -171,7 +171,7 @@ impl Action for ShiftTraffic {
     }
 
     fn by_hand(&self, cx: &StepContext, params: &ShiftParams) -> Vec<String> {
-        let targets = select(&params.services, cx.plan()).unwrap_or_default();
+        let targets = select(&params.services, cx).unwrap_or_default();
         let commands = |target: &Target| {
             let capacity = baseline(cx, target).map_or(1, |before| before.replicas);
             let router = cx.backends().router(&target.service.traffic.router);

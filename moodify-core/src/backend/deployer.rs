@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{ImageRef, Target, Track};
+use crate::model::{Color, ImageRef, Target, Track};
 
 /// What a deployer can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,13 +17,22 @@ pub struct DeployerCapabilities {
     pub kinds: Vec<String>,
     /// Whether [`Deployer::preview`] asks the server (a dry run) instead of guessing.
     pub server_preview: bool,
+    /// Whether two workloads can take turns ([`Layout::Colors`](crate::model::Layout)).
+    pub colors: bool,
 }
 
 impl DeployerCapabilities {
     /// Capabilities with these kinds of workload.
     #[must_use]
     pub fn new(kinds: &[&str], server_preview: bool) -> Self {
-        Self { kinds: kinds.iter().map(ToString::to_string).collect(), server_preview }
+        Self { kinds: kinds.iter().map(ToString::to_string).collect(), server_preview, colors: false }
+    }
+
+    /// And two workloads can take turns.
+    #[must_use]
+    pub fn with_colors(mut self) -> Self {
+        self.colors = true;
+        self
     }
 }
 
@@ -95,13 +104,23 @@ pub struct CanarySpec {
     /// Whether the canary's instances sit behind the stable version's Service (traffic by ratio) or behind a Service
     /// of their own (traffic by a router's weights).
     pub shares_service: bool,
+    /// Where two workloads take turns: the one that does not serve is taken as it is if it has this image already,
+    /// with all else that it had when it served.
+    pub restore: bool,
 }
 
 impl CanarySpec {
     /// A canary with this image, version and count.
     #[must_use]
     pub fn new(image: ImageRef, version: &str, replicas: u32, shares_service: bool) -> Self {
-        Self { image, version: version.to_owned(), replicas, shares_service }
+        Self { image, version: version.to_owned(), replicas, shares_service, restore: false }
+    }
+
+    /// A workload that has the image already is taken as it is.
+    #[must_use]
+    pub fn restoring(mut self) -> Self {
+        self.restore = true;
+        self
     }
 }
 
@@ -135,6 +154,8 @@ pub enum Remedy {
     Replicas(u32),
     /// Remove the canary and all that was made for it.
     RemoveCanary,
+    /// Let the service's name stand for this track.
+    HandOver(Track),
 }
 
 /// One change that a release would make, for people.
@@ -146,7 +167,8 @@ pub struct Change {
     pub what: String,
 }
 
-/// Runs workloads: a stable one that belongs to the user, and beside it a temporary canary that belongs to a run.
+/// Runs workloads: a stable one that belongs to the user, and beside it a temporary canary that belongs to a run; or two
+/// that take turns ([`Layout::Colors`](crate::model::Layout)).
 ///
 /// # Contract
 /// - The canary carries the run's id ([`CallContext::run_id`]). One of another run is [`ErrorKind::AlreadyExists`];
@@ -155,6 +177,9 @@ pub struct Change {
 /// - `deploy`, `scale`, `set_image` and `remove` return when the write is accepted, not when it has taken effect:
 ///   wait with [`watch`](Self::watch). Each is idempotent: if all is as asked for already, nothing is written.
 /// - `scale` and `set_image` compare before they write, and the comparison holds at the moment of the write.
+/// - Where two workloads take turns, the canary is the one that does not serve. Scaled to nothing it is nobody's: it is
+///   not seen, and any run may deploy it. `remove` leaves of it what costs nothing, and refuses while the service's
+///   name stands for it, as [`ErrorKind::Conflict`].
 #[cfg_attr(feature = "testing", mockall::automock)]
 #[async_trait]
 pub trait Deployer: Send + Sync + fmt::Debug {
@@ -196,6 +221,21 @@ pub trait Deployer: Send + Sync + fmt::Debug {
     /// # Errors
     /// As in the contract.
     async fn set_image(&self, cx: &CallContext, target: &Target, change: &ImageChange) -> Result<Workload>;
+
+    /// Which of two workloads that take turns the service's name stands for; who serves, as long as no router divides.
+    ///
+    /// # Errors
+    /// As in the contract; [`ErrorKind::Unsupported`] if it cannot do that; [`ErrorKind::Invalid`] if the name stands for
+    /// neither of the two, or for both.
+    async fn serving(&self, cx: &CallContext, target: &Target) -> Result<Color>;
+
+    /// Lets the service's name stand for the workload of this track, and with it whatever goes by that name: callers
+    /// inside the platform, autoscalers. Writes nothing that is so already; [`ErrorKind::Drift`] if it stands for
+    /// neither of the two.
+    ///
+    /// # Errors
+    /// As in the contract; [`ErrorKind::Unsupported`] if two workloads cannot take turns.
+    async fn hand_over(&self, cx: &CallContext, target: &Target, to: Track) -> Result<()>;
 
     /// Removes the run's canary and everything that was made for it. Fine if it never existed.
     ///

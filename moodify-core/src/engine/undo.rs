@@ -1,9 +1,11 @@
 use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
+
 use crate::action::{BaselineParams, Baselines, kinds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Outcome, RunState, StepStatus};
-use crate::model::{ImageRef, Phase, Plan, RetryPolicy, Service, Step};
+use crate::model::{ImageRef, Phase, Plan, RetryPolicy, Service, Step, Weight};
 use crate::mutation::{self, Mutation};
 
 /// The plan that takes a completed run back: what its baseline found is rolled out again.
@@ -51,8 +53,18 @@ pub(super) fn plan(state: &RunState, reason: &str) -> Result<Plan> {
         deadline: None,
         retry: RetryPolicy::default(),
     };
-    let steps =
-        vec![step("undo-baseline", kinds::BASELINE, baseline), step("undo-roll", kinds::ROLL, serde_json::Value::Null)];
+    let baseline = step("undo-baseline", kinds::BASELINE, baseline);
+    // Where two workloads take turns, the other one has the version before already.
+    let turn = state.plan.steps().any(|(_, step)| step.action == kinds::HAND_OVER);
+    let steps = match turn {
+        true => vec![
+            baseline,
+            step("undo-deploy", kinds::DEPLOY_CANARY, json!({"weight": Weight::FULL, "restore": true})),
+            step("undo-hand-over", kinds::HAND_OVER, Value::Null),
+            step("undo-retire", kinds::RETIRE_OLD, Value::Null),
+        ],
+        false => vec![baseline, step("undo-roll", kinds::ROLL, Value::Null)],
+    };
     let name = match reason {
         "" => format!("undo of {}", state.plan.name),
         reason => format!("undo of {}: {reason}", state.plan.name),

@@ -2,6 +2,7 @@
 
 mod environment;
 mod ids;
+mod layout;
 mod period;
 mod phases;
 mod plan;
@@ -9,8 +10,10 @@ mod release;
 
 pub use environment::{Environment, EnvironmentKind};
 pub use ids::RunId;
+pub use layout::{Color, Layout};
 pub use period::Period;
 pub use phases::Phases;
 pub(crate) use phases::{PlannedStep, Shared};
+pub(crate) use plan::HAND_OVER;
 pub use plan::{Phase, Plan, RetryPolicy, Step};
 pub use release::{ImageRef, Release, Routing, Service, Target, Track, Weight};

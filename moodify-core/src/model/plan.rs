@@ -2,9 +2,12 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Environment, Period, Phases, Release, Service, Target};
+use super::{Color, Environment, Layout, Period, Phases, Release, Service, Target};
+
+/// The kind of step that lets two workloads take turns.
+pub(crate) const HAND_OVER: &str = "hand-over";
 
 /// What a run does, completely: no strategy is left to expand in it. Written whole into the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,18 +37,24 @@ impl Plan {
         self.steps().map(|(_, step)| step).find(|step| step.name == name)
     }
 
-    /// The services of the release as targets in the environment.
+    /// The services of the release as targets in the environment. Where two workloads take turns, which of them serves
+    /// is for a run to find out; here it is the one that the plan names.
     #[must_use]
     pub fn targets(&self) -> Vec<Target> {
         self.release.services.iter().map(|service| self.target(service)).collect()
     }
 
     pub(crate) fn target(&self, service: &Service) -> Target {
-        Target {
-            environment: self.environment.name.clone(),
-            namespace: self.environment.namespace.clone(),
-            service: service.clone(),
-        }
+        let target = Target::new(&self.environment.name, &self.environment.namespace, service.clone());
+        target.with_layout(if self.takes_turns(service) { Layout::Colors(Color::Blue) } else { Layout::InPlace })
+    }
+
+    /// Whether two workloads take turns in serving it: then there is a step that hands over.
+    fn takes_turns(&self, service: &Service) -> bool {
+        self.steps().filter(|(_, step)| step.action == HAND_OVER).any(|(_, step)| match step.with.get("services") {
+            Some(Value::Array(services)) if !services.is_empty() => services.contains(&json!(service.name)),
+            _ => true,
+        })
     }
 }
 

@@ -4,6 +4,8 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Layout;
+
 /// What ships: a version of services.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -183,13 +185,13 @@ impl fmt::Display for Weight {
     }
 }
 
-/// Which of the two versions side by side.
+/// Which of the two versions side by side, by the part that it has in a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Track {
     /// What serves before the release, and is named by everybody else.
     Stable,
-    /// The temporary workload that carries the new version.
+    /// What carries the new version.
     Canary,
 }
 
@@ -211,6 +213,25 @@ pub struct Target {
     pub namespace: String,
     /// The service.
     pub service: Service,
+    /// How its two versions stand side by side.
+    #[serde(default)]
+    pub layout: Layout,
+}
+
+impl Target {
+    /// A service of which a temporary canary stands beside the stable workload.
+    #[must_use]
+    pub fn new(environment: &str, namespace: &str, service: Service) -> Self {
+        let (environment, namespace) = (environment.to_owned(), namespace.to_owned());
+        Self { environment, namespace, service, layout: Layout::InPlace }
+    }
+
+    /// The same in another layout.
+    #[must_use]
+    pub fn with_layout(mut self, layout: Layout) -> Self {
+        self.layout = layout;
+        self
+    }
 }
 
 impl fmt::Display for Target {

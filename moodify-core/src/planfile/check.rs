@@ -145,6 +145,11 @@ impl Checks {
                         self.report(format!("{at}/strategy/canary{pointer}"), message);
                     }
                 }
+                PhaseContent::Strategy(StrategySpec::BlueGreen(blue_green)) => {
+                    for (pointer, message) in blue_green.problems() {
+                        self.report(format!("{at}/strategy/blue-green{pointer}"), message);
+                    }
+                }
             }
         }
         for (at, step) in &steps {

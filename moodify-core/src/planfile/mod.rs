@@ -43,7 +43,7 @@ pub use decode::{Mistake, from_value};
 pub use source::{Place, PlanErrors, Problem, Source};
 
 use crate::model::{Environment, Phase, Plan, Release, Step};
-use crate::strategy::Canary;
+use crate::strategy::{BlueGreen, Canary};
 
 /// A plan as it is written: its strategies are not expanded yet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -73,6 +73,7 @@ impl PlanFile {
             PhaseContent::Steps(steps) => vec![Phase { name: phase.name, parallel: false, steps }],
             PhaseContent::Parallel(steps) => vec![Phase { name: phase.name, parallel: true, steps }],
             PhaseContent::Strategy(StrategySpec::Canary(canary)) => canary.phases(&phase.name),
+            PhaseContent::Strategy(StrategySpec::BlueGreen(blue_green)) => blue_green.phases(&phase.name),
         };
         Plan {
             name: self.name,
@@ -113,6 +114,9 @@ pub enum PhaseContent {
 pub enum StrategySpec {
     /// More and more of the traffic, with a bake after each change of the weight. `canary: {}` has all the defaults.
     Canary(Canary),
+    /// Two workloads take turns: the same weights and bakes, then what was tested is what serves. `blue-green: {}` has all
+    /// the defaults.
+    BlueGreen(BlueGreen),
 }
 
 /// A phase: steps, or a strategy that makes them; exactly one of the two.

@@ -26,7 +26,7 @@ fn the_examples_are_good_and_the_json_twin_is_the_same_plan() {
     assert_eq!(minimal, twin);
     let canary = |plan: &PlanFile, index: usize| match &plan.phases[index].content {
         PhaseContent::Strategy(StrategySpec::Canary(canary)) => canary.clone(),
-        PhaseContent::Steps(_) | PhaseContent::Parallel(_) => panic!("phase {index} has no strategy"),
+        _ => panic!("phase {index} is no canary"),
     };
     assert_eq!(canary(&minimal, 0), Canary::default());
     assert_eq!(canary(&release, 1), Canary::default(), "the release writes the defaults out");
@@ -68,7 +68,7 @@ fn each_mistake_is_told_with_its_place() {
             "18:62: \"5\" is not a condition",
         ),
         (canary, "strategy: {canry: {}}", "18:16: unknown key \"canry\"; did you mean \"canary\"?"),
-        (canary, "strategy: {}", "18:15: expected exactly one of canary, found 0 keys"),
+        (canary, "strategy: {}", "18:15: expected exactly one of canary, blue-green, found 0 keys"),
         (canary, "strategy: canary", "18:15: expected settings below it, found only the name"),
         (canary, "steps: []", "18:12: no steps"),
         (canary, "steps: [{name: a}]", "18:13: the key \"action\" is missing"),

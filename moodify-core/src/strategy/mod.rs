@@ -1,8 +1,10 @@
 //! Strategies make phases of steps. Pure: what they know is the release and their own settings.
 
+mod blue_green;
 mod canary;
 mod ratio;
 mod steps;
 
+pub use blue_green::BlueGreen;
 pub use canary::{Bake, Canary};
 pub use ratio::{Split, split};

@@ -1,7 +1,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::Canary;
+use super::{BlueGreen, Canary};
 use crate::action::{BakeParams, ShiftParams, kinds};
 use crate::model::{Period, Phase, RetryPolicy, Step};
 
@@ -19,6 +19,18 @@ impl Canary {
     /// ```
     #[must_use]
     pub fn phases(&self, name: &str) -> Vec<Phase> {
+        let mut phases = self.rise(name);
+        let steps = vec![
+            step(name, "promote", kinds::PROMOTE, &Value::Null, Some(self.ready_deadline)),
+            step(name, "return-traffic", kinds::RETURN_TRAFFIC, &Value::Null, None),
+            step(name, "retire-canary", kinds::RETIRE_CANARY, &Value::Null, None),
+        ];
+        phases.push(Phase { name: format!("{name}: promote"), parallel: false, steps });
+        phases
+    }
+
+    /// Until the new version carries all of the traffic.
+    fn rise(&self, name: &str) -> Vec<Phase> {
         let ready = Some(self.ready_deadline);
         let first = self.weights.first().copied().unwrap_or_default();
         let mut phases = vec![Phase {
@@ -43,13 +55,41 @@ impl Canary {
                 ],
             });
         }
+        phases
+    }
+}
+
+impl BlueGreen {
+    /// The phases of a blue-green release; `name` begins the names of phases and steps.
+    ///
+    /// Prepare (look at what serves, make the other workload), one phase a weight (shift, bake), hand over (the name
+    /// stands for the new version, and the traffic goes to the name), keep (what served before stays), retire it.
+    ///
+    /// ```
+    /// use moodify_core::strategy::BlueGreen;
+    /// let phases = BlueGreen::default().phases("rollout");
+    /// let names: Vec<&str> = phases.iter().skip(4).map(|p| p.name.as_str()).collect();
+    /// assert_eq!(names, ["rollout: hand over", "rollout: keep"]);
+    /// ```
+    #[must_use]
+    pub fn phases(&self, name: &str) -> Vec<Phase> {
+        let mut phases = self.rising().rise(name);
+        let ready = Some(self.ready_deadline);
+        let keep = json!({"period": self.keep});
         phases.push(Phase {
-            name: format!("{name}: promote"),
+            name: format!("{name}: hand over"),
             parallel: false,
             steps: vec![
-                step(name, "promote", kinds::PROMOTE, &Value::Null, ready),
+                step(name, "hand-over", kinds::HAND_OVER, &Value::Null, ready),
                 step(name, "return-traffic", kinds::RETURN_TRAFFIC, &Value::Null, None),
-                step(name, "retire-canary", kinds::RETIRE_CANARY, &Value::Null, None),
+            ],
+        });
+        phases.push(Phase {
+            name: format!("{name}: keep"),
+            parallel: false,
+            steps: vec![
+                step(name, "keep-old", kinds::WAIT, &keep, None),
+                step(name, "retire-old", kinds::RETIRE_OLD, &Value::Null, ready),
             ],
         });
         phases

@@ -15,7 +15,7 @@ pub(crate) fn target(name: &str, router: &str) -> Target {
         image: format!("registry.example:5000/{name}:v2").parse().unwrap(),
         traffic: Routing { router: router.into(), service: name.into(), route: Some(name.into()) },
     };
-    Target { environment: "production".into(), namespace: "moodify-production".into(), service }
+    Target::new("production", "moodify-production", service)
 }
 
 pub(crate) fn image(name: &str, tag: &str) -> ImageRef {

@@ -35,6 +35,6 @@ fn query(metric: &str) -> MetricQuery {
     let image: ImageRef = "registry.example/backend:v2".parse().unwrap();
     let traffic = Routing { router: "replica-ratio".into(), service: "backend-service".into(), route: None };
     let service = Service { name: "backend".into(), workload: "backend".into(), container: None, image, traffic };
-    let target = Target { environment: "production".into(), namespace: "shop".into(), service };
+    let target = Target::new("production", "shop", service);
     MetricQuery::new(metric, target, Track::Canary, "backend-canary", "v2")
 }

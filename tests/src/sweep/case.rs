@@ -9,7 +9,7 @@ use moodify_core::journal::CommandKind;
 use moodify_core::model::{
     Environment, EnvironmentKind, Period, Phase, Plan, Release, RetryPolicy, Routing, Service, Step, Weight,
 };
-use moodify_core::strategy::{Bake, Canary};
+use moodify_core::strategy::{Bake, BlueGreen, Canary};
 use moodify_core::testing::{BackendKind, Behaviour, Edit, Fault, Outage, Rule, Scenario};
 use serde_json::{Value, json};
 
@@ -35,6 +35,8 @@ pub struct Case {
     pub services: Vec<ServiceCase>,
     /// The weights and how many seconds each bakes.
     pub weights: Vec<(u8, u64)>,
+    /// Where two workloads take turns: for how many seconds the one that served stays. Else the canary is in place.
+    pub keep: Option<u64>,
     /// What is measured.
     pub analysis: AnalysisCase,
     /// Steps besides those of the strategy.
@@ -229,11 +231,12 @@ pub enum Flaw {
     UnknownParameter,
     SameName,
     NoSteps,
+    TurnsByRatio,
 }
 
 impl Flaw {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::UnknownAction,
         Self::UnknownRouter,
         Self::UnknownSource,
@@ -244,6 +247,7 @@ impl Flaw {
         Self::UnknownParameter,
         Self::SameName,
         Self::NoSteps,
+        Self::TurnsByRatio,
     ];
 }
 
@@ -345,7 +349,7 @@ impl Case {
             let name = Self::service_name(index);
             let router = match (self.flaw, service.by_ratio) {
                 (Some(Flaw::UnknownRouter), _) => "tarot",
-                (_, true) => "replica-ratio",
+                (Some(Flaw::TurnsByRatio), _) | (_, true) => "replica-ratio",
                 (_, false) => "http-route",
             };
             Service {
@@ -388,7 +392,14 @@ impl Case {
             analysis: self.analysis(),
             ready_deadline: Period::from_secs(60),
         };
-        let mut phases = canary.phases(STRATEGY);
+        let turns = self.keep.or((self.flaw == Some(Flaw::TurnsByRatio)).then_some(1));
+        let mut phases = match turns.map(Period::from_secs) {
+            None => canary.phases(STRATEGY),
+            Some(keep) => {
+                let Canary { weights, bake, analysis, ready_deadline } = canary;
+                BlueGreen { weights, bake, analysis, ready_deadline, keep }.phases(STRATEGY)
+            }
+        };
         let mut index = 0;
         for phase in &mut phases {
             for step in std::mem::take(&mut phase.steps) {
@@ -469,7 +480,7 @@ impl Extra {
             ExtraKind::Page => page_step(&format!("x{number}-page"), "monitoring", "It goes on."),
             ExtraKind::Probe { canary } => {
                 let suffix = if *canary { "-canary" } else { "" };
-                let url = format!("http://api-deployment{suffix}/health");
+                let url = format!("http://api-service{suffix}/health");
                 step(&format!("x{number}-probe"), "probe", json!({"url": url}))
             }
             ExtraKind::Approval => {

@@ -37,10 +37,11 @@ pub fn case(seed: u64) -> Case {
     let services = services(&mut rng);
     let weights = weights(&mut rng);
     let pod_start = pick(&mut rng, &[500, 1000, 3000, 5000]);
-    let length = usual_length(&weights, pod_start);
+    let keep = (services.iter().all(|service| !service.by_ratio) && rng.u32(..100) < 45).then(|| rng.u64(1..=10));
+    let length = usual_length(&weights, pod_start) + keep.unwrap_or_default() * 1000;
     let analysis = analysis(&mut rng);
     let mut g = Generator { rng, length };
-    let steps = 2 + 2 * weights.len() + 3;
+    let steps = 2 + 2 * weights.len() + if keep.is_some() { 4 } else { 3 };
     let mut case = Case {
         seed,
         extras: g.extras(steps),
@@ -63,6 +64,7 @@ pub fn case(seed: u64) -> Case {
         undo: None,
         services,
         weights,
+        keep,
         analysis,
     };
     // Where instances divide the traffic there may be no stable ones, and nobody to ask.
@@ -186,7 +188,7 @@ pub(super) const BACKENDS: [BackendKind; 7] = [
 
 fn operations(backend: BackendKind) -> &'static [&'static str] {
     match backend {
-        BackendKind::Deployer => &["observe", "watch", "deploy", "scale", "set_image", "remove"],
+        BackendKind::Deployer => &["observe", "watch", "deploy", "scale", "set_image", "hand_over", "remove"],
         BackendKind::Router => &["read", "watch", "set", "reset"],
         BackendKind::Diagnostics => &["pods", "watch_pods"],
         BackendKind::StatusPage => &["open", "find", "update"],

@@ -91,6 +91,8 @@ fn candidates(case: &Case) -> Vec<Case> {
     for metrics in without_one(&case.analysis.metrics) {
         with(&|c| c.analysis.metrics.clone_from(&metrics));
     }
+    with(&|c| c.keep = None);
+    with(&|c| c.keep = c.keep.map(|_| 1));
     with(&|c| c.journal_time = 0);
     with(&|c| c.services.iter_mut().for_each(|service| service.replicas = 1));
     with(&|c| c.weights.iter_mut().for_each(|(_, seconds)| *seconds = 2));

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use super::{context, ends_with_its_context, fails, good, other};
 use crate::backend::{CanarySpec, Deployer, DeployerExt, ImageChange, Scale, Workload};
 use crate::error::ErrorKind;
-use crate::model::{Target, Track};
+use crate::model::{Color, Layout, Target, Track};
 
 /// What the suite of a [`Deployer`] needs.
 #[async_trait]
@@ -42,6 +42,9 @@ pub async fn deployer(harness: &dyn DeployerHarness) {
     suite.changes_the_image().await;
     suite.removes().await;
     suite.notices_edits().await;
+    if suite.deployer.capabilities().colors {
+        suite.takes_turns().await;
+    }
     let target = harness.target();
     ends_with_its_context(harness.patience(), async |cx| suite.deployer.observe(&cx, &target, Track::Stable).await)
         .await;
@@ -174,6 +177,40 @@ impl Suite<'_> {
         assert_eq!(good("it is gone", state), None);
     }
 
+    /// There and back: green is made and handed over to, then blue again by another run.
+    async fn takes_turns(&self) {
+        let (cx, patience) = (self.cx("turns"), self.harness.patience());
+        let before = self.state(Track::Stable).await;
+        let (n, old) = (before.replicas.desired, before.image);
+        let blue_serves = self.target.clone().with_layout(Layout::Colors(Color::Blue));
+        let turn = Turn { suite: self, cx: &cx, target: blue_serves.clone() };
+        turn.serves(Color::Blue).await;
+        assert_eq!(turn.see(Track::Canary).await, None, "there is no other workload yet");
+        turn.deploy(&self.spec(1)).await;
+        assert_eq!(self.state(Track::Stable).await.generation, before.generation, "what serves is not touched");
+        let kind = ErrorKind::AlreadyExists;
+        let stranger = other(patience);
+        fails("another run's", kind, self.deployer.observe(&stranger, &turn.target, Track::Canary).await);
+        fails("another run's", kind, self.deployer.deploy(&stranger, &turn.target, &self.spec(2)).await);
+        turn.hand_over(Color::Green).await;
+        fails("it serves", ErrorKind::Conflict, self.deployer.remove(&cx, &turn.target).await);
+        turn.retire(n).await;
+
+        // The next release, by another run, finds it the other way round.
+        let target = blue_serves.clone().with_layout(Layout::Colors(Color::Green));
+        let back = Turn { suite: self, cx: &stranger, target };
+        back.serves(Color::Green).await;
+        let serving = back.see(Track::Stable).await.expect("what serves is there");
+        assert_eq!((&serving.image, serving.replicas.desired), (&self.target.service.image, 1), "what was tested");
+        assert_eq!(back.see(Track::Canary).await, None, "scaled to nothing it is nobody's");
+        back.deploy(&CanarySpec::new(old.clone(), "before", n, false).restoring()).await;
+        back.hand_over(Color::Blue).await;
+        back.retire(1).await;
+        good("what does not serve can be removed", self.deployer.remove(&cx, &blue_serves).await);
+        let after = self.until(Track::Stable, "all is as it was", Workload::is_complete).await;
+        assert_eq!((after.image, after.replicas.desired), (old, n), "all is as it was");
+    }
+
     async fn notices_edits(&self) {
         let (cx, target, spec, editor) = (self.cx("drift"), &self.target, self.spec(1), "conformance-editor");
         good("a canary can be deployed", self.deployer.deploy(&cx, target, &spec).await);
@@ -198,5 +235,52 @@ impl Suite<'_> {
             assert!(drift.to_string().contains(editor), "it says whose edit it was: {drift}");
         }
         good("what was edited can be removed", self.deployer.remove(&cx, target).await);
+    }
+}
+
+/// A release in which two workloads take turns.
+struct Turn<'a> {
+    suite: &'a Suite<'a>,
+    cx: &'a crate::CallContext,
+    target: Target,
+}
+
+impl Turn<'_> {
+    async fn see(&self, track: Track) -> Option<Workload> {
+        good("it can be observed", self.suite.deployer.observe(self.cx, &self.target, track).await)
+    }
+
+    async fn serves(&self, color: Color) {
+        let serving = self.suite.deployer.serving(self.cx, &self.target).await;
+        assert_eq!(good("who serves can be seen", serving), color);
+    }
+
+    async fn deploy(&self, spec: &CanarySpec) {
+        let deployer = &self.suite.deployer;
+        good("the other workload can be deployed", deployer.deploy(self.cx, &self.target, spec).await);
+        let replicas = spec.replicas;
+        let there = |w: &Workload| w.replicas.desired == replicas && w.has_available(replicas);
+        let made = deployer.wait(self.cx, &self.target, Track::Canary, &there, &|_| ()).await;
+        let made = good("it becomes available", made);
+        assert_eq!(made.image, spec.image, "as specified");
+        good("deploying again is fine", deployer.deploy(self.cx, &self.target, spec).await);
+        let now = self.see(Track::Canary).await.expect("it is there");
+        assert_eq!(now.generation, made.generation, "the same again writes nothing");
+    }
+
+    async fn hand_over(&self, color: Color) {
+        for _ in 0..2 {
+            let handed = self.suite.deployer.hand_over(self.cx, &self.target, Track::Canary).await;
+            good("the name can be handed over, also again", handed);
+            self.serves(color).await;
+        }
+    }
+
+    async fn retire(&self, replicas: u32) {
+        let scale = Scale { from: replicas, to: 0 };
+        good("what served retires", self.suite.deployer.scale(self.cx, &self.target, Track::Stable, scale).await);
+        let gone = |w: &Workload| w.replicas.desired == 0 && w.is_complete();
+        let waited = self.suite.deployer.wait(self.cx, &self.target, Track::Stable, &gone, &|_| ()).await;
+        good("its instances go", waited);
     }
 }

@@ -12,9 +12,10 @@ use crate::backend::{
 };
 use crate::context::CallContext;
 use crate::error::{ErrorKind, Result};
-use crate::model::{Target, Track, Weight};
+use crate::model::{Color, Layout, Target, Track, Weight};
 
 use super::fault::BackendKind;
+use super::service::place;
 use super::state::{Caller, State};
 use super::workload::Running;
 use super::world::World;
@@ -55,7 +56,22 @@ impl Facet {
 
 /// A workload as the run of `caller` may see it.
 fn owned(state: &State, caller: &Caller, target: &Target, track: Track) -> Result<Option<Workload>> {
-    let running = state.service(target).and_then(|service| service.track(track));
+    let takes_turns = target.layout != Layout::InPlace;
+    let running = state.service(target).and_then(|service| service.of(target, track));
+    let ours = |running: &Running| running.owner.is_some() && running.owner == caller.run;
+    if takes_turns && track == Track::Canary {
+        match running {
+            // Scaled to nothing it is nobody's.
+            Some(running) if running.desired == 0 && !ours(running) => return Ok(None),
+            Some(running) if running.owner.is_none() => {
+                let message = format!("{} has {} instances, but does not serve", running.name, running.desired);
+                return Err(caller.fails(ErrorKind::AlreadyExists, message));
+            }
+            _ => {}
+        }
+    }
+    // What serves belongs to the user, whoever made it.
+    let running = running.filter(|_| track == Track::Canary);
     if let Some((running, owner)) = running.and_then(|running| Some((running, running.owner.as_ref()?))) {
         if Some(owner) != caller.run.as_ref() {
             let message = format!("the canary {} belongs to run {owner}", running.name);
@@ -70,7 +86,11 @@ fn owned(state: &State, caller: &Caller, target: &Target, track: Track) -> Resul
 }
 
 fn canary_name(target: &Target) -> String {
-    format!("{}-canary", target.service.workload)
+    match target.layout.color(Track::Canary) {
+        None => format!("{}-canary", target.service.workload),
+        Some(Color::Blue) => target.service.workload.clone(),
+        Some(Color::Green) => format!("{}-green", target.service.workload),
+    }
 }
 
 /// A running workload that a run may change, with when the controller will act on the change.
@@ -82,7 +102,7 @@ fn change<'a>(
 ) -> Result<(&'a mut Running, std::time::Duration)> {
     owned(state, caller, target, track)?;
     let due = state.now + state.scenario.world.controller_lag.get();
-    let running = state.service_mut(target).and_then(|service| service.track_mut(track));
+    let running = state.service_mut(target).and_then(|service| service.track_mut(place(target.layout, track)));
     running
         .map(|running| (running, due))
         .ok_or_else(|| caller.fails(ErrorKind::NotFound, format!("there is no {track} workload")))
@@ -105,7 +125,7 @@ fn check_scale(caller: &Caller, running: &Running, scale: Scale) -> Result<()> {
 }
 
 fn check_deploy(state: &State, caller: &Caller, target: &Target) -> Result<()> {
-    if state.service(target).is_none_or(|service| service.stable.is_none()) {
+    if state.service(target).is_none_or(|service| service.of(target, Track::Stable).is_none()) {
         let message = format!("there is no workload {} to copy", target.service.workload);
         return Err(caller.fails(ErrorKind::NotFound, message));
     }
@@ -124,11 +144,16 @@ fn deploy(state: &mut State, caller: &Caller, target: &Target, spec: &CanarySpec
     let due = state.now + state.scenario.world.controller_lag.get();
     let name = canary_name(target);
     if let Some(service) = state.service_mut(target) {
-        let there = service.canary.is_some();
-        if service.canary.as_ref().is_none_or(|running| differs(running, spec)) {
+        let canary = match place(target.layout, Track::Canary) {
+            Track::Stable => &mut service.stable,
+            Track::Canary => &mut service.canary,
+        };
+        let there = canary.is_some();
+        if canary.as_ref().is_none_or(|running| running.owner != caller.run || differs(running, spec)) {
             let new = || Running::new(name.clone(), spec.image.clone(), spec.replicas, due);
-            let running = service.canary.get_or_insert_with(new);
+            let running = canary.get_or_insert_with(new);
             running.owner.clone_from(&caller.run);
+            running.edited_by = None;
             running.image = spec.image.clone();
             running.desired = spec.replicas;
             running.version.clone_from(&spec.version);
@@ -145,7 +170,7 @@ fn deploy(state: &mut State, caller: &Caller, target: &Target, spec: &CanarySpec
 #[async_trait]
 impl Deployer for Facet {
     fn capabilities(&self) -> DeployerCapabilities {
-        DeployerCapabilities::new(&["Deployment"], true)
+        DeployerCapabilities::new(&["Deployment"], true).with_colors()
     }
 
     async fn observe(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Option<Workload>> {
@@ -214,12 +239,61 @@ impl Deployer for Facet {
         self.world.call(cx, caller, effect).await
     }
 
+    async fn serving(&self, cx: &CallContext, target: &Target) -> Result<Color> {
+        let (caller, target) = (self.deployer("serving", target).reading(), target.clone());
+        let asks = caller.clone();
+        let effect = move |state: &mut State| {
+            let service = state.service(&target).filter(|service| service.stable.is_some());
+            let missing = || asks.fails(ErrorKind::NotFound, "there is no workload of that name");
+            service.map(|service| service.name.stands_for).ok_or_else(missing)
+        };
+        self.world.call(cx, caller, effect).await
+    }
+
+    async fn hand_over(&self, cx: &CallContext, target: &Target, to: Track) -> Result<()> {
+        let (caller, target) = (self.deployer("hand_over", target), target.clone());
+        let asks = caller.clone();
+        let effect = move |state: &mut State| {
+            let due = state.now + state.scenario.world.route_lag.get();
+            let color = target
+                .layout
+                .color(to)
+                .ok_or_else(|| asks.fails(ErrorKind::Unsupported, "a canary in place never gets the service's name"))?;
+            let service =
+                state.service_mut(&target).filter(|service| service.track(place(target.layout, to)).is_some());
+            let service =
+                service.ok_or_else(|| asks.fails(ErrorKind::NotFound, format!("there is no {color} workload")))?;
+            if service.name.stands_for != color {
+                service.name.hand_over(color, due);
+                state.wrote(format!("the name of {target} stands for {color}"));
+            }
+            Ok(())
+        };
+        self.world.call(cx, caller, effect).await
+    }
+
     async fn remove(&self, cx: &CallContext, target: &Target) -> Result<()> {
         let (caller, target, run) = (self.deployer("remove", target), target.clone(), cx.run_id().clone());
+        let asks = caller.clone();
         let effect = move |state: &mut State| {
+            let due = state.now + state.scenario.world.controller_lag.get();
             let Some(service) = state.service_mut(&target) else { return Ok(()) };
+            let color = target.layout.color(Track::Canary);
+            if color == Some(service.name.stands_for) {
+                return Err(asks.fails(ErrorKind::Conflict, "the service's name stands for it"));
+            }
             // The canary of another run is not ours to remove, and ours is not there.
-            if let Some(canary) = service.canary.take_if(|canary| canary.owner.as_ref() == Some(&run)) {
+            let ours = |canary: &Running| canary.owner.as_ref() == Some(&run);
+            if color == Some(Color::Blue) {
+                if let Some(blue) = service.stable.as_mut().filter(|blue| ours(blue)) {
+                    blue.desired = 0;
+                    blue.owner = None;
+                    blue.edited_by = None;
+                    blue.asked(due);
+                    let what = format!("{} scaled to nothing", blue.name);
+                    state.wrote(what);
+                }
+            } else if let Some(canary) = service.canary.take_if(|canary| ours(canary)) {
                 state.wrote(format!("{} removed", canary.name));
             }
             Ok(())
@@ -232,7 +306,7 @@ impl Deployer for Facet {
         let asks = caller.clone().in_context(cx);
         let effect = move |state: &mut State| {
             check_deploy(state, &asks, &target)?;
-            let canary = state.service(&target).and_then(|service| service.canary.as_ref());
+            let canary = state.service(&target).and_then(|service| service.of(&target, Track::Canary));
             let verb = match canary {
                 None => "create",
                 Some(running) if differs(running, &spec) => "change",
@@ -249,6 +323,7 @@ impl Deployer for Facet {
         vec![match remedy {
             Remedy::Image(image) => format!("simulate image {target} {image}"),
             Remedy::Replicas(count) => format!("simulate replicas {target} {count}"),
+            Remedy::HandOver(track) => format!("simulate hand-over {target} {track}"),
             _ => format!("simulate remove-canary {target}"),
         }]
     }
@@ -283,6 +358,7 @@ fn set_weight(
         let due = state.now + state.scenario.world.route_lag.get();
         if let Some(route) = state.service_mut(target).and_then(|service| service.route.as_mut()) {
             route.set(to, None, due);
+            route.canary = target.layout.color(Track::Canary).unwrap_or(Color::Green);
         }
         state.wrote(format!("weight of {target} from {} to {to}", there.weight));
     }

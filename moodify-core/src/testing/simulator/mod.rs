@@ -51,7 +51,7 @@ const RATIO: &str = "replica-ratio";
 ///     image: "registry.example/backend:v2".parse().unwrap(),
 ///     traffic: Routing { router: "http-route".into(), service: "backend".into(), route: Some("backend".into()) },
 /// };
-/// let target = Target { environment: "production".into(), namespace: "production".into(), service };
+/// let target = Target::new("production", "production", service);
 /// let scenario = Scenario::default().canary(Behaviour::error_rate(0.12).from_weight(50));
 /// let simulator = Simulator::new(&[target], scenario);
 /// let backends = simulator.backends();

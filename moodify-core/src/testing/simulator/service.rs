@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::backend::PodState;
-use crate::model::{ImageRef, Target, Track, Weight};
+use crate::model::{Color, ImageRef, Layout, Target, Track, Weight};
 
 use super::scenario::{Behaviour, Edit, Edited, Scenario};
 use super::workload::{Conduct, Running};
@@ -17,11 +17,13 @@ pub(super) struct Route {
     /// When `weight` comes into force; `None` if it has.
     pub(super) due: Option<Duration>,
     pub(super) edited_by: Option<String>,
+    /// The workload that the weight is of.
+    pub(super) canary: Color,
 }
 
 impl Route {
     pub(super) fn new() -> Self {
-        Self { weight: Weight::ZERO, in_force: Weight::ZERO, due: None, edited_by: None }
+        Self { weight: Weight::ZERO, in_force: Weight::ZERO, due: None, edited_by: None, canary: Color::Green }
     }
 
     pub(super) fn set(&mut self, weight: Weight, by: Option<String>, due: Duration) {
@@ -54,14 +56,42 @@ impl Flow {
     }
 }
 
+/// What the service's name stands for, and what the data plane makes of it.
+#[derive(Debug, Clone)]
+pub(super) struct Name {
+    pub(super) stands_for: Color,
+    in_force: Color,
+    /// When it comes into force; `None` if it has.
+    due: Option<Duration>,
+}
+
+impl Name {
+    pub(super) fn hand_over(&mut self, to: Color, due: Duration) {
+        self.stands_for = to;
+        self.due = Some(due);
+    }
+}
+
+/// Where the workload is kept that has this part in a release.
+pub(super) fn place(layout: Layout, track: Track) -> Track {
+    match layout.color(track) {
+        None => track,
+        Some(Color::Blue) => Track::Stable,
+        Some(Color::Green) => Track::Canary,
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct SimService {
     pub(super) target: Target,
     /// What ran at first.
     pub(super) initial: ImageRef,
+    /// The workload that the plan names: the stable one, and the blue one of two that take turns.
     pub(super) stable: Option<Running>,
+    /// The one beside it: a canary, and the green one.
     pub(super) canary: Option<Running>,
     pub(super) route: Option<Route>,
+    pub(super) name: Name,
     pub(super) flow: Flow,
     /// When each version's share first reached each percentage; growing.
     peaks: BTreeMap<ImageRef, Vec<(u8, Duration)>>,
@@ -72,7 +102,13 @@ impl SimService {
         let service = target.service.name.clone();
         let flow =
             Flow { at: Duration::ZERO, service, weight: Weight::ZERO, shares: BTreeMap::new(), lost: f64::INFINITY };
-        Self { target, initial, stable, canary: None, route, flow, peaks: BTreeMap::new() }
+        let name = Name { stands_for: Color::Blue, in_force: Color::Blue, due: None };
+        Self { target, initial, stable, canary: None, route, name, flow, peaks: BTreeMap::new() }
+    }
+
+    /// The workload that has this part in a release of `target`.
+    pub(super) fn of<'a>(&'a self, target: &Target, track: Track) -> Option<&'a Running> {
+        self.track(place(target.layout, track))
     }
 
     pub(super) fn name(&self) -> &str {
@@ -164,15 +200,18 @@ impl SimService {
         running.pods.iter().filter_map(state).collect()
     }
 
-    /// The share of the traffic that is sent to each track, whether or not somebody answers there.
+    /// The share of the traffic that is sent to each workload, whether or not somebody answers there.
     fn sent(&self, ready: &BTreeMap<Track, usize>) -> [(Track, f64); 2] {
-        let weight = self.route.as_ref().map_or(0.0, |route| route.in_force.fraction());
+        let (weight, of) =
+            self.route.as_ref().map_or((0.0, Color::Green), |route| (route.in_force.fraction(), route.canary));
         let count = |track: Track| ready.get(&track).copied().unwrap_or(0) as f64;
         let shared = self.canary.as_ref().is_some_and(|canary| canary.shares_service);
         let all = count(Track::Stable) + count(Track::Canary);
         // Behind one Service, every ready pod gets the same.
         let of_service = if shared && all > 0.0 { count(Track::Canary) / all } else { 0.0 };
-        let canary = weight + (1.0 - weight) * of_service;
+        let by_name = if self.name.in_force == Color::Green { 1.0 } else { of_service };
+        let by_weight = if of == Color::Green { 1.0 } else { 0.0 };
+        let canary = weight * by_weight + (1.0 - weight) * by_name;
         [(Track::Stable, 1.0 - canary), (Track::Canary, canary)]
     }
 
@@ -213,6 +252,10 @@ impl SimService {
                 route.in_force = route.weight;
                 route.due = None;
             }
+            if self.name.due.is_some_and(|due| due <= now) {
+                self.name.in_force = self.name.stands_for;
+                self.name.due = None;
+            }
             for track in [Track::Stable, Track::Canary] {
                 let states = self.pods(scenario, track, now);
                 changed |= self.track_mut(track).is_some_and(|running| running.control(&states, now));
@@ -241,6 +284,7 @@ impl SimService {
     pub(super) fn next_change(&self, scenario: &Scenario, now: Duration) -> Option<Duration> {
         let mut all: Vec<Duration> = Vec::new();
         all.extend(self.route.as_ref().and_then(|route| route.due));
+        all.extend(self.name.due);
         for running in [&self.stable, &self.canary].into_iter().flatten() {
             all.extend(running.due());
             all.extend(running.gives_up(scenario.world.progress_deadline.get()));

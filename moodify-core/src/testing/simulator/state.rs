@@ -16,7 +16,7 @@ use crate::model::{RunId, Target, Track};
 
 use super::fault::{BackendKind, Site};
 use super::scenario::{Answer, Edit, Scenario};
-use super::service::{Flow, SimService};
+use super::service::{Flow, SimService, place};
 
 /// Who calls what.
 #[derive(Debug, Clone)]
@@ -283,12 +283,13 @@ impl State {
     }
 
     pub(super) fn pods(&self, target: &Target, track: Track) -> Vec<PodState> {
-        self.service(target).map_or_else(Vec::new, |service| service.pods(&self.scenario, track, self.now))
+        self.service(target)
+            .map_or_else(Vec::new, |service| service.pods(&self.scenario, place(target.layout, track), self.now))
     }
 
     /// A workload, whoever owns it.
     pub(super) fn workload(&self, target: &Target, track: Track) -> Option<Workload> {
-        let running = self.service(target)?.track(track)?;
+        let running = self.service(target)?.of(target, track)?;
         let pods = self.pods(target, track);
         Some(running.view(&pods, self.now, self.scenario.world.progress_deadline.get()))
     }

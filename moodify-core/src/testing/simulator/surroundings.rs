@@ -11,13 +11,13 @@ use crate::backend::{
 };
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::Track;
+use crate::model::{Color, Track};
 
 use super::chance;
 use super::cluster::Facet;
 use super::fault::BackendKind;
 use super::scenario::Scenario;
-use super::service::SimService;
+use super::service::{SimService, place};
 use super::state::{Caller, Delivery, Question, SimBackup, SimIncident, State};
 
 /// Keys in a cache at first.
@@ -38,7 +38,7 @@ fn is_scripted(scenario: &Scenario, metric: &str) -> bool {
 /// One figure of one version; `None` where nothing is measured.
 fn measure(state: &State, query: &MetricQuery) -> Option<f64> {
     let service = state.service(&query.target)?;
-    let running = service.track(query.track)?;
+    let running = service.of(&query.target, query.track)?;
     let pods = state.pods(&query.target, query.track);
     let share = |wanted: &dyn Fn(&PodState) -> bool| pods.iter().filter(|pod| wanted(pod)).count() as f64;
     let scenario = &state.scenario;
@@ -53,7 +53,7 @@ fn measure(state: &State, query: &MetricQuery) -> Option<f64> {
         metrics::UNHEALTHY => return Some(share(&|pod| pod.was_ready && !pod.ready) / pods.len() as f64),
         _ => {}
     }
-    if service.share_of(scenario, query.track, state.now) <= 0.0 {
+    if service.share_of(scenario, place(query.target.layout, query.track), state.now) <= 0.0 {
         return None;
     }
     let serving: Vec<_> = conducts.iter().zip(&pods).filter(|(_, pod)| pod.ready).map(|(conduct, _)| conduct).collect();
@@ -107,7 +107,11 @@ fn addressed<'a>(state: &'a State, url: &str) -> Option<(&'a SimService, Track)>
         if names.iter().any(|name| named(&format!("{name}-canary"))) {
             return Some((service, Track::Canary));
         }
-        names.into_iter().any(named).then_some((service, Track::Stable))
+        let stands_for = if service.name.stands_for == Color::Green { Track::Canary } else { Track::Stable };
+        if [names[0], names[2]].into_iter().any(named) {
+            return Some((service, stands_for));
+        }
+        named(names[1]).then_some((service, Track::Stable))
     })
 }
 

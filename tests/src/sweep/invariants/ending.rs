@@ -50,7 +50,7 @@ impl Facts<'_> {
             if let Some(text) = self.differs(view, new) {
                 self.broken(3, "the world is all new or all old", format!("{what}, but {}: {text}", view.name));
             }
-            if view.canary.is_some() {
+            if view.canary.is_some() && !(new && self.case.keep.is_some()) {
                 self.broken(10, "no canary is left", format!("{what}, but {} has one", view.name));
             }
         }
@@ -68,7 +68,14 @@ impl Facts<'_> {
     fn differs(&self, view: &ServiceView, new: bool) -> Option<String> {
         let edited = self.edited(&view.name).is_some();
         let image = if new { self.new_image(&view.name)? } else { view.initial.clone() };
-        let Some(stable) = &view.stable else { return Some("there is no stable workload".to_owned()) };
+        let Some(mut stable) = view.stable.as_ref() else { return Some("there is no stable workload".to_owned()) };
+        if new && self.case.keep.is_some() {
+            if stable.image != view.initial || (stable.replicas.desired > 0 && !edited) {
+                return Some(format!("what served before has {} of {}", stable.replicas.desired, stable.image));
+            }
+            let Some((_, green)) = &view.canary else { return Some("there is no other workload".to_owned()) };
+            stable = green;
+        }
         if stable.image != image {
             return Some(format!("stable runs {}", stable.image));
         }
@@ -251,15 +258,16 @@ impl Facts<'_> {
             let going_back = |at| self.rollback().is_some_and(|began| began <= at);
             // What was compared just before the edit was made is not blind.
             let compared = made.at + ms(30);
+            let of_canary = |what: &str| what.contains("-canary") || what.contains("-green");
             let over = self.engine_writes().find(|write| {
                 write.at > made.at
                     && write.subject == edit.service
                     && match (edit.what, write.operation.as_str()) {
-                        (Edited::Canary, "scale" | "deploy" | "set_image") => write.what.contains("-canary"),
+                        (Edited::Canary, "scale" | "deploy" | "set_image") => of_canary(&write.what),
                         (Edited::Route, "set") => true,
                         (Edited::Route, "reset") => write.at > compared && !going_back(write.at),
                         (Edited::StableReplicas, "scale") => {
-                            !write.what.contains("-canary") && (!going_back(write.at) || shrinks(&write.what))
+                            !of_canary(&write.what) && (!going_back(write.at) || shrinks(&write.what))
                         }
                         _ => false,
                     }

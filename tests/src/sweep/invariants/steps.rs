@@ -98,7 +98,8 @@ impl Facts<'_> {
         }
         let mut seen: BTreeMap<(&str, &str, &str), Duration> = BTreeMap::new();
         for write in writes {
-            let once = matches!(write.operation.as_str(), "deploy" | "set_image" | "set" | "reset" | "remove");
+            let once =
+                matches!(write.operation.as_str(), "deploy" | "set_image" | "hand_over" | "set" | "reset" | "remove");
             if !once || self.is_ratio(&write.subject) || self.edited(&write.subject).is_some() || self.late() {
                 continue;
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use moodify_core::journal::{Outcome, Record};
 use moodify_core::model::Weight;
 use moodify_core::strategy::split;
-use moodify_core::testing::{BackendKind, Call, Flow};
+use moodify_core::testing::{BackendKind, Call, Flow, Write};
 
 use super::{Facts, ms, secs};
 use crate::sweep::case::{Case, LifeEnd};
@@ -73,7 +73,7 @@ impl Facts<'_> {
                         _ => continue,
                     }
                 }
-                Record::StepStarted { step, .. } if self.action(step) == "promote" => 1.0,
+                Record::StepStarted { step, .. } if ["promote", "hand-over"].contains(&self.action(step)) => 1.0,
                 Record::UndoFinished { step } if self.action(step) == "shift-traffic" => 0.0,
                 Record::Ended { outcome: Outcome::RolledBack | Outcome::Refused, .. } => 0.0,
                 _ => continue,
@@ -107,7 +107,9 @@ impl Facts<'_> {
         if hindered {
             return;
         }
-        let promoted = self.first(|r| matches!(r, Record::StepStarted { step, .. } if self.action(step) == "promote"));
+        // What was rolled is rolled back; what was scaled to nothing comes back first.
+        let gone = |step: &str| ["promote", "retire-old"].contains(&self.action(step));
+        let promoted = self.first(|r| matches!(r, Record::StepStarted { step, .. } if gone(step)));
         for index in 0..self.case.services.len() {
             let name = Case::service_name(index);
             let replicas = u64::from(self.case.services[index].replicas);
@@ -156,7 +158,10 @@ impl Facts<'_> {
 
     fn removals(&mut self) {
         let mut wrong = Vec::new();
-        for write in self.engine_writes().filter(|write| write.operation == "remove") {
+        let takes_away = |write: &&Write| {
+            write.operation == "remove" || (write.operation == "scale" && write.what.ends_with(" to 0 instances"))
+        };
+        for write in self.engine_writes().filter(takes_away) {
             if self.edited(&write.subject).is_some() || self.is_ratio(&write.subject) || self.late() {
                 continue;
             }
@@ -168,7 +173,7 @@ impl Facts<'_> {
             }
         }
         for text in wrong {
-            self.broken(6, "no canary is removed that has traffic", text);
+            self.broken(6, "nothing is removed that has traffic", text);
         }
     }
 }

@@ -35,7 +35,20 @@ impl Facts<'_> {
             let image = if old { Some(view.initial.clone()) } else { self.new_image(&view.name) };
             let capacity = self.at_first(&view.name).and_then(|view| Some(view.stable.as_ref()?.replicas.desired));
             let Some((stable, image)) = view.stable.as_ref().zip(image) else { continue };
-            if stable.image != image || Some(stable.replicas.desired) != capacity || view.canary.is_some() {
+            let (serving, other) = match (&view.canary, self.case.keep) {
+                // The one that serves has what it shall have; the other one keeps nothing but its version.
+                (Some((_, green)), Some(_)) => {
+                    if old {
+                        (stable, Some(green))
+                    } else {
+                        (green, Some(stable))
+                    }
+                }
+                (canary, _) => (stable, canary.as_ref().map(|(_, canary)| canary)),
+            };
+            let left = other.is_some_and(|other| self.case.keep.is_none() || other.replicas.desired > 0);
+            let all = (view.flow.share(&image) - 1.0).abs() < 1e-6 || !self.case.behaviours.is_empty();
+            if serving.image != image || Some(serving.replicas.desired) != capacity || left || !all {
                 let is = format!("{outcome}, but {} is {:?}, canary {:?}", view.name, stable, view.canary);
                 self.broken(3, "after taking back all is old or all is new", is);
             }

@@ -1,0 +1,88 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::deploy_canary::wait_available;
+use super::services::{Services, baseline, by_hand, canaries, check, each, planned};
+use super::{Action, CheckContext, Observed, StepContext};
+use crate::backend::{Granularity, Remedy};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Target, Track, Weight};
+use crate::mutation::{self, Mutation};
+
+/// Lets the services' names stand for the new version's workloads, which carry all of the traffic by their own names
+/// already: what was tested is what serves. Undone, they stand for the version before again.
+#[derive(Debug)]
+pub(super) struct HandOver;
+
+/// How long the data plane gets to learn whom a name stands for now, before traffic is sent to that name. Programming
+/// endpoints took up to half a second where it was measured; both versions' instances are there all the time.
+const SETTLE: Duration = Duration::from_secs(5);
+
+impl HandOver {
+    async fn to(cx: &StepContext, target: Target, track: Track) -> Result<()> {
+        cx.backends().deployer()?.hand_over(&cx.call()?, &target, track).await
+    }
+}
+
+/// Waits until the new version has as many instances available as what served before: a name that stands for fewer
+/// would lose requests.
+pub(super) async fn whole(cx: &StepContext, target: &Target) -> Result<()> {
+    if mutation::on(Mutation::HandOverBlindly) {
+        return Ok(());
+    }
+    let router = cx.backends().router(&target.service.traffic.router)?;
+    let replicas = canaries(router.as_ref(), baseline(cx, target)?.replicas, Weight::FULL);
+    wait_available(cx, target, replicas).await.map(drop)
+}
+
+#[async_trait]
+impl Action for HandOver {
+    type Params = Services;
+    type Output = ();
+
+    async fn check(&self, cx: &CheckContext<'_>, params: &Services) -> Result<(), Vec<Error>> {
+        check(cx, &params.services)?;
+        let mut problems = Vec::new();
+        let refuse = |message: &str, target: &Target| {
+            Error::new(ErrorKind::Unsupported, "engine", "check the strategy", message).on(target.to_string())
+        };
+        for target in planned(&params.services, cx.plan).map_err(|e| vec![e])? {
+            if !cx.backends.deployer().is_ok_and(|deployer| deployer.capabilities().colors) {
+                problems.push(refuse("this deployer cannot let two workloads take turns", &target));
+            }
+            let router = cx.backends.router(&target.service.traffic.router);
+            if router.is_ok_and(|router| router.capabilities().granularity == Granularity::Instances) {
+                let message = "a router that divides by the number of instances cannot keep two whole versions apart";
+                problems.push(refuse(message, &target).hint("take a router by weights, or the strategy canary"));
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    async fn execute(&self, cx: &StepContext, params: &Services) -> Result<()> {
+        each(&params.targets(cx)?, async |target| {
+            whole(cx, &target).await?;
+            Self::to(cx, target, Track::Canary).await
+        })
+        .await?;
+        let settled = async {
+            tokio::time::sleep(SETTLE).await;
+            Ok(())
+        };
+        cx.call()?.run("engine", "let the data plane learn the new version's endpoints", settled).await
+    }
+
+    async fn observe(&self, _: &StepContext, _: &Services) -> Result<Observed<()>> {
+        // Handing over again observes by itself: what stands for it already is not written again.
+        Ok(Observed::NotDone)
+    }
+
+    async fn undo(&self, cx: &StepContext, params: &Services, _: Option<&()>) -> Result<()> {
+        each(&params.targets(cx)?, |target| Self::to(cx, target, Track::Stable)).await.map(drop)
+    }
+
+    fn by_hand(&self, cx: &StepContext, params: &Services) -> Vec<String> {
+        by_hand(cx, &params.services, |deployer, target| deployer.by_hand(target, &Remedy::HandOver(Track::Stable)))
+    }
+}
