@@ -4,118 +4,125 @@ use futures::stream::BoxStream;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use moodify_core::backend::{Granularity, RouterCapabilities, Traffic, TrafficRouter, Verification, WeightChange};
 use moodify_core::model::{Target, Weight};
-use moodify_core::{CallContext, Error, ErrorKind, Result};
+use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
 use serde_json::Value;
 
-use crate::client::{HTTP_ROUTE, Kube, Object, typed, until_error};
+use super::kind::{Router, drift, leads_nowhere, missing};
+use super::rule::{self, Kind, Rule, Services};
+use crate::client::{Kube, Object, typed, until_error};
 use crate::error::{Access, Ask};
-use crate::names::canary_of;
-use crate::ownership::{last_foreign, last_if_foreign};
-use crate::route;
+use crate::ownership::{Editor, last_foreign, last_if_foreign};
 
-/// Divides traffic by the weights of a Gateway API `HTTPRoute` (`gateway.networking.k8s.io/v1`).
+/// Divides traffic by weights inside a routing object that is there already.
 ///
 /// In every rule that leads to the stable Service, the canary's Service (`<service>-canary`) is put beside it. One
-/// patch changes nothing but the references of these rules, and only if they are still as they were read.
+/// patch changes nothing but the destinations of these rules, and only if they are still as they were read.
 ///
-/// While there is a canary, its weight and the stable one's add up to a hundred times what the stable one's was before,
-/// so that the way back restores exactly that: 1 becomes 90 and 10, a weight of 100 becomes 9000 and 1000.
+/// The way back restores the weights that were there before. In the Gateway API they follow from the sums: while there
+/// is a canary, its weight and the stable one's add up to a hundred times what the stable one's was, so that 1 becomes
+/// 90 and 10, and a weight of 100 becomes 9000 and 1000. Elsewhere weights add up to 100, and what they were is kept in
+/// the annotation `moodify.dev/weights-before` as long as there is a canary.
 ///
 /// Every method is safe to cancel: what was sent before may have taken effect, as after a timeout.
 #[derive(Debug, Clone)]
-pub struct HttpRouteRouter {
+pub struct RouteRouter {
     kube: Kube,
+    router: Router,
+    kind: &'static dyn Kind,
 }
 
-/// An `HTTPRoute`, and what of it we divide.
+/// A routing object, and what of it we divide.
 struct Route {
     object: Object,
     meta: ObjectMeta,
     value: Value,
-    rules: Vec<route::Rule>,
-    stable: String,
-    canary: String,
+    rules: Vec<Rule>,
+    services: Services,
 }
 
 impl Route {
-    fn new(target: &Target, value: Value) -> Result<Self> {
-        let object = route_of(target)?;
-        let stable = target.service.traffic.service.clone();
-        let canary = canary_of(&stable);
-        let ask = object.ask(Access::Read, "get");
-        let meta = typed(&ask, value["metadata"].clone())?;
-        let rules = route::rules(&value, &stable, &canary);
-        if rules.is_empty() {
-            return Err(ask
-                .error(ErrorKind::NotFound, format!("none of its rules leads to the Service {stable}"))
-                .hint("check route and service of the service's traffic in the plan"));
-        }
-        Ok(Self { object, meta, value, rules, stable, canary })
-    }
-
-    fn traffic(&self, ours: &str) -> Traffic {
-        let editor = last_if_foreign(&self.meta, ours, &["f:spec"]);
-        route::traffic(&self.value, &self.rules, editor.map(|e| e.manager))
+    /// Who wrote the rules last, if `search` finds somebody who did.
+    fn editor(&self, search: impl Fn(&[&str]) -> Option<Editor>) -> Option<Editor> {
+        let found = self.rules.iter().filter_map(|rule| {
+            let fields = rule.fields();
+            search(&fields.iter().map(String::as_str).collect::<Vec<_>>())
+        });
+        found.max_by_key(Editor::time)
     }
 
     fn drift(&self, ask: &Ask, ours: &str, message: &str) -> Error {
-        let editor = last_foreign(&self.meta, ours, &["f:spec", "f:rules"])
-            .or_else(|| last_foreign(&self.meta, ours, &["f:spec"]));
-        let by = editor.map_or_else(|| "nobody who left a name".to_owned(), |e| e.to_string());
-        ask.error(ErrorKind::Drift, format!("{message}; last edited by {by}"))
-            .hint("find out what they want; it is not overwritten")
+        let editor = self.editor(|path| last_foreign(&self.meta, ours, path));
+        drift(ask, message, editor.or_else(|| last_foreign(&self.meta, ours, &["f:spec"])))
     }
 }
 
-fn route_of(target: &Target) -> Result<Object> {
-    let name = target.service.traffic.route.as_deref().ok_or_else(|| {
-        let ask = Ask::new(Access::Read, "find the HTTPRoute", target.to_string());
-        ask.error(ErrorKind::Invalid, "the service's traffic names no route")
-            .hint("add `route:` with the name of the HTTPRoute to the service's traffic in the plan")
-    })?;
-    Ok(Object::new(HTTP_ROUTE, &target.namespace, name))
-}
+impl RouteRouter {
+    /// `None` for a router whose weights are not inside the object of the plan.
+    pub(crate) fn new(kube: Kube, router: Router) -> Option<Self> {
+        router.rules().map(|kind| Self { kube, router, kind })
+    }
 
-impl HttpRouteRouter {
-    pub(crate) fn new(kube: Kube) -> Self {
-        Self { kube }
+    fn route(&self, target: &Target, value: Value) -> Result<Route> {
+        let object = self.router.object(target)?;
+        let services = Services::of(target);
+        let ask = object.ask(Access::Read, "get");
+        let meta = typed(&ask, value["metadata"].clone())?;
+        let rules = self.kind.rules(&value, &services);
+        if rules.is_empty() {
+            return Err(leads_nowhere(&ask, &services));
+        }
+        Ok(Route { object, meta, value, rules, services })
+    }
+
+    fn traffic(&self, route: &Route) -> Traffic {
+        let editor = route.editor(|path| last_if_foreign(&route.meta, self.kube.manager(), path));
+        rule::traffic(self.kind, &route.value, &route.rules, editor.map(|e| e.manager))
+    }
+
+    async fn find(&self, cx: &CallContext, object: &Object) -> Result<Option<Value>> {
+        self.kube.find(cx, object).await.map_err(|e| self.router.explained(e))
     }
 
     async fn get(&self, cx: &CallContext, target: &Target) -> Result<Route> {
-        let object = route_of(target)?;
-        let value: Option<Value> = self.kube.find(cx, &object).await?;
-        let value = value.ok_or_else(|| missing(&object))?;
-        Route::new(target, value)
+        let object = self.router.object(target)?;
+        let value = self.find(cx, &object).await?.ok_or_else(|| missing(&object))?;
+        self.route(target, value)
     }
-}
 
-fn missing(object: &Object) -> Error {
-    let message = format!("there is no HTTPRoute {} in the namespace {}", object.name, object.namespace);
-    object
-        .ask(Access::Read, "get")
-        .error(ErrorKind::NotFound, message)
-        .hint("check its name and the namespace in the plan")
+    fn patch(&self, ask: &Ask, route: &Route, weight: Weight) -> Result<Vec<Value>> {
+        let patch = rule::set(self.kind, ask, &route.value, &route.rules, &route.services, weight);
+        patch.map_err(|e| match e.kind() {
+            ErrorKind::Drift => route.drift(ask, self.kube.manager(), e.message()),
+            _ => e,
+        })
+    }
+
+    /// Whether the object is there and its traffic can be divided, without writing anything.
+    pub(crate) async fn examine(&self, cx: &CallContext, target: &Target) -> Result<()> {
+        let route = self.get(cx, target).await?;
+        self.patch(&route.object.ask(Access::Read, "check"), &route, Weight::FULL).map(drop)
+    }
 }
 
 #[async_trait]
-impl TrafficRouter for HttpRouteRouter {
+impl TrafficRouter for RouteRouter {
     fn capabilities(&self) -> RouterCapabilities {
-        RouterCapabilities::new(Granularity::Percent, true)
+        RouterCapabilities::new(Granularity::Percent, self.router.verifies())
     }
 
     async fn read(&self, cx: &CallContext, target: &Target) -> Result<Traffic> {
-        Ok(self.get(cx, target).await?.traffic(self.kube.manager()))
+        Ok(self.traffic(&self.get(cx, target).await?))
     }
 
-    /// A route that goes away ends the stream with [`ErrorKind::NotFound`].
+    /// A routing object that goes away ends the stream with [`ErrorKind::NotFound`].
     async fn watch(&self, cx: &CallContext, target: &Target) -> Result<BoxStream<'static, Result<Traffic>>> {
-        let object = route_of(target)?;
-        let (ours, target) = (self.kube.manager().to_owned(), target.clone());
+        let object = self.router.object(target)?;
+        let (this, target) = (self.clone(), target.clone());
         let states = self.kube.watch_object(cx, &object).map(move |found| {
-            let found = found?.ok_or_else(|| missing(&object))?;
+            let found = found.map_err(|e| this.router.explained(e))?.ok_or_else(|| missing(&object))?;
             let value = serde_json::to_value(found)
                 .map_err(|e| object.ask(Access::Read, "watch").error(ErrorKind::Internal, e.to_string()))?;
-            Ok(Route::new(&target, value)?.traffic(&ours))
+            Ok(this.traffic(&this.route(&target, value)?))
         });
         Ok(until_error(states))
     }
@@ -123,54 +130,53 @@ impl TrafficRouter for HttpRouteRouter {
     async fn set(&self, cx: &CallContext, target: &Target, change: WeightChange) -> Result<Traffic> {
         let route = self.get(cx, target).await?;
         let ask = route.object.ask(Access::Compare, "set the weight of");
-        let unexpected = route::weights(&route.rules).into_iter().find(|w| ![change.from, change.to].contains(w));
+        let unexpected = rule::weights(&route.rules).into_iter().find(|w| ![change.from, change.to].contains(w));
         if let Some(weight) = unexpected {
             let message = format!("the canary's weight is {weight}, where we expected {}", change.from);
             return Err(route.drift(&ask, self.kube.manager(), &message));
         }
-        let patch = route::set(&ask, &route.rules, &route.canary, change.to)?;
+        let patch = self.patch(&ask, &route, change.to)?;
         if patch.is_empty() {
-            return Ok(route.traffic(self.kube.manager()));
+            return Ok(self.traffic(&route));
         }
-        let patched = Route::new(target, self.kube.patch(cx, &route.object, patch).await?)?;
+        let patched = self.route(target, self.kube.patch(cx, &route.object, patch).await?)?;
         // The answer is what is stored: a webhook may have put something else there.
-        if let Some(weight) = route::weights(&patched.rules).into_iter().find(|w| *w != change.to) {
+        if let Some(weight) = rule::weights(&patched.rules).into_iter().find(|w| *w != change.to) {
             let message = format!("we set the canary's weight to {}, and the server made it {weight}", change.to);
-            return Err(patched.drift(&ask, self.kube.manager(), &message).effect(moodify_core::Effect::Unknown));
+            return Err(patched.drift(&ask, self.kube.manager(), &message).effect(Effect::Unknown));
         }
-        Ok(patched.traffic(self.kube.manager()))
+        Ok(self.traffic(&patched))
     }
 
     async fn reset(&self, cx: &CallContext, target: &Target, _capacity: u32) -> Result<Traffic> {
-        let object = route_of(target)?;
-        let found: Option<Value> = self.kube.find(cx, &object).await?;
-        // No route, or one that leads elsewhere by now: no traffic goes to the canary.
+        let object = self.router.object(target)?;
+        // No object, or one that leads elsewhere by now: no traffic goes to the canary.
         let none =
             Traffic { weight: Weight::ZERO, share: 0.0, verification: Verification::CannotTell, edited_by: None };
-        let Some(value) = found else { return Ok(none) };
-        let route = match Route::new(target, value) {
+        let Some(value) = self.find(cx, &object).await? else { return Ok(none) };
+        let route = match self.route(target, value) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(none),
             other => other?,
         };
-        let patch = route::reset(&route.rules, &route.stable);
+        let patch = rule::reset(self.kind, &route.value, &route.rules, &route.services);
         if patch.is_empty() {
-            return Ok(route.traffic(self.kube.manager()));
+            return Ok(self.traffic(&route));
         }
-        let patched = Route::new(target, self.kube.patch(cx, &route.object, patch).await?)?;
-        Ok(patched.traffic(self.kube.manager()))
+        let patched = self.route(target, self.kube.patch(cx, &route.object, patch).await?)?;
+        Ok(self.traffic(&patched))
     }
 
     fn by_hand(&self, target: &Target, _capacity: u32) -> Vec<String> {
-        let (namespace, stable) = (&target.namespace, &target.service.traffic.service);
         let Some(route) = &target.service.traffic.route else { return Vec::new() };
-        let canary = canary_of(stable);
-        let all_to_stable = format!(
-            "(.spec.rules[] | select(.backendRefs) | .backendRefs) |= \
-             map(select(.name != \"{canary}\") | if .name == \"{stable}\" then .weight = 1 else . end)"
-        );
-        vec![format!(
-            "kubectl -n {namespace} get httproute {route} -o json | jq '{all_to_stable}' | kubectl replace -f -"
-        )]
+        let (namespace, resource) = (&target.namespace, self.router.kind().kind.to_lowercase());
+        let all_to_stable = self.kind.by_hand(&Services::of(target));
+        let forget = if self.kind.remembers() {
+            format!(" | del(.metadata.annotations[\"{}\"]?)", rule::BEFORE)
+        } else {
+            String::new()
+        };
+        let program = format!("{all_to_stable}{forget}");
+        vec![format!("kubectl -n {namespace} get {resource} {route} -o json | jq '{program}' | kubectl replace -f -")]
     }
 }
 
@@ -180,8 +186,12 @@ mod tests {
     use crate::testing::{Asked, cx, kube, not_found, target};
     use serde_json::json;
 
+    fn http_route(kube: Kube) -> RouteRouter {
+        RouteRouter::new(kube, Router::HttpRoute).unwrap()
+    }
+
     /// A cluster with a route whose Service has this weight for the canary.
-    fn cluster(canary: u64, manager: &'static str) -> (HttpRouteRouter, Asked) {
+    fn cluster(canary: u64, manager: &'static str) -> (RouteRouter, Asked) {
         let (kube, asked) = kube(move |method, _, body| {
             let mut refs =
                 vec![json!({"name": "web-svc", "port": 80, "weight": if canary > 0 { 100 - canary } else { 1 }})];
@@ -199,7 +209,7 @@ mod tests {
             }
             (200, route)
         });
-        (HttpRouteRouter::new(kube), asked)
+        (http_route(kube), asked)
     }
 
     fn change(from: u8, to: u8) -> WeightChange {
@@ -238,7 +248,7 @@ mod tests {
         router.reset(&cx(), &target(), 4).await.unwrap();
         assert_eq!(asked.lock().unwrap().len(), 1);
         let (kube, _) = kube(|_, uri, _| not_found(uri));
-        let gone = HttpRouteRouter::new(kube);
+        let gone = http_route(kube);
         gone.reset(&cx(), &target(), 4).await.unwrap();
         let error = gone.read(&cx(), &target()).await.unwrap_err();
         assert_eq!(error.message(), "there is no HTTPRoute web-route in the namespace ns");
@@ -247,7 +257,7 @@ mod tests {
     #[tokio::test]
     async fn a_cluster_without_the_gateway_api_says_so() {
         let (kube, _) = kube(|_, _, _| (404, json!("404 page not found")));
-        let error = HttpRouteRouter::new(kube).read(&cx(), &target()).await.unwrap_err();
+        let error = http_route(kube).read(&cx(), &target()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("Gateway API"), "{error}");
     }
