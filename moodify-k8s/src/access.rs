@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use moodify_core::model::Target;
+use moodify_core::model::{Layout, Target, Track};
 use serde_json::{Value, json};
 
-use crate::names::{MANAGED_BY, canary_of, canary_service};
+use crate::names::{self, MANAGED_BY, canary_of, canary_service, with_suffix};
 use crate::traffic::Router;
 
 /// A permission: group, resource (with subresource), verb, and the name of the object if only one is meant.
@@ -26,6 +26,7 @@ enum Of {
     CanaryWorkload,
     Service,
     CanaryService,
+    BlueService,
     Route,
     CanaryRoute,
 }
@@ -49,6 +50,14 @@ const ALWAYS: [Needed; 8] = [
 /// What a canary with a Service of its own needs beside that.
 const OWN_SERVICE: [Needed; 2] =
     [("", "services", &[Of::All], &["create"]), ("", "services", &[Of::CanaryService], &["patch"])];
+
+/// What two workloads that take turns need: either of them may be the one that serves, and whoever goes by the name of one
+/// goes by that of the other then.
+const TURNS: [Needed; 3] = [
+    ("", "services", &[Of::Service], &["patch"]),
+    ("", "services", &[Of::BlueService], &["get", "patch", "delete"]),
+    ("autoscaling", "horizontalpodautoscalers", &[Of::All], &["list", "patch"]),
+];
 
 /// What ingress-nginx needs of `Ingress`es: other canaries are looked for by their rules.
 const OWN_INGRESS: [Needed; 3] = [
@@ -76,9 +85,10 @@ fn name(target: &Target, of: Of) -> Option<String> {
     match of {
         Of::All => None,
         Of::Workload => Some(target.service.workload.clone()),
-        Of::CanaryWorkload => Some(canary_of(&target.service.workload)),
+        Of::CanaryWorkload => Some(names::workload(target, Track::Canary)),
         Of::Service => Some(traffic.service.clone()),
         Of::CanaryService => Some(canary_service(target)),
+        Of::BlueService => Some(with_suffix(&traffic.service, "blue")),
         Of::Route => traffic.route.clone(),
         Of::CanaryRoute => traffic.route.as_deref().map(canary_of),
     }
@@ -103,6 +113,9 @@ pub(crate) fn permissions(targets: &[&Target]) -> Vec<Permission> {
         if let Some(router) = Router::of(target) {
             needed.extend(OWN_SERVICE);
             needed.extend(routes(router));
+        }
+        if target.layout != Layout::InPlace {
+            needed.extend(TURNS);
         }
         for permission in each(&needed, Some(target)) {
             if !all.contains(&permission) {

@@ -3,12 +3,12 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
 use moodify_core::backend::CanarySpec;
-use moodify_core::model::Target;
+use moodify_core::model::{Layout, Target, Track};
 use moodify_core::{Error, ErrorKind, RunId};
 use serde_json::{Map, Value, json};
 
 use crate::error::Ask;
-use crate::names::{MANAGED_BY, RUN, SERVICE, TRACK, VERSION, canary_of, canary_service, label_value};
+use crate::names::{self, MANAGED_BY, RUN, SERVICE, TRACK, VERSION, canary_service, label_value, mark, with_suffix};
 use crate::traffic::Router;
 use crate::workload::container;
 
@@ -17,10 +17,12 @@ const HOW_TO_REACH: [&str; 2] = ["alb.ingress.kubernetes.io/", "traefik.ingress.
 /// Label keys by which a Service may already tell versions apart.
 const VERSION_KEYS: [&str; 3] = ["version", "track", TRACK];
 
-/// The labels that choose the canary's pods, and nothing else in the namespace.
-fn identity(target: &Target, run: &RunId) -> Map<String, Value> {
-    let labels = [(RUN, run.to_string()), (TRACK, "canary".to_owned()), (SERVICE, label_value(&target.service.name))];
-    labels.map(|(key, value)| (key.to_owned(), value.into())).into_iter().collect()
+/// The labels that choose the canary's pods, and nothing else in the namespace. A workload that takes turns with another
+/// one outlives the run.
+pub(crate) fn identity(target: &Target, run: &RunId) -> Map<String, Value> {
+    let run = (target.layout == Layout::InPlace).then(|| (RUN, run.to_string()));
+    let labels = [(TRACK, mark(target)), (SERVICE, label_value(&target.service.name))];
+    run.into_iter().chain(labels).map(|(key, value)| (key.to_owned(), value.into())).collect()
 }
 
 /// The same as a label selector.
@@ -31,6 +33,7 @@ pub(crate) fn selector(target: &Target, run: &RunId) -> String {
 
 pub(crate) fn object_labels(target: &Target, run: &RunId) -> Map<String, Value> {
     let mut labels = identity(target, run);
+    labels.insert(RUN.to_owned(), run.to_string().into());
     labels.insert(MANAGED_BY.to_owned(), "moodify".into());
     labels
 }
@@ -47,20 +50,12 @@ pub(crate) fn deployment(
     run: &RunId,
     spec: &CanarySpec,
 ) -> Result<Value, Error> {
-    let typed: Deployment = crate::client::typed(ask, stable.clone())?;
-    let (index, _) = container(ask, &typed, target.service.container())?;
     let mut body = stable["spec"].clone();
-    let template = &mut body["template"];
-    template["spec"]["containers"][index]["image"] = spec.image.as_str().into();
-    let mut labels = template["metadata"]["labels"].as_object().cloned().unwrap_or_default();
-    labels.remove("pod-template-hash");
+    let mut labels = pod_labels(stable);
     place(ask, &mut labels, service, target, spec.shares_service)?;
-    labels.extend(identity(target, run));
     // A label that the stable pods carry may be what a Service selects by; ours only fills the gap.
     labels.entry(MANAGED_BY).or_insert("moodify".into());
-    let mut annotations = template["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
-    annotations.insert(VERSION.to_owned(), spec.version.as_str().into());
-    template["metadata"] = json!({"labels": labels, "annotations": annotations});
+    body["template"] = template(ask, stable, labels, target, run, spec)?;
     if let Some(fields) = body.as_object_mut() {
         fields.remove("paused");
         fields.insert("replicas".to_owned(), spec.replicas.into());
@@ -70,13 +65,40 @@ pub(crate) fn deployment(
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {
-            "name": canary_of(&target.service.workload),
+            "name": names::workload(target, Track::Canary),
             "namespace": target.namespace,
             "labels": object_labels(target, run),
             "annotations": {VERSION: spec.version},
         },
         "spec": body,
     }))
+}
+
+/// The labels of a Deployment's pods.
+pub(crate) fn pod_labels(deployment: &Value) -> Map<String, Value> {
+    let mut labels = deployment["spec"]["template"]["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+    labels.remove("pod-template-hash");
+    labels
+}
+
+/// The stable pods' template with another image, and with these labels and ours.
+pub(crate) fn template(
+    ask: &Ask,
+    stable: &Value,
+    mut labels: Map<String, Value>,
+    target: &Target,
+    run: &RunId,
+    spec: &CanarySpec,
+) -> Result<Value, Error> {
+    let typed: Deployment = crate::client::typed(ask, stable.clone())?;
+    let (index, _) = container(ask, &typed, target.service.container())?;
+    let mut template = stable["spec"]["template"].clone();
+    template["spec"]["containers"][index]["image"] = spec.image.as_str().into();
+    labels.extend(identity(target, run));
+    let mut annotations = template["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
+    annotations.insert(VERSION.to_owned(), spec.version.as_str().into());
+    template["metadata"] = json!({"labels": labels, "annotations": annotations});
+    Ok(template)
 }
 
 /// Makes the pods' labels fit the stable Service: chosen by it if they share it, not chosen if they do not.
@@ -111,12 +133,12 @@ fn place(
         };
     }
     let (key, value) = match (by_version, selector.iter().next()) {
-        (Some((key, _)), _) => (key, "canary".to_owned()),
-        (None, Some((key, value))) => (key, canary_of(value)),
+        (Some((key, _)), _) => (key, mark(target)),
+        (None, Some((key, value))) => (key, with_suffix(value, &mark(target))),
         (None, None) => return Ok(()),
     };
     // `version: canary` on the stable pods themselves would make the two the same again.
-    let value = if selector.get(key) == Some(&value) { canary_of(&value) } else { value };
+    let value = if selector.get(key) == Some(&value) { with_suffix(&value, &mark(target)) } else { value };
     labels.insert(key.clone(), value.into());
     Ok(())
 }
@@ -163,7 +185,7 @@ pub(crate) fn service(stable: &Value, target: &Target, run: &RunId, owner_uid: &
             "ownerReferences": [{
                 "apiVersion": "apps/v1",
                 "kind": "Deployment",
-                "name": canary_of(&target.service.workload),
+                "name": names::workload(target, Track::Canary),
                 "uid": owner_uid,
             }],
         },

@@ -138,6 +138,8 @@ pub(crate) struct Kind {
 }
 
 pub(crate) const DEPLOYMENT: Kind = Kind { group: "apps", version: "v1", kind: "Deployment", plural: "deployments" };
+pub(crate) const AUTOSCALER: Kind =
+    Kind { group: "autoscaling", version: "v2", kind: "HorizontalPodAutoscaler", plural: "horizontalpodautoscalers" };
 pub(crate) const SERVICE: Kind = Kind { group: "", version: "v1", kind: "Service", plural: "services" };
 pub(crate) const POD: Kind = Kind { group: "", version: "v1", kind: "Pod", plural: "pods" };
 pub(crate) const EVENT: Kind = Kind { group: "", version: "v1", kind: "Event", plural: "events" };

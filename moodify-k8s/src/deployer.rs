@@ -4,14 +4,14 @@ use futures::stream::BoxStream;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
 use moodify_core::backend::{CanarySpec, Change, Deployer, DeployerCapabilities, ImageChange, Remedy, Scale, Workload};
-use moodify_core::model::{Target, Track};
+use moodify_core::model::{Color, Layout, Target, Track};
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result, RunId};
 use serde_json::{Value, json};
 
 use crate::canary;
 use crate::client::{Apply, DEPLOYMENT, Kube, Object, SERVICE, typed, until_error};
 use crate::error::{Access, Ask};
-use crate::names::{self, RUN, VERSION, canary_of};
+use crate::names::{self, RUN, VERSION};
 use crate::ownership::{self, Owner, last_foreign};
 use crate::traffic;
 use crate::workload::{container, desired, image, workload};
@@ -21,7 +21,7 @@ use crate::workload::{container, desired, image, workload};
 /// Every method is safe to cancel: what was sent before may have taken effect, as after a timeout.
 #[derive(Debug, Clone)]
 pub struct DeploymentDeployer {
-    kube: Kube,
+    pub(crate) kube: Kube,
 }
 
 /// What a canary is made of, read and checked; nothing written yet.
@@ -51,18 +51,36 @@ impl DeploymentDeployer {
     async fn find(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Option<Deployment>> {
         let object = deployment_of(target, track);
         let found: Option<Deployment> = self.kube.find(cx, &object).await?;
-        if let (Some(canary), Track::Canary) = (&found, track) {
-            self.check(canary, cx.run_id(), &object)?;
+        self.seen(found, target, track, cx.run_id())
+    }
+
+    /// A Deployment as a run may see it: a canary must be its own and unedited; one that takes turns and is scaled to
+    /// nothing is nobody's.
+    pub(crate) fn seen(
+        &self,
+        found: Option<Deployment>,
+        target: &Target,
+        track: Track,
+        run: &RunId,
+    ) -> Result<Option<Deployment>> {
+        let Some(found) = found else { return Ok(None) };
+        let object = deployment_of(target, track);
+        if track == Track::Stable {
+            return Ok(Some(found));
         }
-        Ok(found)
+        if target.layout == Layout::InPlace {
+            ownership::check(&found.metadata, run, self.kube.manager(), "check the canary", &object.to_string())?;
+            return Ok(Some(found));
+        }
+        if desired(&found) == 0 && !ownership::is_of(&found.metadata, run) {
+            return Ok(None);
+        }
+        ownership::check_turn(&found.metadata, run, self.kube.manager(), "check the canary", &object.to_string())?;
+        Ok(Some(found))
     }
 
     async fn get(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Deployment> {
         self.find(cx, target, track).await?.ok_or_else(|| missing(&deployment_of(target, track)))
-    }
-
-    fn check(&self, canary: &Deployment, run: &RunId, object: &Object) -> Result<()> {
-        ownership::check(&canary.metadata, run, self.kube.manager(), "check the canary", &object.to_string())
     }
 
     /// Somebody changed the spec so that it is neither as before nor as wanted.
@@ -108,6 +126,10 @@ impl DeploymentDeployer {
     /// Whether a canary could be made of this target, without asking the server to make one.
     pub(crate) async fn examine(&self, cx: &CallContext, target: &Target, shares_service: bool) -> Result<()> {
         let spec = CanarySpec::new(target.service.image.clone(), "check", 1, shares_service);
+        if target.layout != Layout::InPlace {
+            let target = target.clone().with_layout(Layout::Colors(self.who_serves(cx, target).await?));
+            return self.examine_turn(cx, &target, &spec).await;
+        }
         let plan = self.plan(cx, target, &spec).await?;
         let object = deployment_of(target, Track::Stable);
         let ask = object.ask(Access::Read, "check");
@@ -163,22 +185,18 @@ impl DeploymentDeployer {
 }
 
 pub(crate) fn deployment_of(target: &Target, track: Track) -> Object {
-    let workload = &target.service.workload;
-    match track {
-        Track::Stable => Object::new(DEPLOYMENT, &target.namespace, workload),
-        Track::Canary => Object::new(DEPLOYMENT, &target.namespace, &canary_of(workload)),
-    }
+    Object::new(DEPLOYMENT, &target.namespace, &names::workload(target, track))
 }
 
-fn stable_service(target: &Target) -> Object {
+pub(crate) fn stable_service(target: &Target) -> Object {
     Object::new(SERVICE, &target.namespace, &target.service.traffic.service)
 }
 
-fn canary_service(target: &Target) -> Object {
+pub(crate) fn canary_service(target: &Target) -> Object {
     Object::new(SERVICE, &target.namespace, &names::canary_service(target))
 }
 
-fn missing(object: &Object) -> Error {
+pub(crate) fn missing(object: &Object) -> Error {
     let message = format!("there is no {} {} in the namespace {}", object.kind.kind, object.name, object.namespace);
     object
         .ask(Access::Read, "get")
@@ -187,14 +205,14 @@ fn missing(object: &Object) -> Error {
 }
 
 /// Whether the canary's Deployment is as specified already.
-fn is_as_specified(ask: &Ask, existing: &Deployment, target: &Target, spec: &CanarySpec) -> Result<bool> {
+pub(crate) fn is_as_specified(ask: &Ask, existing: &Deployment, target: &Target, spec: &CanarySpec) -> Result<bool> {
     let (_, runs) = container(ask, existing, target.service.container())?;
     let version = existing.metadata.annotations.as_ref().and_then(|a| a.get(VERSION));
     Ok(image(ask, runs)? == spec.image && desired(existing) == spec.replicas && version == Some(&spec.version))
 }
 
 /// A compare-and-set of the number of replicas.
-fn scaling(from: u32, to: u32) -> [Value; 2] {
+pub(crate) fn scaling(from: u32, to: u32) -> [Value; 2] {
     [
         json!({"op": "test", "path": "/spec/replicas", "value": from}),
         json!({"op": "replace", "path": "/spec/replicas", "value": to}),
@@ -204,7 +222,7 @@ fn scaling(from: u32, to: u32) -> [Value; 2] {
 #[async_trait]
 impl Deployer for DeploymentDeployer {
     fn capabilities(&self) -> DeployerCapabilities {
-        DeployerCapabilities::new(&["Deployment"], true)
+        DeployerCapabilities::new(&["Deployment"], true).with_colors()
     }
 
     async fn observe(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Option<Workload>> {
@@ -221,22 +239,23 @@ impl Deployer for DeploymentDeployer {
     ) -> Result<BoxStream<'static, Result<Option<Workload>>>> {
         let object = deployment_of(target, track);
         let ask = object.ask(Access::Read, "watch");
-        let (this, run) = (self.clone(), cx.run_id().clone());
+        let (this, run, target) = (self.clone(), cx.run_id().clone(), target.clone());
         let name = target.service.container().to_owned();
         let states = self.kube.watch_object(cx, &object).map(move |found| {
             let Some(found) = found? else { return Ok(None) };
             let deployment: Deployment = found
                 .try_parse()
                 .map_err(|e| ask.error(ErrorKind::Internal, format!("this is not a Deployment as we know it: {e}")))?;
-            if track == Track::Canary {
-                this.check(&deployment, &run, &object)?;
-            }
-            workload(&ask, &deployment, &name).map(Some)
+            let seen = this.seen(Some(deployment), &target, track, &run)?;
+            seen.map(|deployment| workload(&ask, &deployment, &name)).transpose()
         });
         Ok(until_error(states))
     }
 
     async fn deploy(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Workload> {
+        if target.layout != Layout::InPlace {
+            return self.deploy_turn(cx, target, spec).await;
+        }
         let ask = deployment_of(target, Track::Canary).ask(Access::Write, "deploy");
         let plan = self.plan(cx, target, spec).await?;
         // Each of the two on its own: after a crash between them the Deployment is not written again.
@@ -261,11 +280,13 @@ impl Deployer for DeploymentDeployer {
         if replicas == scale.to {
             return workload(&ask, &now, target.service.container());
         }
-        if replicas != scale.from {
+        // What an autoscaler made of the version before is nobody's wish for the time after it.
+        let retires = target.layout != Layout::InPlace && scale.to == 0 && ownership::is_autoscaled(&now.metadata);
+        if replicas != scale.from && !retires {
             let message = format!("it is asked for {replicas} replicas, where we expected {}", scale.from);
             return Err(self.drift(&ask, &now, &["f:spec", "f:replicas"], &message));
         }
-        let mut patch = scaling(scale.from, scale.to).to_vec();
+        let mut patch = scaling(replicas, scale.to).to_vec();
         if track == Track::Canary {
             let path = format!("/metadata/labels/{}", RUN.replace('/', "~1"));
             patch.insert(0, json!({"op": "test", "path": path, "value": cx.run_id().as_str()}));
@@ -306,7 +327,18 @@ impl Deployer for DeploymentDeployer {
         workload(&ask, &patched, name)
     }
 
+    async fn serving(&self, cx: &CallContext, target: &Target) -> Result<Color> {
+        self.who_serves(cx, target).await
+    }
+
+    async fn hand_over(&self, cx: &CallContext, target: &Target, to: Track) -> Result<()> {
+        self.hand_name_over(cx, target, to).await
+    }
+
     async fn remove(&self, cx: &CallContext, target: &Target) -> Result<()> {
+        if target.layout != Layout::InPlace {
+            return self.remove_turn(cx, target).await;
+        }
         let object = deployment_of(target, Track::Canary);
         // Not by `find`: an edited canary is removed too.
         let Some(found) = self.kube.find::<Deployment>(cx, &object).await? else { return Ok(()) };
@@ -322,6 +354,9 @@ impl Deployer for DeploymentDeployer {
     }
 
     async fn preview(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Vec<Change>> {
+        if target.layout != Layout::InPlace {
+            return self.preview_turn(cx, target, spec).await;
+        }
         let plan = self.plan(cx, target, spec).await?;
         let (stable, canary) = (deployment_of(target, Track::Stable), deployment_of(target, Track::Canary));
         if let Some(existing) = &plan.existing
@@ -358,7 +393,7 @@ impl Deployer for DeploymentDeployer {
     }
 
     fn by_hand(&self, target: &Target, remedy: &Remedy) -> Vec<String> {
-        let (namespace, name) = (&target.namespace, &target.service.workload);
+        let (namespace, name) = (&target.namespace, &names::workload(target, Track::Stable));
         match remedy {
             Remedy::Image(image) => {
                 let container = target.service.container.as_deref().unwrap_or("*");
@@ -371,8 +406,20 @@ impl Deployer for DeploymentDeployer {
                 format!("kubectl -n {namespace} scale deployment/{name} --replicas={count}"),
                 format!("kubectl -n {namespace} rollout status deployment/{name}"),
             ],
+            Remedy::RemoveCanary if target.layout.color(Track::Canary) == Some(Color::Blue) => {
+                vec![format!("kubectl -n {namespace} scale deployment/{} --replicas=0", target.service.workload)]
+            }
             Remedy::RemoveCanary => {
-                vec![format!("kubectl -n {namespace} delete deployment/{} --ignore-not-found", canary_of(name))]
+                let canary = names::workload(target, Track::Canary);
+                vec![format!("kubectl -n {namespace} delete deployment/{canary} --ignore-not-found")]
+            }
+            Remedy::HandOver(track) => {
+                let (to, service) = (names::workload(target, *track), &target.service.traffic.service);
+                let labels = "jsonpath='{.spec.template.metadata.labels}'";
+                vec![
+                    format!("kubectl -n {namespace} get deployment/{to} -o {labels}"),
+                    format!("kubectl -n {namespace} edit service/{service}  # its selector: these labels' values"),
+                ]
             }
             _ => Vec::new(),
         }

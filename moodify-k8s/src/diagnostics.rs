@@ -14,13 +14,13 @@ use kube::core::subresource::LogParams;
 use kube::runtime::watcher;
 use moodify_core::backend::{Diagnostics, LogRequest, PodState, Pods};
 use moodify_core::clock::{Clock, SystemClock, since};
-use moodify_core::model::{Target, Track};
+use moodify_core::model::{Color, Layout, Target, Track};
 use moodify_core::{CallContext, ErrorKind, Result};
 
 use crate::client::{EVENT, Kube, Object, POD, until_error};
 use crate::deployer::deployment_of;
 use crate::error::{Access, Ask};
-use crate::names::TRACK;
+use crate::names::{self, TRACK};
 use crate::{canary, pod};
 
 /// How old a warning may be.
@@ -44,12 +44,18 @@ impl PodDiagnostics {
 
     /// The label selector of a track's pods; `None` if there is no such Deployment.
     async fn selector(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Option<String>> {
-        if track == Track::Canary {
-            return Ok(Some(canary::selector(target, cx.run_id())));
+        let green = target.layout.color(track) == Some(Color::Green);
+        if track == Track::Canary || green {
+            // A target whose canary is the one that is meant.
+            let of_canary = match green {
+                true => target.clone().with_layout(Layout::Colors(Color::Blue)),
+                false => target.clone(),
+            };
+            return Ok(Some(canary::selector(&of_canary, cx.run_id())));
         }
         let stable: Option<Deployment> = self.kube.find(cx, &deployment_of(target, track)).await?;
         let selector = stable.and_then(|d| d.spec).map(|spec| spec.selector);
-        Ok(selector.map(|s| format!("{},{TRACK}!=canary", text(&s))))
+        Ok(selector.map(|s| format!("{},{TRACK}!={}", text(&s), names::mark(target))))
     }
 
     async fn list(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Vec<Pod>> {

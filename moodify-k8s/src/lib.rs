@@ -33,6 +33,7 @@ mod ownership;
 mod pod;
 mod preflight;
 mod traffic;
+mod turns;
 mod workload;
 
 #[cfg(test)]

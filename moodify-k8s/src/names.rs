@@ -1,12 +1,12 @@
 //! What things are called: labels, and the names of what a run makes.
 
-use moodify_core::model::Target;
+use moodify_core::model::{Color, Target, Track};
 
 /// The label that says what manages an object; its value is `moodify`.
 pub(crate) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The label with the run that owns an object.
 pub(crate) const RUN: &str = "moodify.dev/run";
-/// The label with the track: always `canary`, since what is stable belongs to the user.
+/// The label with the track: `canary`, since what is stable belongs to the user; or `blue` and `green`, which take turns.
 pub(crate) const TRACK: &str = "moodify.dev/track";
 /// The label with the service's name in the plan.
 pub(crate) const SERVICE: &str = "moodify.dev/service";
@@ -18,16 +18,33 @@ const LONGEST: usize = 63;
 
 /// The name of the canary beside `base`: `web-canary`. A name too long is cut, with a hash to stay unique.
 pub(crate) fn canary_of(base: &str) -> String {
-    const SUFFIX: &str = "-canary";
-    if base.len() + SUFFIX.len() <= LONGEST {
-        return format!("{base}{SUFFIX}");
+    with_suffix(base, "canary")
+}
+
+/// `base-suffix`; a name too long is cut, with a hash to stay unique.
+pub(crate) fn with_suffix(base: &str, suffix: &str) -> String {
+    let room = LONGEST - suffix.len() - 1;
+    if base.len() <= room { format!("{base}-{suffix}") } else { format!("{}-{suffix}", cut(base, room)) }
+}
+
+/// What the canary is called after: `canary`, or its color.
+pub(crate) fn mark(target: &Target) -> String {
+    target.layout.color(Track::Canary).map_or_else(|| "canary".to_owned(), |color| color.to_string())
+}
+
+/// The name of the workload that has this part in a release.
+pub(crate) fn workload(target: &Target, track: Track) -> String {
+    let base = &target.service.workload;
+    match (target.layout.color(track), track) {
+        (None, Track::Stable) | (Some(Color::Blue), _) => base.clone(),
+        (None, Track::Canary) => canary_of(base),
+        (Some(Color::Green), _) => with_suffix(base, "green"),
     }
-    format!("{}{SUFFIX}", cut(base, LONGEST - SUFFIX.len()))
 }
 
 /// The name of the canary's own Service.
 pub(crate) fn canary_service(target: &Target) -> String {
-    canary_of(&target.service.traffic.service)
+    with_suffix(&target.service.traffic.service, &mark(target))
 }
 
 /// `text` as a label value: letters, digits and `-_.`, at most 63 of them.

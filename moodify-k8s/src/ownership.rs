@@ -67,6 +67,47 @@ pub(crate) fn last_if_foreign(meta: &ObjectMeta, ours: &str, path: &[&str]) -> O
     (our_last.is_none() || foreign.time > our_last).then_some(foreign)
 }
 
+/// Whether what wrote last below `path` scales by rule, as an autoscaler does.
+pub(crate) fn is_autoscaled(meta: &ObjectMeta) -> bool {
+    let last = owners(meta, &["f:spec", "f:replicas"]).max_by_key(|entry| entry.time.as_ref().map(|t| t.0));
+    last.is_some_and(by_rule)
+}
+
+fn by_rule(entry: &ManagedFieldsEntry) -> bool {
+    entry.subresource.as_deref() == Some("scale") && entry.manager.as_deref() == Some("kube-controller-manager")
+}
+
+/// Whether an object is this run's, by the one label that is put on what belongs to somebody else.
+pub(crate) fn is_of(meta: &ObjectMeta, run: &RunId) -> bool {
+    meta.labels.as_ref().and_then(|labels| labels.get(RUN)).is_some_and(|owner| owner == run.as_str())
+}
+
+/// Checks that a workload which takes turns, and does not serve, is this run's and as this run wrote it.
+pub(crate) fn check_turn(
+    meta: &ObjectMeta,
+    run: &RunId,
+    ours: &str,
+    operation: &str,
+    object: &str,
+) -> Result<(), Error> {
+    let error = |kind, message: String| Error::new(kind, BACKEND, operation.to_owned(), message).on(object.to_owned());
+    if !is_of(meta, run) {
+        let owner = meta.labels.as_ref().and_then(|labels| labels.get(RUN));
+        let whose = owner.map_or_else(
+            || "it has instances, but does not serve".to_owned(),
+            |run| format!("it belongs to the run {run}"),
+        );
+        return Err(error(ErrorKind::AlreadyExists, whose)
+            .hint("let that run end; or scale it to 0, if nobody needs what it runs"));
+    }
+    let ours_or_older = last_if_foreign(meta, ours, &["f:spec"]);
+    match ours_or_older.filter(|_| !is_autoscaled(meta)) {
+        None => Ok(()),
+        Some(editor) => Err(error(ErrorKind::Drift, format!("it was edited by {editor}"))
+            .hint("it is not overwritten; a rollback does not need it")),
+    }
+}
+
 /// Whose an object is, by its labels.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Owner {

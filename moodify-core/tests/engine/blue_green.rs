@@ -1,0 +1,158 @@
+//! Two workloads that take turns.
+
+use std::time::Duration;
+
+use moodify_core::ErrorKind;
+use moodify_core::journal::{Command, CommandKind, Outcome};
+use moodify_core::model::Plan;
+use moodify_core::strategy::BlueGreen;
+use moodify_core::testing::{BackendKind, ServiceView, Simulator};
+use tokio_util::sync::CancellationToken;
+
+use crate::common::*;
+
+/// The plan with the other strategy in place of its canary.
+fn turns() -> Plan {
+    let mut plan = plan();
+    let is_of_canary = |name: &str| name.starts_with("rollout: ");
+    let first = plan.phases.iter().position(|phase| is_of_canary(&phase.name)).unwrap();
+    plan.phases.retain(|phase| !is_of_canary(&phase.name));
+    let phases = BlueGreen::default().phases("rollout");
+    plan.phases.splice(first..first, phases);
+    plan
+}
+
+fn views(simulator: &Simulator) -> Vec<ServiceView> {
+    simulator.world().services()
+}
+
+/// Instances of blue, and of green if there is one.
+fn instances(view: &ServiceView) -> (u32, Option<u32>) {
+    let blue = view.stable.as_ref().unwrap().replicas.desired;
+    (blue, view.canary.as_ref().map(|(_, green)| green.replicas.desired))
+}
+
+#[test]
+fn what_was_tested_is_what_serves_and_what_served_stays_for_a_time() {
+    on_virtual_time(async {
+        let stage = Stage::named(turns(), "healthy");
+        let before = views(&stage.simulator);
+        let handed = begins(&stage.engine, "wait");
+        let run = stage.engine.create(&stage.plan, "test").await.unwrap();
+        let stop = CancellationToken::new();
+        let driving = stage.engine.drive(&run, &stop);
+        let look = async {
+            handed.await;
+            for (view, before) in views(&stage.simulator).iter().zip(&before) {
+                let n = instances(before).0;
+                assert_eq!(instances(view), (n, Some(n)), "both are whole while the one before is kept");
+            }
+            tokio::time::sleep(Duration::from_secs(29 * 60)).await;
+            assert!(views(&stage.simulator).iter().all(|view| instances(view).0 > 0), "29 minutes later still");
+        };
+        let (ending, ()) = tokio::join!(driving, look);
+        let ending = ending.unwrap();
+        assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
+        for ((service, image), (view, before)) in
+            new_images(&stage.plan).iter().zip(views(&stage.simulator).iter().zip(&before))
+        {
+            assert!((stage.simulator.world().share(service, image) - 1.0).abs() < 1e-9);
+            assert_eq!(instances(view), (0, Some(instances(before).0)));
+            assert_eq!(view.stable.as_ref().unwrap().image, before.initial, "nothing was rolled");
+        }
+        let rolled = stage.simulator.world().call_count(BackendKind::Deployer, "set_image");
+        assert_eq!(rolled, 0, "nothing was rolled");
+        let lost = stage.simulator.world().flows().into_iter().filter(|flow| flow.at > Duration::ZERO);
+        assert!(lost.map(|flow| flow.lost).all(|lost| lost < 1e-9), "no request went nowhere");
+    });
+}
+
+#[test]
+fn while_it_is_kept_the_way_back_needs_no_pod_to_start() {
+    on_virtual_time(async {
+        let stage = Stage::named(turns(), "healthy");
+        let kept = begins(&stage.engine, "wait");
+        let run = stage.engine.create(&stage.plan, "test").await.unwrap();
+        let stop = CancellationToken::new();
+        let person = async {
+            kept.await;
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            let given = tokio::time::Instant::now();
+            let abort = Command::new(CommandKind::Abort, "bob", "a customer called");
+            stage.engine.command(&run, &abort).await.unwrap();
+            for (service, image) in new_images(&stage.plan) {
+                while stage.simulator.world().share(&service, &image) > 0.0 {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+            assert!(given.elapsed() <= Duration::from_secs(2), "at once, not after {:?}", given.elapsed());
+        };
+        let (ending, ()) = tokio::join!(stage.engine.drive(&run, &stop), person);
+        assert_eq!(outcome(&ending.unwrap()), Outcome::RolledBack);
+        assert_whole(&stage.simulator, &stage.plan, Outcome::RolledBack);
+    });
+}
+
+#[test]
+fn a_bad_version_goes_back_and_never_gets_the_name() {
+    for name in ["errors-at-10", "errors-at-50", "crash-loop-at-50", "never-ready"] {
+        on_virtual_time(async {
+            let stage = Stage::named(turns(), name);
+            let (_, ending) = stage.run().await;
+            assert_eq!(outcome(&ending), Outcome::RolledBack, "{name}: {ending:?}");
+            assert_whole(&stage.simulator, &stage.plan, Outcome::RolledBack);
+            assert_eq!(stage.simulator.world().call_count(BackendKind::Deployer, "hand_over"), 0, "{name}");
+        });
+    }
+}
+
+#[test]
+fn they_take_turns_and_a_release_that_is_over_is_taken_back_by_the_other_one() {
+    on_virtual_time(async {
+        let stage = Stage::named(turns(), "healthy");
+        let (run, ending) = stage.run().await;
+        assert_eq!(outcome(&ending), Outcome::Completed);
+        let green = views(&stage.simulator);
+
+        // The next release goes to blue.
+        let mut next = stage.plan.clone();
+        for service in &mut next.release.services {
+            service.image = format!("registry.example/{}:v3", service.name).parse().unwrap();
+        }
+        let (second, ending) = stage.engine.run(&next, "test").await.unwrap();
+        assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
+        for (view, (service, image)) in views(&stage.simulator).iter().zip(new_images(&next)) {
+            assert_eq!(view.stable.as_ref().unwrap().image, image, "blue serves");
+            assert!((stage.simulator.world().share(&service, &image) - 1.0).abs() < 1e-9);
+        }
+        // What the first release left is not what serves now.
+        let refused = stage.engine.undo(&run, "ann", "").await;
+        if let Ok(undo) = refused {
+            let ending = stage.engine.drive(&undo, &CancellationToken::new()).await.unwrap();
+            assert_eq!(outcome(&ending), Outcome::Refused, "{ending:?}");
+        }
+
+        let rolled = stage.simulator.world().call_count(BackendKind::Deployer, "set_image");
+        let undo = stage.engine.undo(&second, "ann", "customers complain").await.unwrap();
+        let ending = stage.engine.drive(&undo, &CancellationToken::new()).await.unwrap();
+        assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
+        for (view, before) in views(&stage.simulator).iter().zip(&green) {
+            let (_, serves) = view.canary.as_ref().unwrap();
+            let (_, served) = before.canary.as_ref().unwrap();
+            assert_eq!((&serves.image, serves.replicas.desired), (&served.image, served.replicas.desired));
+            assert_eq!(instances(view).0, 0);
+        }
+        assert_eq!(stage.simulator.world().call_count(BackendKind::Deployer, "set_image"), rolled, "nothing is rolled");
+    });
+}
+
+#[test]
+fn a_router_that_counts_instances_is_refused_when_the_plan_is_checked() {
+    on_virtual_time(async {
+        let stage = Stage::named(by_ratio(turns()), "healthy");
+        let error = stage.engine.create(&stage.plan, "test").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains("two whole versions"), "{error}");
+        assert!(stage.simulator.world().calls().is_empty());
+    });
+}

@@ -1,0 +1,333 @@
+//! Two Deployments that take turns: the one that the plan names is blue, the one beside it green. The Service of the plan
+//! leads to the one that serves; each has a Service of its own besides, by which a router reaches it.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Service;
+use kube::core::params::ListParams;
+use moodify_core::backend::{CanarySpec, Change, Workload};
+use moodify_core::model::{Color, Layout, Target, Track};
+use moodify_core::{CallContext, Effect, ErrorKind, Result};
+use serde_json::{Map, Value, json};
+
+use crate::canary;
+use crate::client::{AUTOSCALER, Apply, DEPLOYMENT, Object, typed};
+use crate::deployer::{
+    DeploymentDeployer, canary_service, deployment_of, is_as_specified, missing, scaling, stable_service,
+};
+use crate::error::{Access, Ask};
+use crate::names::{MANAGED_BY, RUN, VERSION};
+use crate::ownership::{is_of, last_foreign};
+use crate::workload::{container, desired, image, workload};
+
+/// What a turn is made of, read and checked; nothing written yet.
+struct Turn {
+    /// What serves.
+    stable: Value,
+    base: Value,
+    /// The other Deployment, whoever used it last.
+    other: Option<Value>,
+    own: Option<Value>,
+    /// The other Deployment as it shall be.
+    body: Value,
+}
+
+/// A patch of a label or annotation that may not have been there.
+fn put(object: &Value, field: &str, key: &str, value: &str) -> Value {
+    let path = format!("/metadata/{field}");
+    if object["metadata"][field].is_object() {
+        json!({"op": "add", "path": format!("{path}/{}", key.replace('/', "~1")), "value": value})
+    } else {
+        json!({"op": "add", "path": path, "value": {key: value}})
+    }
+}
+
+fn selector(service: &Value) -> Map<String, Value> {
+    service["spec"]["selector"].as_object().cloned().unwrap_or_default()
+}
+
+/// Whether a Service with this selector leads to the pods of a Deployment.
+fn leads_to(selector: &Map<String, Value>, deployment: &Value) -> bool {
+    let labels = canary::pod_labels(deployment);
+    !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// The same keys with the values that the pods of a Deployment carry.
+fn led_to(ask: &Ask, selector: &Map<String, Value>, deployment: &Value) -> Result<Map<String, Value>> {
+    let labels = canary::pod_labels(deployment);
+    let value = |key: &String| {
+        labels.get(key).cloned().map(|value| (key.clone(), value)).ok_or_else(|| {
+            let name = deployment["metadata"]["name"].as_str().unwrap_or_default();
+            ask.error(ErrorKind::Invalid, format!("it selects by {key}, a label that the pods of {name} do not carry"))
+        })
+    };
+    selector.keys().map(value).collect()
+}
+
+impl DeploymentDeployer {
+    async fn value(&self, cx: &CallContext, object: &Object) -> Result<Value> {
+        self.kube.find(cx, object).await?.ok_or_else(|| missing(object))
+    }
+
+    /// Which of the two the Service of the plan leads to.
+    pub(crate) async fn who_serves(&self, cx: &CallContext, target: &Target) -> Result<Color> {
+        // Whoever serves, it is these two.
+        let target = target.clone().with_layout(Layout::Colors(Color::Blue));
+        let (blue, green) = (deployment_of(&target, Track::Stable), deployment_of(&target, Track::Canary));
+        let base = stable_service(&target);
+        let (blue, green, service) =
+            tokio::try_join!(self.value(cx, &blue), self.kube.find::<Value>(cx, &green), self.value(cx, &base))?;
+        let selector = selector(&service);
+        let to_green = green.as_ref().is_some_and(|green| leads_to(&selector, green));
+        match (leads_to(&selector, &blue), to_green) {
+            (true, false) => Ok(Color::Blue),
+            (false, true) => Ok(Color::Green),
+            (both, _) => {
+                let (name, ask) = (&target.service.workload, base.ask(Access::Read, "look where it leads:"));
+                let message = match both {
+                    true => format!("it leads to the pods of {name} and of the one beside it alike"),
+                    false => format!("it leads neither to the pods of {name} nor to those of the one beside it"),
+                };
+                Err(ask.error(ErrorKind::Invalid, message).hint("mend its selector so that it leads to one of the two"))
+            }
+        }
+    }
+
+    async fn turn(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Turn> {
+        let (serving, object) = (deployment_of(target, Track::Stable), deployment_of(target, Track::Canary));
+        let (base, own) = (stable_service(target), canary_service(target));
+        let (stable, other, base, own) = tokio::try_join!(
+            self.value(cx, &serving),
+            self.kube.find::<Value>(cx, &object),
+            self.value(cx, &base),
+            self.kube.find::<Value>(cx, &own),
+        )?;
+        let ask = object.ask(Access::Read, "plan");
+        if let Some(other) = &other {
+            let other: Deployment = typed(&ask, other.clone())?;
+            self.seen(Some(other), target, Track::Canary, cx.run_id())?;
+        }
+        if own.as_ref().is_some_and(|own| own["metadata"]["labels"][MANAGED_BY] != "moodify") {
+            let ask = canary_service(target).ask(Access::Read, "plan");
+            return Err(ask
+                .error(ErrorKind::AlreadyExists, "it exists and was not made by moodify")
+                .hint("the name is needed for the new version; rename or remove this Service"));
+        }
+        let selects: Service = typed(&ask, base.clone())?;
+        let body = match (&other, target.layout.color(Track::Canary)) {
+            // Blue keeps the labels that it is known by.
+            (Some(blue), Some(Color::Blue)) => {
+                let labels = canary::pod_labels(blue);
+                json!({"spec": {"template": canary::template(&ask, &stable, labels, target, cx.run_id(), spec)?}})
+            }
+            (None, Some(Color::Blue)) => return Err(missing(&object)),
+            _ => canary::deployment(&ask, &stable, &selects, target, cx.run_id(), spec)?,
+        };
+        Ok(Turn { stable, base, other, own, body })
+    }
+
+    /// Makes the one that does not serve as specified.
+    async fn take_turn(&self, cx: &CallContext, target: &Target, spec: &CanarySpec, turn: &Turn) -> Result<Deployment> {
+        let object = deployment_of(target, Track::Canary);
+        let ask = object.ask(Access::Write, "deploy");
+        let Some(other) = &turn.other else {
+            return self.kube.apply(cx, &object, &turn.body, Apply { force: false, dry_run: false }).await;
+        };
+        let existing: Deployment = typed(&ask, other.clone())?;
+        if is_of(&existing.metadata, cx.run_id()) && is_as_specified(&ask, &existing, target, spec)? {
+            return Ok(existing);
+        }
+        let mut patch = vec![json!({"op": "test", "path": "/metadata/resourceVersion",
+            "value": other["metadata"]["resourceVersion"]})];
+        let (_, runs) = container(&ask, &existing, target.service.container())?;
+        if !spec.restore || image(&ask, runs)? != spec.image {
+            patch.push(json!({"op": "replace", "path": "/spec/template", "value": turn.body["spec"]["template"]}));
+        }
+        // Without a number of its own it would have one.
+        patch.push(json!({"op": "add", "path": "/spec/replicas", "value": spec.replicas}));
+        patch.push(put(other, "labels", RUN, cx.run_id().as_str()));
+        patch.push(put(other, "annotations", VERSION, &spec.version));
+        self.kube.patch(cx, &object, patch).await
+    }
+
+    pub(crate) async fn deploy_turn(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Workload> {
+        let ask = deployment_of(target, Track::Canary).ask(Access::Write, "deploy");
+        let turn = self.turn(cx, target, spec).await?;
+        let deployed = self.take_turn(cx, target, spec, &turn).await?;
+        let uid = deployed.metadata.uid.clone().unwrap_or_default();
+        let body = canary::service(&turn.base, target, cx.run_id(), &uid);
+        if !turn.own.as_ref().is_some_and(|own| is_same_service(own, &body)) {
+            let force = turn.own.is_some();
+            let own = canary_service(target);
+            let applied = self.kube.apply::<Value>(cx, &own, &body, Apply { force, dry_run: false }).await;
+            // The Deployment stands already, whatever became of the Service.
+            applied.map_err(|e| e.effect(Effect::Unknown))?;
+        }
+        workload(&ask, &deployed, target.service.container())
+    }
+
+    pub(crate) async fn examine_turn(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<()> {
+        let turn = self.turn(cx, target, spec).await?;
+        let ask = deployment_of(target, Track::Stable).ask(Access::Read, "check");
+        let paused = |deployment: &Value| deployment["spec"]["paused"] == true;
+        if turn.other.as_ref().is_some_and(paused) {
+            let ask = deployment_of(target, Track::Canary).ask(Access::Read, "check");
+            return Err(ask
+                .error(ErrorKind::Invalid, "it is paused, so that a new image would not be rolled out")
+                .hint("kubectl rollout resume"));
+        }
+        if desired(&typed(&ask, turn.stable)?) == 0 {
+            let message = "it has 0 replicas: there is no capacity from which to shift traffic";
+            return Err(ask.error(ErrorKind::Invalid, message));
+        }
+        self.scalers(cx, target, Track::Stable).await.map(drop)
+    }
+
+    pub(crate) async fn preview_turn(
+        &self,
+        cx: &CallContext,
+        target: &Target,
+        spec: &CanarySpec,
+    ) -> Result<Vec<Change>> {
+        let turn = self.turn(cx, target, spec).await?;
+        let (stable, canary) = (deployment_of(target, Track::Stable), deployment_of(target, Track::Canary));
+        let ask = canary.ask(Access::Read, "preview");
+        if let Some(other) = &turn.other {
+            let existing: Deployment = typed(&ask, other.clone())?;
+            if is_of(&existing.metadata, cx.run_id()) && is_as_specified(&ask, &existing, target, spec)? {
+                return Ok(Vec::new());
+            }
+        } else {
+            let _: Value = self.kube.apply(cx, &canary, &turn.body, Apply { force: false, dry_run: true }).await?;
+        }
+        let serving: Deployment = typed(&ask, turn.stable)?;
+        let (_, runs) = container(&ask, &serving, target.service.container())?;
+        let (before, capacity) = (image(&ask, runs)?, desired(&serving));
+        let s = |n: u32| if n == 1 { "" } else { "s" };
+        let verb = if turn.other.is_some() { "change" } else { "create" };
+        let count = spec.replicas;
+        let mut changes = vec![
+            (
+                canary.to_string(),
+                format!("{verb} with {count} replica{} of {}, {capacity} at the end", s(count), spec.image),
+            ),
+            (canary_service(target).to_string(), format!("for the pods of {canary}")),
+        ];
+        if let Some(route) = &target.service.traffic.route {
+            let to = &target.service.traffic.service;
+            changes.push((
+                format!("route {}/{route}", target.namespace),
+                format!("weights of what leads to {to}: step by step to the new version, back at the end"),
+            ));
+        }
+        changes.push((stable_service(target).to_string(), format!("leads to {} at the end", canary.name)));
+        changes.push((
+            stable.to_string(),
+            format!("keeps {capacity} replica{} of {before} for a while, then 0", s(capacity)),
+        ));
+        Ok(changes.into_iter().map(|(object, what)| Change { object, what }).collect())
+    }
+
+    pub(crate) async fn hand_name_over(&self, cx: &CallContext, target: &Target, to: Track) -> Result<()> {
+        let from = if to == Track::Canary { Track::Stable } else { Track::Canary };
+        let base = stable_service(target);
+        let (old, new, service) = (deployment_of(target, from), deployment_of(target, to), self.value(cx, &base));
+        let (old, new, service) = tokio::try_join!(self.kube.find::<Value>(cx, &old), self.value(cx, &new), service)?;
+        let (now, ask) = (selector(&service), base.ask(Access::Compare, "hand over"));
+        if !leads_to(&now, &new) {
+            if !old.is_some_and(|old| leads_to(&now, &old)) {
+                let meta = typed(&ask, service["metadata"].clone())?;
+                let editor = last_foreign(&meta, self.kube.manager(), &["f:spec"]);
+                let by = editor.map_or_else(|| "nobody who left a name".to_owned(), |e| e.to_string());
+                let message = format!("it leads to neither of the two versions; last edited by {by}");
+                return Err(ask
+                    .error(ErrorKind::Drift, message)
+                    .hint("find out what they want; it is not overwritten"));
+            }
+            let wanted = led_to(&ask, &now, &new)?;
+            let patch = vec![
+                json!({"op": "test", "path": "/spec/selector", "value": now}),
+                json!({"op": "replace", "path": "/spec/selector", "value": wanted}),
+            ];
+            let _: Value = self.kube.patch(cx, &base, patch).await?;
+        }
+        let new = deployment_of(target, to).name;
+        for scaler in self.scalers(cx, target, from).await? {
+            let path = "/spec/scaleTargetRef/name";
+            let patch = vec![
+                json!({"op": "test", "path": path, "value": deployment_of(target, from).name}),
+                json!({"op": "replace", "path": path, "value": new}),
+            ];
+            let patched = self.kube.patch::<Value>(cx, &scaler, patch).await;
+            // The Service leads there already, whatever became of the autoscaler.
+            patched.map_err(|e| e.effect(Effect::Unknown))?;
+        }
+        Ok(())
+    }
+
+    /// The autoscalers that go by the name of a track's Deployment.
+    async fn scalers(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Vec<Object>> {
+        let name = deployment_of(target, track).name;
+        let all: Vec<Value> = self.kube.list(cx, AUTOSCALER, &target.namespace, &ListParams::default()).await?;
+        let of_it = |scaler: &&Value| {
+            let scaled = &scaler["spec"]["scaleTargetRef"];
+            scaled["kind"] == DEPLOYMENT.kind && scaled["name"] == name.as_str()
+        };
+        let object = |scaler: &Value| {
+            let object =
+                Object::new(AUTOSCALER, &target.namespace, scaler["metadata"]["name"].as_str().unwrap_or_default());
+            let owners = scaler["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+            match owners.filter(|owner| owner["controller"] == true).find_map(|owner| owner["kind"].as_str()) {
+                None => Ok(object),
+                Some(owner) => Err(object
+                    .ask(Access::Read, "check")
+                    .error(ErrorKind::Unsupported, format!("a {owner} makes it, and would set it back to {name}"))
+                    .hint("release this service by the strategy canary, which leaves autoscalers as they are")),
+            }
+        };
+        all.iter().filter(of_it).map(object).collect()
+    }
+
+    /// Leaves of the one that does not serve what costs nothing: of blue its name and labels, of green nothing.
+    pub(crate) async fn remove_turn(&self, cx: &CallContext, target: &Target) -> Result<()> {
+        let (object, base) = (deployment_of(target, Track::Canary), stable_service(target));
+        let Some(found) = self.kube.find::<Value>(cx, &object).await? else { return Ok(()) };
+        let ask = object.ask(Access::Compare, "remove");
+        let deployment: Deployment = typed(&ask, found.clone())?;
+        if !is_of(&deployment.metadata, cx.run_id()) {
+            tracing::warn!(%object, run = %cx.run_id(), "not removed: it belongs to somebody else");
+            return Ok(());
+        }
+        let service: Option<Value> = self.kube.find(cx, &base).await?;
+        if service.is_some_and(|service| leads_to(&selector(&service), &found)) {
+            let message = format!("the Service {} leads to it: it serves", base.name);
+            return Err(ask.error(ErrorKind::Conflict, message));
+        }
+        let uid = |meta: &Value| meta["uid"].as_str().unwrap_or_default().to_owned();
+        if target.layout.color(Track::Canary) == Some(Color::Green) {
+            if found["metadata"]["deletionTimestamp"].is_string() {
+                return Ok(());
+            }
+            // Its own Service goes with it: the Deployment owns it.
+            return self.kube.delete(cx, &object, uid(&found["metadata"])).await;
+        }
+        let own = canary_service(target);
+        if let Some(service) = self.kube.find::<Value>(cx, &own).await?
+            && service["metadata"]["labels"][MANAGED_BY] == "moodify"
+        {
+            self.kube.delete(cx, &own, uid(&service["metadata"])).await?;
+        }
+        let owner = format!("/metadata/labels/{}", RUN.replace('/', "~1"));
+        let mut patch = vec![json!({"op": "test", "path": owner, "value": cx.run_id().as_str()})];
+        patch.extend(scaling(desired(&deployment), 0));
+        patch.push(json!({"op": "remove", "path": owner}));
+        let _: Value = self.kube.patch(cx, &object, patch).await?;
+        Ok(())
+    }
+}
+
+/// Whether a Service is as it shall be in what matters: whose it is, where it leads, and by which ports.
+fn is_same_service(there: &Value, wanted: &Value) -> bool {
+    let owner = |service: &Value| service["metadata"]["ownerReferences"][0]["uid"].clone();
+    owner(there) == owner(wanted)
+        && ["selector", "ports", "type"].iter().all(|key| there["spec"][key] == wanted["spec"][key])
+}
