@@ -120,7 +120,12 @@ impl DeploymentDeployer {
                 json!({"spec": {"template": canary::template(&ask, &stable, labels, target, cx.run_id(), spec)?}})
             }
             (None, Some(Color::Blue)) => return Err(missing(&object)),
-            _ => canary::deployment(&ask, &stable, &selects, target, cx.run_id(), spec)?,
+            _ => {
+                // Where two take turns, neither gets the other's traffic by the Service.
+                let mut apart = spec.clone();
+                apart.shares_service = false;
+                canary::deployment(&ask, &stable, &selects, target, cx.run_id(), &apart)?
+            }
         };
         Ok(Turn { stable, base, other, own, body })
     }

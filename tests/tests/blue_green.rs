@@ -1,0 +1,180 @@
+//! Two Deployments that take turns, on a real API server, carried out by the real program under the least Role.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::Service;
+use kube::Api;
+use kube::api::ListParams;
+use moodify_tests::rig::{Namespace, Rig};
+use moodify_tests::scene::Scene;
+use serde_json::json;
+
+/// A scene whose strategy is blue-green; what served stays for so many seconds.
+async fn scene<'a>(namespace: &'a Namespace, tag: &str, keep: u32) -> Option<Scene<'a>> {
+    let mut scene = Scene::new(namespace, &[("backend", tag)], "http-route").await?;
+    let mut settings = scene.canary().take();
+    settings["bake"] = "4s".into();
+    settings["keep"] = format!("{keep}s").into();
+    scene.plan["phases"][0]["strategy"] = json!({"blue-green": settings});
+    scene.grant().await;
+    Some(scene)
+}
+
+async fn selector(namespace: &Namespace) -> String {
+    let services: Api<Service> = namespace.api().await;
+    let selector = services.get("backend").await.unwrap().spec.unwrap().selector.unwrap();
+    selector["app"].clone()
+}
+
+/// Image and replicas.
+async fn is(scene: &Scene<'_>, workload: &str, tag: &str, replicas: i32) {
+    let wanted = Some((format!("registry.test/backend:{tag}"), replicas));
+    assert_eq!(scene.workload(workload).await, wanted, "{workload}");
+}
+
+/// How often a Deployment was rolled.
+async fn revisions(namespace: &Namespace, name: &str) -> usize {
+    let sets: Api<ReplicaSet> = namespace.api().await;
+    let all = sets.list(&ListParams::default()).await.unwrap();
+    let owned = |set: &&ReplicaSet| set.metadata.owner_references.iter().flatten().any(|owner| owner.name == name);
+    all.iter().filter(owned).count()
+}
+
+fn writes(namespace: &Namespace) -> Option<Vec<String>> {
+    let ours = namespace.ledger()?.into_iter().filter(|e| e.user_agent.starts_with("moodify/") && e.is_write());
+    Some(ours.map(|e| format!("{} {}", e.verb, e.resource)).collect())
+}
+
+#[tokio::test]
+async fn two_deployments_take_turns_and_nothing_is_rolled() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("turns").await;
+    let Some(mut scene) = scene(&namespace, "v2", 1).await else { return };
+    let rules = scene.route("backend").await;
+
+    let finished = scene.release().await;
+    finished.ended("completed");
+    assert_eq!(finished.code, 0, "{}", finished.stderr);
+    is(&scene, "backend", "v1", 0).await;
+    is(&scene, "backend-green", "v2", 5).await;
+    assert_eq!(selector(&namespace).await, "backend-green");
+    assert_eq!(scene.route("backend").await, rules, "the route is as it was");
+    assert_eq!(revisions(&namespace, "backend-green").await, 1, "what was tested is what serves");
+    let first = writes(&namespace);
+    if let Some(all) = &first {
+        assert!(all.len() <= 10, "{} writes: {all:#?}", all.len());
+    }
+
+    // The next release goes to the one that the plan names, and the name comes back with it.
+    scene.plan["release"]["version"] = "v3".into();
+    scene.plan["release"]["services"][0]["image"] = "registry.test/backend:v3".into();
+    let finished = scene.release().await;
+    finished.ended("completed");
+    is(&scene, "backend", "v3", 5).await;
+    is(&scene, "backend-green", "v2", 0).await;
+    assert_eq!(selector(&namespace).await, "backend");
+    assert_eq!(scene.route("backend").await, rules);
+    if let (Some(all), Some(first)) = (writes(&namespace), first) {
+        let second = &all[first.len()..];
+        assert!(second.len() <= 10, "{} writes: {second:#?}", second.len());
+    }
+
+    // It is over; taking it back is the other one's turn again.
+    let run = finished.events[0]["run"].as_str().unwrap().to_owned();
+    let undone = scene.start(&["undo", &run, "--reason", "customers complain"]).finish().await;
+    undone.ended("completed");
+    is(&scene, "backend", "v3", 0).await;
+    is(&scene, "backend-green", "v2", 5).await;
+    assert_eq!(selector(&namespace).await, "backend-green");
+    namespace.wait_ready("backend-green").await;
+}
+
+#[tokio::test]
+async fn a_bad_version_goes_back_and_leaves_plain_objects() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("turns-bad").await;
+    let Some(scene) = scene(&namespace, "v2-err30-when3", 1).await else { return };
+    let finished = scene.release().await;
+    let summary = finished.ended("rolled-back");
+    assert_eq!(finished.code, 4, "{}", finished.stderr);
+    assert!(summary.contains("error-rate of backend"), "{summary}");
+    assert!(!finished.began("rollout-hand-over"));
+    assert_eq!(selector(&namespace).await, "backend");
+    scene.assert_serves("v1").await;
+}
+
+#[tokio::test]
+async fn an_abort_while_the_old_one_is_kept_needs_no_pod_to_start() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("turns-abort").await;
+    let Some(scene) = scene(&namespace, "v2", 600).await else { return };
+    let scaler = json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "backend"},
+        "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "backend"},
+            "minReplicas": 5, "maxReplicas": 9,
+            "metrics": [{"type": "Resource",
+                "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]},
+    });
+    namespace.apply(&scaler.to_string()).await;
+    let scales = async || {
+        let scalers: Api<HorizontalPodAutoscaler> = namespace.api().await;
+        scalers.get("backend").await.unwrap().spec.scale_target_ref.name
+    };
+    let pods = async || {
+        let all: Api<Deployment> = namespace.api().await;
+        all.get("backend").await.unwrap().metadata.generation
+    };
+    let mut running = scene.start_release();
+    running.until_step("rollout-keep-old").await;
+    assert_eq!((selector(&namespace).await.as_str(), scales().await.as_str()), ("backend-green", "backend-green"));
+    is(&scene, "backend", "v1", 5).await;
+    let untouched = pods().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let run = running.events[0]["run"].as_str().unwrap().to_owned();
+    let abort = scene.run(&["abort", &run, "--reason", "a customer called"]).await;
+    assert!(abort.status.success(), "{}", String::from_utf8_lossy(&abort.stderr));
+    let finished = running.finish().await;
+    finished.ended("rolled-back");
+    assert_eq!((selector(&namespace).await.as_str(), scales().await.as_str()), ("backend", "backend"));
+    assert_eq!(pods().await, untouched, "what served was never touched");
+    scene.assert_serves("v1").await;
+}
+
+#[tokio::test]
+async fn killed_while_the_old_one_is_kept_it_is_retired_by_another_process() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("turns-killed").await;
+    let Some(scene) = scene(&namespace, "v2", 8).await else { return };
+    let mut running = scene.start_release();
+    running.until_step("rollout-keep-old").await;
+    let run = running.events[0]["run"].as_str().unwrap().to_owned();
+    running.kill().await;
+    is(&scene, "backend", "v1", 5).await;
+    let resumed = scene.start(&["resume", &run]).finish().await;
+    resumed.ended("completed");
+    is(&scene, "backend", "v1", 0).await;
+    is(&scene, "backend-green", "v2", 5).await;
+}
+
+#[tokio::test]
+async fn a_service_that_leads_elsewhere_by_hand_is_left_alone() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("turns-edited").await;
+    let Some(mut scene) = scene(&namespace, "v2", 1).await else { return };
+    scene.plan["phases"][0]["strategy"]["blue-green"]["weights"] = json!([100]);
+    scene.plan["phases"][0]["strategy"]["blue-green"]["bake"] = "15s".into();
+    let mut running = scene.start_release();
+    running.until_step("rollout-bake-100").await;
+    let patch = json!({"spec": {"selector": {"app": "elsewhere"}}}).to_string();
+    namespace.kubectl(&["patch", "service", "backend", "--patch", &patch, "--field-manager=a-person"]).await;
+    let finished = running.finish().await;
+    let summary = finished.ended("needs-attention");
+    assert_eq!(finished.code, 5, "{}", finished.stderr);
+    assert!(summary.contains("a-person"), "{summary}");
+    assert_eq!(selector(&namespace).await, "elsewhere", "it is not overwritten");
+    is(&scene, "backend", "v1", 5).await;
+}
