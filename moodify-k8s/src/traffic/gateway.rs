@@ -30,10 +30,6 @@ impl Destination for Gateway {
     fn name(&self, reference: &Value) -> String {
         reference["name"].as_str().unwrap_or("?").to_owned()
     }
-
-    fn redirect(&self, reference: &mut Value, service: &str) {
-        reference["name"] = service.into();
-    }
 }
 
 impl Kind for Gateway {
@@ -53,7 +49,7 @@ impl Kind for Gateway {
     }
 
     fn edited(&self, rule: &Rule, services: &Services, edit: Edit) -> Value {
-        list::edited(self, rule, services, edit)
+        list::edited(self, list::rename, rule, services, edit)
     }
 
     fn unit(&self, rule: &Rule) -> u64 {

@@ -238,3 +238,101 @@ impl NginxRouter {
         Err(stored.drift(ask, ours, &message).effect(Effect::Unknown))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::rule::testing::weight;
+    use super::*;
+    use crate::testing::{Asked, cx, kube, not_found, stable_service, target};
+    use std::sync::Mutex;
+
+    fn stable() -> Value {
+        json!({"metadata": {"name": "web-route", "namespace": "ns"}, "spec": {"rules": [{"http": {"paths": [
+            {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "web-svc", "port": {"number": 80}}}}]}}]}})
+    }
+
+    /// A cluster with the stable `Ingress`, the canary's Service, and the canary's `Ingress` as it is written.
+    fn cluster() -> (NginxRouter, Asked) {
+        let canary = Mutex::new(None::<Value>);
+        let (kube, asked) = kube(move |method, uri, body| {
+            let mut canary = canary.lock().unwrap();
+            match (method, uri.split('?').next().unwrap_or_default().rsplit('/').next().unwrap_or_default()) {
+                ("GET", "web-route") => (200, stable()),
+                ("GET", "web-svc-canary") => (200, stable_service()),
+                ("GET", "ingresses") => (200, json!({"items": [stable()]})),
+                ("GET", "web-route-canary") => canary.clone().map_or_else(|| not_found(uri), |c| (200, c)),
+                ("POST", "ingresses") => {
+                    let mut made = body.clone();
+                    made["metadata"]["uid"] = "u-9".into();
+                    *canary = Some(made.clone());
+                    (201, made)
+                }
+                ("PATCH", "web-route-canary") => {
+                    let made = canary.as_mut().unwrap();
+                    made["metadata"]["annotations"]["nginx.ingress.kubernetes.io/canary-weight"] =
+                        body[2]["value"].clone();
+                    (200, made.clone())
+                }
+                ("DELETE", "web-route-canary") => {
+                    *canary = None;
+                    (200, json!({}))
+                }
+                _ => not_found(uri),
+            }
+        });
+        (NginxRouter::new(kube), asked)
+    }
+
+    fn change(from: u8, to: u8) -> WeightChange {
+        WeightChange { from: weight(from), to: weight(to), capacity: 4 }
+    }
+
+    /// What was asked since, as methods.
+    fn methods(asked: &Asked) -> String {
+        let mut methods: Vec<String> = std::mem::take(&mut *asked.lock().unwrap())
+            .iter()
+            .map(|a| a.split(' ').next().unwrap().to_owned())
+            .collect();
+        methods.dedup();
+        methods.join(" ")
+    }
+
+    #[tokio::test]
+    async fn a_weight_takes_one_write() {
+        let (router, asked) = cluster();
+        router.set(&cx(), &target(), change(0, 0)).await.unwrap();
+        assert_eq!(methods(&asked), "GET", "nothing is compared with nothing");
+        for (from, to, expected) in [(0, 10, "GET POST"), (10, 10, "GET"), (10, 50, "GET PATCH"), (10, 50, "GET")] {
+            let traffic = router.set(&cx(), &target(), change(from, to)).await.unwrap();
+            assert_eq!((traffic.weight, methods(&asked).as_str()), (weight(to), expected), "{from} to {to}");
+        }
+        router.reset(&cx(), &target(), 4).await.unwrap();
+        assert_eq!(methods(&asked), "GET DELETE");
+        router.reset(&cx(), &target(), 4).await.unwrap();
+        assert_eq!(methods(&asked), "GET");
+    }
+
+    #[tokio::test]
+    async fn what_nobody_expects_is_drift() {
+        let (router, asked) = cluster();
+        let error = router.set(&cx(), &target(), change(10, 50)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Drift);
+        assert!(error.message().contains("the canary's weight is 0 %, where we expected 10 %"), "{error}");
+        router.set(&cx(), &target(), change(0, 10)).await.unwrap();
+        assert_eq!(router.set(&cx(), &target(), change(20, 30)).await.unwrap_err().kind(), ErrorKind::Drift);
+        assert_eq!(methods(&asked), "GET POST GET");
+    }
+
+    #[tokio::test]
+    async fn without_the_canary_s_service_nothing_is_made() {
+        let (kube, asked) = kube(|_, uri, _| match uri.split('?').next().unwrap_or_default() {
+            path if path.ends_with("/web-route") => (200, stable()),
+            path if path.ends_with("/ingresses") => (200, json!({"items": []})),
+            path => not_found(path),
+        });
+        let router = NginxRouter::new(kube);
+        let error = router.set(&cx(), &target(), change(0, 10)).await.unwrap_err();
+        assert_eq!(error.message(), "there is no Service web-svc-canary in the namespace ns");
+        assert_eq!(methods(&asked), "GET");
+    }
+}

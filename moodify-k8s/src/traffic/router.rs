@@ -256,9 +256,35 @@ mod tests {
 
     #[tokio::test]
     async fn a_cluster_without_the_gateway_api_says_so() {
-        let (kube, _) = kube(|_, _, _| (404, json!("404 page not found")));
-        let error = http_route(kube).read(&cx(), &target()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.to_string().contains("Gateway API"), "{error}");
+        for (router, words) in [
+            (Router::HttpRoute, "the kind HTTPRoute needs the Gateway API (gateway.networking.k8s.io/v1); install it"),
+            (Router::GrpcRoute, "the kind GRPCRoute needs the Gateway API"),
+            (Router::Traefik, "the kind TraefikService needs the custom resource definitions of Traefik"),
+            (Router::Istio, "the kind VirtualService needs Istio"),
+        ] {
+            let (kube, _) = kube(|_, _, _| (404, json!("404 page not found")));
+            let router = kube.router(router);
+            let error = router.read(&cx(), &target()).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains(words), "{error}");
+            assert_eq!(router.reset(&cx(), &target(), 4).await.unwrap_err().kind(), ErrorKind::Unsupported);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rule_without_its_stable_service_is_drift_with_the_editor_s_name() {
+        let (kube, _) = kube(|_, _, _| {
+            let route = json!({
+                "metadata": {"name": "web-route", "namespace": "ns", "managedFields": [{"manager": "gitops",
+                    "operation": "Apply", "time": "2026-11-24T12:03:04Z", "fieldsV1": {"f:spec": {"f:http": {}}}}]},
+                "spec": {"http": [{"route": [{"destination": {"host": "web-svc-canary"}, "weight": 100}]}]},
+            });
+            (200, route)
+        });
+        let router = kube.router(Router::Istio);
+        let error = router.set(&cx(), &target(), change(100, 50)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Drift);
+        assert!(error.message().contains("http route 1 leads to the canary but not"), "{error}");
+        assert!(error.message().contains("last edited by \"gitops\" (Apply)"), "{error}");
     }
 }
