@@ -197,7 +197,8 @@ impl TrafficRouter for NginxRouter {
         if canary.value["spec"] != pair.spec {
             let meta = typed(&ask, pair.stable["metadata"].clone())?;
             let message = format!("the rules of {} are not those any more that the canary was made of", pair.object);
-            return Err(drift(&ask, &message, last_foreign(&meta, ours, &["f:spec"])));
+            let editor = last_foreign(&meta, ours, &["f:spec", "f:rules"]);
+            return Err(drift(&ask, &message, editor.or_else(|| last_foreign(&meta, ours, &["f:spec"]))));
         }
         if now == change.to {
             return Ok(canary.traffic(ours));
