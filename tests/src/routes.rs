@@ -24,8 +24,8 @@ pub fn resource(router: &str) -> &'static str {
     }
 }
 
-/// A routing object with a rule of somebody else (where the kind has rules) and the one of the Service `service`, whose
-/// weight is 1 where the API server would write that down.
+/// A routing object with a rule of somebody else (where the kind has rules) and the one of the Service `service`. What
+/// the API server would write down is written here already.
 ///
 /// # Panics
 ///
@@ -41,15 +41,16 @@ pub fn route(router: &str, name: &str, service: &str) -> Value {
             ("gateway.networking.k8s.io/v1", "GRPCRoute", gateway(&methods, service))
         }
         "traefik" => {
-            let own = json!({"name": service, "port": 80, "passHostHeader": true});
+            let own = json!({"name": service, "port": 80, "weight": 3, "passHostHeader": true});
             let idle = json!({"name": "idle", "port": 80, "weight": 0});
             ("traefik.io/v1alpha1", "TraefikService", json!({"weighted": {"services": [idle, own]}}))
         }
         "istio" => {
             let to = |host: &str, subset: &str| json!([{"destination": {"host": host, "subset": subset}}]);
-            let http = json!([
+            let mut http = json!([
                 {"match": [{"uri": {"prefix": "/admin"}}], "route": to("admin", "v7")},
                 {"timeout": "5s", "route": to(service, "v1")}]);
+            http[1]["route"][0]["weight"] = 100.into();
             ("networking.istio.io/v1", "VirtualService", json!({"hosts": [service], "http": http}))
         }
         "ingress-nginx" => ("networking.k8s.io/v1", "Ingress", ingress("nginx", service, &json!({"number": 80}))),

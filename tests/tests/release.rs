@@ -97,6 +97,18 @@ async fn errors_by_replica_ratio_come_back() {
 }
 
 #[tokio::test]
+async fn errors_by_ingress_nginx_come_back() {
+    let reason = ["error-rate of backend", "limit > 5%", "at 10 %"];
+    comes_back("errors-nginx", "ingress-nginx", &[("backend", "v2-err12")], "rollout-bake-10", &reason).await;
+}
+
+#[tokio::test]
+async fn errors_by_istio_come_back() {
+    let reason = ["error-rate of backend", "limit > 5%", "at 10 %"];
+    comes_back("errors-istio", "istio", &[("backend", "v2-err12")], "rollout-bake-10", &reason).await;
+}
+
+#[tokio::test]
 async fn a_crash_loop_at_50_comes_back() {
     let reason = ["crash-loop of backend", "CrashLoopBackOff"];
     comes_back("crash", "http-route", &[("backend", "v2-crash6s-when3")], "rollout-bake-50", &reason).await;

@@ -84,7 +84,7 @@ impl Kind for Alb {
         1
     }
 
-    fn remembers(&self) -> bool {
+    fn remembers(&self, _: &[Rule]) -> bool {
         true
     }
 

@@ -86,7 +86,7 @@ impl Kind for Istio {
         1
     }
 
-    fn remembers(&self) -> bool {
+    fn remembers(&self, _: &[Rule]) -> bool {
         true
     }
 

@@ -134,7 +134,15 @@ impl NginxRouter {
             tokio::try_join!(self.kube.find::<Service>(cx, &owner), self.check_rivals(cx, pair, &object),)?;
         let uid = found.ok_or_else(|| missing(&owner))?.metadata.uid.unwrap_or_default();
         let body = ingress::canary(&pair.stable, &pair.spec, target, cx.run_id(), &uid, weight);
-        Canary::new(object.clone(), self.kube.create(cx, &object, &body).await?)
+        let made = self.kube.create(cx, &object, &body).await.map_err(|e| match e.kind() {
+            // Perhaps our own of an attempt whose answer was lost: whose it is, the next look says.
+            ErrorKind::AlreadyExists => {
+                let message = "it was made between our read and our write";
+                object.ask(Access::Compare, "create").error(ErrorKind::Conflict, message)
+            }
+            _ => e,
+        });
+        Canary::new(object.clone(), made?)
     }
 
     /// Changes the weight of a canary that is as this run made it.

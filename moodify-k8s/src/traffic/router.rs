@@ -20,8 +20,8 @@ use crate::ownership::{Editor, last_foreign, last_if_foreign};
 ///
 /// The way back restores the weights that were there before. In the Gateway API they follow from the sums: while there
 /// is a canary, its weight and the stable one's add up to a hundred times what the stable one's was, so that 1 becomes
-/// 90 and 10, and a weight of 100 becomes 9000 and 1000. Elsewhere weights add up to 100, and what they were is kept in
-/// the annotation `moodify.dev/weights-before` as long as there is a canary.
+/// 90 and 10, and a weight of 100 becomes 9000 and 1000. Elsewhere, and where that would be too large, weights add up to
+/// 100, and what they were is kept in the annotation `moodify.dev/weights-before` as long as there is a canary.
 ///
 /// Every method is safe to cancel: what was sent before may have taken effect, as after a timeout.
 #[derive(Debug, Clone)]
@@ -170,12 +170,7 @@ impl TrafficRouter for RouteRouter {
         let Some(route) = &target.service.traffic.route else { return Vec::new() };
         let (namespace, resource) = (&target.namespace, self.router.kind().kind.to_lowercase());
         let all_to_stable = self.kind.by_hand(&Services::of(target));
-        let forget = if self.kind.remembers() {
-            format!(" | del(.metadata.annotations[\"{}\"]?)", rule::BEFORE)
-        } else {
-            String::new()
-        };
-        let program = format!("{all_to_stable}{forget}");
+        let program = format!("{all_to_stable} | del(.metadata.annotations[\"{}\"]?)", rule::BEFORE);
         vec![format!("kubectl -n {namespace} get {resource} {route} -o json | jq '{program}' | kubectl replace -f -")]
     }
 }

@@ -76,8 +76,8 @@ pub(super) trait Kind: fmt::Debug + Send + Sync {
     /// What one percent is as a weight.
     fn unit(&self, rule: &Rule) -> u64;
 
-    /// Whether the original weights are kept in [`BEFORE`].
-    fn remembers(&self) -> bool;
+    /// Whether the original weights of these rules have to be kept in [`BEFORE`].
+    fn remembers(&self, rules: &[Rule]) -> bool;
 
     /// What whoever carries the object says of its present state.
     fn verification(&self, object: &Value) -> Verification;
@@ -169,7 +169,7 @@ pub(super) fn set(
             patch.extend(compare_and_set(&rule.path, &rule.value, kind.edited(rule, services, edit)));
         }
     }
-    if !patch.is_empty() && kind.remembers() {
+    if !patch.is_empty() && kind.remembers(rules) {
         let before: Vec<Option<u64>> = rules.iter().map(|rule| rule.original).collect();
         // Nothing written down, and nothing to be restored.
         let text = before.iter().any(Option::is_some).then(|| json!(before).to_string());

@@ -48,7 +48,7 @@ impl Kind for Traefik {
         1
     }
 
-    fn remembers(&self) -> bool {
+    fn remembers(&self, _: &[Rule]) -> bool {
         true
     }
 
