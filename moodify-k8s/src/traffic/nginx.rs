@@ -48,8 +48,12 @@ struct Canary {
     value: Value,
 }
 
-/// The fields that make a canary.
-const FIELDS: [&[&str]; 2] = [&["f:metadata", "f:annotations"], &["f:spec"]];
+/// The fields that make a canary. Who changes the weight owns that field alone; the others are told apart by time.
+const FIELDS: [&[&str]; 3] = [
+    &["f:metadata", "f:annotations", "f:nginx.ingress.kubernetes.io/canary-weight"],
+    &["f:metadata", "f:annotations"],
+    &["f:spec"],
+];
 
 fn canary_object(target: &Target) -> Result<Object> {
     let stable = Router::IngressNginx.object(target)?;
@@ -67,15 +71,13 @@ impl Canary {
     }
 
     fn traffic(&self, ours: &str) -> Traffic {
-        let editors = FIELDS.iter().filter_map(|path| last_if_foreign(&self.meta, ours, path));
-        let edited_by = editors.max_by_key(Editor::time).map(|e| e.manager);
+        let edited_by = FIELDS.iter().find_map(|path| last_if_foreign(&self.meta, ours, path)).map(|e| e.manager);
         let share = ingress::share(&self.value);
         Traffic { weight: ingress::weight(&self.value), share, edited_by, ..none() }
     }
 
     fn drift(&self, ask: &Ask, ours: &str, message: &str) -> Error {
-        let editors = FIELDS.iter().filter_map(|path| last_foreign(&self.meta, ours, path));
-        drift(ask, message, editors.max_by_key(Editor::time))
+        drift(ask, message, FIELDS.iter().find_map(|path| last_foreign(&self.meta, ours, path)))
     }
 }
 
