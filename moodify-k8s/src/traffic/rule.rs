@@ -114,7 +114,7 @@ impl Rule {
 }
 
 /// A compare-and-set of exactly what stands at one place.
-fn compare_and_set(path: &str, from: &Value, to: Value) -> [Value; 2] {
+fn compare_and_set(path: &str, from: &Value, to: &Value) -> [Value; 2] {
     [json!({"op": "test", "path": path, "value": from}), json!({"op": "replace", "path": path, "value": to})]
 }
 
@@ -166,7 +166,7 @@ pub(super) fn set(
             }
             let (unit, canary) = (kind.unit(rule), u64::from(weight.percent()));
             let edit = Edit::Divide { stable: unit * (100 - canary), canary: unit * canary };
-            patch.extend(compare_and_set(&rule.path, &rule.value, kind.edited(rule, services, edit)));
+            patch.extend(compare_and_set(&rule.path, &rule.value, &kind.edited(rule, services, edit)));
         }
     }
     if !patch.is_empty() && kind.remembers(rules) {
@@ -181,7 +181,7 @@ pub(super) fn set(
 /// The patch that takes the canary out of all rules; empty if it is in none.
 pub(super) fn reset(kind: &dyn Kind, object: &Value, rules: &[Rule], services: &Services) -> Vec<Value> {
     let ours = rules.iter().filter(|rule| rule.canary.is_some());
-    let restored = |rule: &Rule| compare_and_set(&rule.path, &rule.value, kind.edited(rule, services, Edit::Restore));
+    let restored = |rule: &Rule| compare_and_set(&rule.path, &rule.value, &kind.edited(rule, services, Edit::Restore));
     ours.flat_map(restored).chain(remember(object, None)).collect()
 }
 
