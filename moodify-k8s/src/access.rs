@@ -193,3 +193,45 @@ fn role(namespace: &str, permissions: &[Permission]) -> Value {
         "rules": rules,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::target;
+
+    /// The rules about routing objects, as `resource: names: verbs`.
+    fn rules(router: &str) -> Vec<String> {
+        let mut target = target();
+        target.service.traffic.router = router.to_owned();
+        let roles = roles(&[target], None);
+        let words = |value: &Value| {
+            let words = value.as_array().into_iter().flatten().filter_map(Value::as_str);
+            words.collect::<Vec<_>>().join(" ")
+        };
+        let about = |rule: &&Value| rule["apiGroups"] != json!([""]) && rule["apiGroups"] != json!(["apps"]);
+        let rules = roles[0]["rules"].as_array().unwrap().iter().filter(about);
+        rules
+            .map(|r| format!("{}: {}: {}", words(&r["resources"]), words(&r["resourceNames"]), words(&r["verbs"])))
+            .collect()
+    }
+
+    #[test]
+    fn each_router_may_write_its_own_object_and_no_other() {
+        assert_eq!(rules("replica-ratio"), [""; 0]);
+        for (router, resource) in [
+            ("http-route", "httproutes"),
+            ("grpc-route", "grpcroutes"),
+            ("traefik", "traefikservices"),
+            ("istio", "virtualservices"),
+            ("alb", "ingresses"),
+        ] {
+            assert_eq!(rules(router), [format!("{resource}: web-route: get list watch patch")], "{router}");
+        }
+        let nginx = [
+            "ingresses: web-route: get",
+            "ingresses: : list create",
+            "ingresses: web-route-canary: get watch patch delete",
+        ];
+        assert_eq!(rules("ingress-nginx"), nginx, "the Ingress of others is only read");
+    }
+}

@@ -13,7 +13,8 @@ use crate::traffic::Router;
 use crate::workload::container;
 
 /// Annotations of a Service that tell a router how to speak to its pods.
-const HOW_TO_REACH: [&str; 2] = ["alb.ingress.kubernetes.io/", "traefik.ingress.kubernetes.io/"];
+const HOW_TO_REACH: [&str; 3] =
+    ["alb.ingress.kubernetes.io/", "networking.istio.io/", "traefik.ingress.kubernetes.io/"];
 /// Label keys by which a Service may already tell versions apart.
 const VERSION_KEYS: [&str; 3] = ["version", "track", TRACK];
 

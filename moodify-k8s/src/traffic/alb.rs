@@ -32,9 +32,6 @@ impl Destination for Alb {
         let names = ["serviceName", "targetGroupARN", "targetGroupName"].into_iter();
         names.filter_map(|name| field(group, name).as_str()).next().unwrap_or("?").to_owned()
     }
-
-    /// Text is edited, not a value.
-    fn redirect(&self, _: &mut Value, _: &str) {}
 }
 
 /// The controller reads names whatever their case.
@@ -87,7 +84,7 @@ impl Kind for Alb {
         1
     }
 
-    fn remembers(&self) -> bool {
+    fn remembers(&self, _: &[Rule]) -> bool {
         true
     }
 

@@ -4,7 +4,7 @@ use moodify_core::backend::Verification;
 use serde_json::Value;
 
 use super::list::{self, Destination};
-use super::rule::{Edit, Kind, Place, Rule, Services};
+use super::rule::{Edit, Kind, Place, Rule, Services, remembered};
 
 /// The largest weight that the Gateway API allows.
 const LARGEST: u64 = 1_000_000;
@@ -13,7 +13,7 @@ const LARGEST: u64 = 1_000_000;
 ///
 /// The API server writes down every weight, 1 if nobody said one. While there is a canary, its weight and the stable
 /// one's add up to a hundred times what the stable one's was before. So the way back restores exactly that, and needs no
-/// memory of its own.
+/// memory of its own (but for weights above 10,000, whose sums would be too large).
 #[derive(Debug)]
 pub(super) struct Gateway;
 
@@ -30,10 +30,6 @@ impl Destination for Gateway {
     fn name(&self, reference: &Value) -> String {
         reference["name"].as_str().unwrap_or("?").to_owned()
     }
-
-    fn redirect(&self, reference: &mut Value, service: &str) {
-        reference["name"] = service.into();
-    }
 }
 
 impl Kind for Gateway {
@@ -41,11 +37,14 @@ impl Kind for Gateway {
         let rules = route["spec"]["rules"].as_array().map(Vec::as_slice).unwrap_or_default();
         let divided = rules.iter().enumerate().filter_map(|(index, rule)| {
             let (name, path) = (format!("rule {}", index + 1), format!("/spec/rules/{index}/backendRefs"));
-            let mut rule = list::rule(self, name, path, rule["backendRefs"].as_array()?, services)?;
-            rule.original = Some(original(&rule));
-            Some(rule)
+            list::rule(self, name, path, rule["backendRefs"].as_array()?, services)
         });
-        divided.collect()
+        let mut rules: Vec<Rule> = divided.collect();
+        let before = remembered(route, rules.len());
+        for (rule, before) in rules.iter_mut().zip(before) {
+            rule.original = before.filter(|_| rule.canary.is_some()).or_else(|| Some(original(rule)));
+        }
+        rules
     }
 
     fn obstacle(&self, _: &Value, _: &Services) -> Option<String> {
@@ -53,15 +52,15 @@ impl Kind for Gateway {
     }
 
     fn edited(&self, rule: &Rule, services: &Services, edit: Edit) -> Value {
-        list::edited(self, rule, services, edit)
+        list::edited(self, list::rename, rule, services, edit)
     }
 
     fn unit(&self, rule: &Rule) -> u64 {
-        rule.original.filter(|original| original * 100 <= LARGEST).unwrap_or(1)
+        rule.original.filter(|_| !is_large(rule.original)).unwrap_or(1)
     }
 
-    fn remembers(&self) -> bool {
-        false
+    fn remembers(&self, rules: &[Rule]) -> bool {
+        rules.iter().any(|rule| is_large(rule.original))
     }
 
     /// What the gateways that carry the route say of its present generation.
@@ -89,6 +88,11 @@ impl Kind for Gateway {
              map(select(.name != \"{canary}\") | if .name == \"{stable}\" then .weight = 1 else . end)"
         )
     }
+}
+
+/// Whether a hundred times this would be too much.
+fn is_large(weight: Option<u64>) -> bool {
+    weight.is_some_and(|weight| weight > LARGEST / 100)
 }
 
 /// The weight of the stable reference when there is no canary: its own, or what our sums remember of it.
@@ -123,9 +127,7 @@ mod tests {
         for weight in [1, 100, 3, 1_000_000] {
             let idle = json!({"name": "old", "port": 80, "weight": 0});
             let refs = json!([idle, {"name": "web", "port": 80, "weight": weight}]);
-            if weight <= LARGEST / 100 {
-                there_and_back(&Gateway, &route(&refs));
-            }
+            there_and_back(&Gateway, &route(&refs));
             let most = step(&Gateway, &route(&refs), 100);
             let weights =
                 most["spec"]["rules"][1]["backendRefs"].as_array().unwrap().iter().map(|r| r["weight"].as_u64());

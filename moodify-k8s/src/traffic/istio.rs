@@ -30,6 +30,14 @@ fn host(route: &Value) -> &str {
     route["destination"]["host"].as_str().unwrap_or("?")
 }
 
+/// The host stays spelled as it is but for the name. Subsets are the stable Service's, by labels of its pods; the
+/// other Service has all of its own.
+fn redirect(route: &mut Value, service: &str) {
+    let domain = host(route).split_once('.').map(|(_, domain)| format!(".{domain}")).unwrap_or_default();
+    route["destination"]["host"] = format!("{service}{domain}").into();
+    route["destination"].as_object_mut().map(|fields| fields.remove("subset"));
+}
+
 impl Destination for Istio {
     fn leads_to(&self, route: &Value, service: &str, namespace: &str) -> bool {
         service_of(host(route)).is_some_and(|(name, of)| name == service && of.unwrap_or(namespace) == namespace)
@@ -45,14 +53,6 @@ impl Destination for Istio {
             Some(subset) => format!("{} (subset {subset})", host(route)),
             None => host(route).to_owned(),
         }
-    }
-
-    /// The host stays spelled as it is but for the name. Subsets are the stable Service's, by labels of its pods; the
-    /// other Service has all of its own.
-    fn redirect(&self, route: &mut Value, service: &str) {
-        let domain = host(route).split_once('.').map(|(_, domain)| format!(".{domain}")).unwrap_or_default();
-        route["destination"]["host"] = format!("{service}{domain}").into();
-        route["destination"].as_object_mut().map(|fields| fields.remove("subset"));
     }
 }
 
@@ -79,14 +79,14 @@ impl Kind for Istio {
     }
 
     fn edited(&self, rule: &Rule, services: &Services, edit: Edit) -> Value {
-        list::edited(self, rule, services, edit)
+        list::edited(self, redirect, rule, services, edit)
     }
 
     fn unit(&self, _: &Rule) -> u64 {
         1
     }
 
-    fn remembers(&self) -> bool {
+    fn remembers(&self, _: &[Rule]) -> bool {
         true
     }
 

@@ -116,7 +116,7 @@ impl Router {
             return error;
         }
         let (kind, needs) = (self.kind().kind, self.needs());
-        error.hint(format!("a {kind} needs {needs} installed; or choose another router in the plan"))
+        error.hint(format!("the kind {kind} needs {needs}; install it, or choose another router in the plan"))
     }
 }
 

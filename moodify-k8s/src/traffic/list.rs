@@ -14,9 +14,14 @@ pub(super) trait Destination {
 
     /// What people call it.
     fn name(&self, destination: &Value) -> String;
+}
 
-    /// Makes it lead to another Service of the namespace.
-    fn redirect(&self, destination: &mut Value, service: &str);
+/// Makes a destination lead to another Service of the namespace.
+pub(super) type Redirect = fn(&mut Value, &str);
+
+/// The same where the name alone says where it leads.
+pub(super) fn rename(destination: &mut Value, service: &str) {
+    destination["name"] = service.into();
 }
 
 /// What is written down as the weight.
@@ -49,7 +54,7 @@ pub(super) fn rule(
 }
 
 /// The rule's list after a change.
-pub(super) fn edited(how: &dyn Destination, rule: &Rule, services: &Services, edit: Edit) -> Value {
+pub(super) fn edited(how: &dyn Destination, redirect: Redirect, rule: &Rule, services: &Services, edit: Edit) -> Value {
     let mut list = rule.value.as_array().cloned().unwrap_or_default();
     match (edit, rule.stable, rule.canary) {
         (Edit::Divide { stable: share, canary: rest }, Some(stable), canary) => {
@@ -57,7 +62,7 @@ pub(super) fn edited(how: &dyn Destination, rule: &Rule, services: &Services, ed
             if rule.canary.is_none() {
                 // A copy: same port, same filters. Inserted behind the stable one it does not move it.
                 let mut copy = list[stable.index].clone();
-                how.redirect(&mut copy, &services.canary);
+                redirect(&mut copy, &services.canary);
                 list.insert(canary, copy);
             }
             list[stable.index]["weight"] = share.into();
@@ -70,7 +75,7 @@ pub(super) fn edited(how: &dyn Destination, rule: &Rule, services: &Services, ed
         }
         // Somebody took the stable one out. A rule that leads nowhere would answer with errors.
         (Edit::Restore, None, Some(canary)) => {
-            how.redirect(&mut list[canary.index], &services.stable);
+            redirect(&mut list[canary.index], &services.stable);
             weigh(how, &mut list, canary.index, rule.original);
         }
         _ => {}

@@ -48,8 +48,12 @@ struct Canary {
     value: Value,
 }
 
-/// The fields that make a canary.
-const FIELDS: [&[&str]; 2] = [&["f:metadata", "f:annotations"], &["f:spec"]];
+/// The fields that make a canary. Who changes the weight owns that field alone; the others are told apart by time.
+const FIELDS: [&[&str]; 3] = [
+    &["f:metadata", "f:annotations", "f:nginx.ingress.kubernetes.io/canary-weight"],
+    &["f:metadata", "f:annotations"],
+    &["f:spec"],
+];
 
 fn canary_object(target: &Target) -> Result<Object> {
     let stable = Router::IngressNginx.object(target)?;
@@ -67,15 +71,13 @@ impl Canary {
     }
 
     fn traffic(&self, ours: &str) -> Traffic {
-        let editors = FIELDS.iter().filter_map(|path| last_if_foreign(&self.meta, ours, path));
-        let edited_by = editors.max_by_key(Editor::time).map(|e| e.manager);
+        let edited_by = FIELDS.iter().find_map(|path| last_if_foreign(&self.meta, ours, path)).map(|e| e.manager);
         let share = ingress::share(&self.value);
         Traffic { weight: ingress::weight(&self.value), share, edited_by, ..none() }
     }
 
     fn drift(&self, ask: &Ask, ours: &str, message: &str) -> Error {
-        let editors = FIELDS.iter().filter_map(|path| last_foreign(&self.meta, ours, path));
-        drift(ask, message, editors.max_by_key(Editor::time))
+        drift(ask, message, FIELDS.iter().find_map(|path| last_foreign(&self.meta, ours, path)))
     }
 }
 
@@ -134,7 +136,15 @@ impl NginxRouter {
             tokio::try_join!(self.kube.find::<Service>(cx, &owner), self.check_rivals(cx, pair, &object),)?;
         let uid = found.ok_or_else(|| missing(&owner))?.metadata.uid.unwrap_or_default();
         let body = ingress::canary(&pair.stable, &pair.spec, target, cx.run_id(), &uid, weight);
-        Canary::new(object.clone(), self.kube.create(cx, &object, &body).await?)
+        let made = self.kube.create(cx, &object, &body).await.map_err(|e| match e.kind() {
+            // Perhaps our own of an attempt whose answer was lost: whose it is, the next look says.
+            ErrorKind::AlreadyExists => {
+                let message = "it was made between our read and our write";
+                object.ask(Access::Compare, "create").error(ErrorKind::Conflict, message)
+            }
+            _ => e,
+        });
+        Canary::new(object.clone(), made?)
     }
 
     /// Changes the weight of a canary that is as this run made it.
@@ -197,7 +207,8 @@ impl TrafficRouter for NginxRouter {
         if canary.value["spec"] != pair.spec {
             let meta = typed(&ask, pair.stable["metadata"].clone())?;
             let message = format!("the rules of {} are not those any more that the canary was made of", pair.object);
-            return Err(drift(&ask, &message, last_foreign(&meta, ours, &["f:spec"])));
+            let editor = last_foreign(&meta, ours, &["f:spec", "f:rules"]);
+            return Err(drift(&ask, &message, editor.or_else(|| last_foreign(&meta, ours, &["f:spec"]))));
         }
         if now == change.to {
             return Ok(canary.traffic(ours));
@@ -236,5 +247,103 @@ impl NginxRouter {
         let message =
             format!("we set the canary's weight to {wanted}, and the server made something else of it: {weight}");
         Err(stored.drift(ask, ours, &message).effect(Effect::Unknown))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rule::testing::weight;
+    use super::*;
+    use crate::testing::{Asked, cx, kube, not_found, stable_service, target};
+    use std::sync::Mutex;
+
+    fn stable() -> Value {
+        json!({"metadata": {"name": "web-route", "namespace": "ns"}, "spec": {"rules": [{"http": {"paths": [
+            {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "web-svc", "port": {"number": 80}}}}]}}]}})
+    }
+
+    /// A cluster with the stable `Ingress`, the canary's Service, and the canary's `Ingress` as it is written.
+    fn cluster() -> (NginxRouter, Asked) {
+        let canary = Mutex::new(None::<Value>);
+        let (kube, asked) = kube(move |method, uri, body| {
+            let mut canary = canary.lock().unwrap();
+            match (method, uri.split('?').next().unwrap_or_default().rsplit('/').next().unwrap_or_default()) {
+                ("GET", "web-route") => (200, stable()),
+                ("GET", "web-svc-canary") => (200, stable_service()),
+                ("GET", "ingresses") => (200, json!({"items": [stable()]})),
+                ("GET", "web-route-canary") => canary.clone().map_or_else(|| not_found(uri), |c| (200, c)),
+                ("POST", "ingresses") => {
+                    let mut made = body.clone();
+                    made["metadata"]["uid"] = "u-9".into();
+                    *canary = Some(made.clone());
+                    (201, made)
+                }
+                ("PATCH", "web-route-canary") => {
+                    let made = canary.as_mut().unwrap();
+                    made["metadata"]["annotations"]["nginx.ingress.kubernetes.io/canary-weight"] =
+                        body[2]["value"].clone();
+                    (200, made.clone())
+                }
+                ("DELETE", "web-route-canary") => {
+                    *canary = None;
+                    (200, json!({}))
+                }
+                _ => not_found(uri),
+            }
+        });
+        (NginxRouter::new(kube), asked)
+    }
+
+    fn change(from: u8, to: u8) -> WeightChange {
+        WeightChange { from: weight(from), to: weight(to), capacity: 4 }
+    }
+
+    /// What was asked since, as methods.
+    fn methods(asked: &Asked) -> String {
+        let mut methods: Vec<String> = std::mem::take(&mut *asked.lock().unwrap())
+            .iter()
+            .map(|a| a.split(' ').next().unwrap().to_owned())
+            .collect();
+        methods.dedup();
+        methods.join(" ")
+    }
+
+    #[tokio::test]
+    async fn a_weight_takes_one_write() {
+        let (router, asked) = cluster();
+        router.set(&cx(), &target(), change(0, 0)).await.unwrap();
+        assert_eq!(methods(&asked), "GET", "nothing is compared with nothing");
+        for (from, to, expected) in [(0, 10, "GET POST"), (10, 10, "GET"), (10, 50, "GET PATCH"), (10, 50, "GET")] {
+            let traffic = router.set(&cx(), &target(), change(from, to)).await.unwrap();
+            assert_eq!((traffic.weight, methods(&asked).as_str()), (weight(to), expected), "{from} to {to}");
+        }
+        router.reset(&cx(), &target(), 4).await.unwrap();
+        assert_eq!(methods(&asked), "GET DELETE");
+        router.reset(&cx(), &target(), 4).await.unwrap();
+        assert_eq!(methods(&asked), "GET");
+    }
+
+    #[tokio::test]
+    async fn what_nobody_expects_is_drift() {
+        let (router, asked) = cluster();
+        let error = router.set(&cx(), &target(), change(10, 50)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Drift);
+        assert!(error.message().contains("the canary's weight is 0 %, where we expected 10 %"), "{error}");
+        router.set(&cx(), &target(), change(0, 10)).await.unwrap();
+        assert_eq!(router.set(&cx(), &target(), change(20, 30)).await.unwrap_err().kind(), ErrorKind::Drift);
+        assert_eq!(methods(&asked), "GET POST GET");
+    }
+
+    #[tokio::test]
+    async fn without_the_canary_s_service_nothing_is_made() {
+        let (kube, asked) = kube(|_, uri, _| match uri.split('?').next().unwrap_or_default() {
+            path if path.ends_with("/web-route") => (200, stable()),
+            path if path.ends_with("/ingresses") => (200, json!({"items": []})),
+            path => not_found(path),
+        });
+        let router = NginxRouter::new(kube);
+        let error = router.set(&cx(), &target(), change(0, 10)).await.unwrap_err();
+        assert_eq!(error.message(), "there is no Service web-svc-canary in the namespace ns");
+        assert_eq!(methods(&asked), "GET");
     }
 }

@@ -20,8 +20,8 @@ use crate::ownership::{Editor, last_foreign, last_if_foreign};
 ///
 /// The way back restores the weights that were there before. In the Gateway API they follow from the sums: while there
 /// is a canary, its weight and the stable one's add up to a hundred times what the stable one's was, so that 1 becomes
-/// 90 and 10, and a weight of 100 becomes 9000 and 1000. Elsewhere weights add up to 100, and what they were is kept in
-/// the annotation `moodify.dev/weights-before` as long as there is a canary.
+/// 90 and 10, and a weight of 100 becomes 9000 and 1000. Elsewhere, and where that would be too large, weights add up to
+/// 100, and what they were is kept in the annotation `moodify.dev/weights-before` as long as there is a canary.
 ///
 /// Every method is safe to cancel: what was sent before may have taken effect, as after a timeout.
 #[derive(Debug, Clone)]
@@ -170,12 +170,7 @@ impl TrafficRouter for RouteRouter {
         let Some(route) = &target.service.traffic.route else { return Vec::new() };
         let (namespace, resource) = (&target.namespace, self.router.kind().kind.to_lowercase());
         let all_to_stable = self.kind.by_hand(&Services::of(target));
-        let forget = if self.kind.remembers() {
-            format!(" | del(.metadata.annotations[\"{}\"]?)", rule::BEFORE)
-        } else {
-            String::new()
-        };
-        let program = format!("{all_to_stable}{forget}");
+        let program = format!("{all_to_stable} | del(.metadata.annotations[\"{}\"]?)", rule::BEFORE);
         vec![format!("kubectl -n {namespace} get {resource} {route} -o json | jq '{program}' | kubectl replace -f -")]
     }
 }
@@ -256,9 +251,35 @@ mod tests {
 
     #[tokio::test]
     async fn a_cluster_without_the_gateway_api_says_so() {
-        let (kube, _) = kube(|_, _, _| (404, json!("404 page not found")));
-        let error = http_route(kube).read(&cx(), &target()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.to_string().contains("Gateway API"), "{error}");
+        for (router, words) in [
+            (Router::HttpRoute, "the kind HTTPRoute needs the Gateway API (gateway.networking.k8s.io/v1); install it"),
+            (Router::GrpcRoute, "the kind GRPCRoute needs the Gateway API"),
+            (Router::Traefik, "the kind TraefikService needs the custom resource definitions of Traefik"),
+            (Router::Istio, "the kind VirtualService needs Istio"),
+        ] {
+            let (kube, _) = kube(|_, _, _| (404, json!("404 page not found")));
+            let router = kube.router(router);
+            let error = router.read(&cx(), &target()).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains(words), "{error}");
+            assert_eq!(router.reset(&cx(), &target(), 4).await.unwrap_err().kind(), ErrorKind::Unsupported);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rule_without_its_stable_service_is_drift_with_the_editor_s_name() {
+        let (kube, _) = kube(|_, _, _| {
+            let route = json!({
+                "metadata": {"name": "web-route", "namespace": "ns", "managedFields": [{"manager": "gitops",
+                    "operation": "Apply", "time": "2026-11-24T12:03:04Z", "fieldsV1": {"f:spec": {"f:http": {}}}}]},
+                "spec": {"http": [{"route": [{"destination": {"host": "web-svc-canary"}, "weight": 100}]}]},
+            });
+            (200, route)
+        });
+        let router = kube.router(Router::Istio);
+        let error = router.set(&cx(), &target(), change(100, 50)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Drift);
+        assert!(error.message().contains("http route 1 leads to the canary but not"), "{error}");
+        assert!(error.message().contains("last edited by \"gitops\" (Apply)"), "{error}");
     }
 }

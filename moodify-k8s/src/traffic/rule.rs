@@ -76,8 +76,8 @@ pub(super) trait Kind: fmt::Debug + Send + Sync {
     /// What one percent is as a weight.
     fn unit(&self, rule: &Rule) -> u64;
 
-    /// Whether the original weights are kept in [`BEFORE`].
-    fn remembers(&self) -> bool;
+    /// Whether the original weights of these rules have to be kept in [`BEFORE`].
+    fn remembers(&self, rules: &[Rule]) -> bool;
 
     /// What whoever carries the object says of its present state.
     fn verification(&self, object: &Value) -> Verification;
@@ -114,7 +114,7 @@ impl Rule {
 }
 
 /// A compare-and-set of exactly what stands at one place.
-fn compare_and_set(path: &str, from: &Value, to: Value) -> [Value; 2] {
+fn compare_and_set(path: &str, from: &Value, to: &Value) -> [Value; 2] {
     [json!({"op": "test", "path": path, "value": from}), json!({"op": "replace", "path": path, "value": to})]
 }
 
@@ -166,10 +166,10 @@ pub(super) fn set(
             }
             let (unit, canary) = (kind.unit(rule), u64::from(weight.percent()));
             let edit = Edit::Divide { stable: unit * (100 - canary), canary: unit * canary };
-            patch.extend(compare_and_set(&rule.path, &rule.value, kind.edited(rule, services, edit)));
+            patch.extend(compare_and_set(&rule.path, &rule.value, &kind.edited(rule, services, edit)));
         }
     }
-    if !patch.is_empty() && kind.remembers() {
+    if !patch.is_empty() && kind.remembers(rules) {
         let before: Vec<Option<u64>> = rules.iter().map(|rule| rule.original).collect();
         // Nothing written down, and nothing to be restored.
         let text = before.iter().any(Option::is_some).then(|| json!(before).to_string());
@@ -181,7 +181,7 @@ pub(super) fn set(
 /// The patch that takes the canary out of all rules; empty if it is in none.
 pub(super) fn reset(kind: &dyn Kind, object: &Value, rules: &[Rule], services: &Services) -> Vec<Value> {
     let ours = rules.iter().filter(|rule| rule.canary.is_some());
-    let restored = |rule: &Rule| compare_and_set(&rule.path, &rule.value, kind.edited(rule, services, Edit::Restore));
+    let restored = |rule: &Rule| compare_and_set(&rule.path, &rule.value, &kind.edited(rule, services, Edit::Restore));
     ours.flat_map(restored).chain(remember(object, None)).collect()
 }
 

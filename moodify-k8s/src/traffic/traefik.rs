@@ -23,10 +23,6 @@ impl Destination for Traefik {
     fn name(&self, service: &Value) -> String {
         service["name"].as_str().unwrap_or("?").to_owned()
     }
-
-    fn redirect(&self, service: &mut Value, name: &str) {
-        service["name"] = name.into();
-    }
 }
 
 impl Kind for Traefik {
@@ -45,14 +41,14 @@ impl Kind for Traefik {
     }
 
     fn edited(&self, rule: &Rule, services: &Services, edit: Edit) -> Value {
-        list::edited(self, rule, services, edit)
+        list::edited(self, list::rename, rule, services, edit)
     }
 
     fn unit(&self, _: &Rule) -> u64 {
         1
     }
 
-    fn remembers(&self) -> bool {
+    fn remembers(&self, _: &[Rule]) -> bool {
         true
     }
 

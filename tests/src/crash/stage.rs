@@ -12,7 +12,7 @@ use super::story::{CAPACITY, Story};
 use super::world::{History, LOAD, Watch, World};
 use crate::BoxError;
 use crate::rig::{Namespace, Prometheus, Rig, deployment};
-use crate::scene::route;
+use crate::routes::route;
 
 /// How long the cluster may take to remove what was deleted.
 const SETTLE: Duration = Duration::from_secs(40);
@@ -53,8 +53,8 @@ impl Stage {
                 "spec": {"selector": {"app": name}, "ports": ports},
             });
             namespace.apply(&service.to_string()).await;
-            if story.router == "http-route" {
-                namespace.apply(&route(name).to_string()).await;
+            if story.is_routed() {
+                namespace.apply(&route(story.router, name, name).to_string()).await;
             }
         }
         for (name, _) in story.services {
@@ -100,7 +100,7 @@ impl Stage {
             self.serves = self.target;
         }
         // What a rollback did not have to touch, it has not touched.
-        let untouched = outcome.is_none() || outcome == Some(Outcome::RolledBack) && self.story.router == "http-route";
+        let untouched = outcome.is_none() || outcome == Some(Outcome::RolledBack) && self.story.is_routed();
         let deployments = |world: &World| -> Vec<Value> {
             let all = world.objects.iter().filter(|(name, _)| name.starts_with("Deployment/"));
             all.map(|(_, object)| object["metadata"].clone()).collect()

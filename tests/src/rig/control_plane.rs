@@ -216,7 +216,11 @@ impl ControlPlane {
         if output.status.success() {
             return Ok(());
         }
-        Err(format!("the Gateway API cannot be installed: {}", String::from_utf8_lossy(&output.stderr)).into())
+        Err(format!(
+            "the definitions of routing objects cannot be installed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        )
+        .into())
     }
 
     /// The scheduler places nothing on a node until a controller has seen it ready and removed its taint.
