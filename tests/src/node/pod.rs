@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Shared;
+use super::{LOAD, Shared};
 use super::behaviour::Behaviour;
 use super::event;
 use super::group::Member;
@@ -31,7 +31,6 @@ const BLINK: Duration = Duration::from_millis(100);
 const PORT: u16 = 8080;
 /// Requests a second that a ready pod is sent, unless its annotation [`LOAD`] says otherwise.
 const RATE: u32 = 20;
-const LOAD: &str = "rig.moodify.dev/load";
 /// More requests than this at once are not sent: a pod that never answers must not eat the machine.
 const IN_FLIGHT: usize = 256;
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ impl ControlPlane {
         plane.start_etcd_and_server(port).await?;
         plane.start_controllers()?;
         plane.start_node("rig-node")?;
-        plane.install_crds(&assets.join("crds"))?;
+        plane.install_crds(&[assets.join("crds"), assets.join("traefik-crds")])?;
         plane.wait_for_node().await?;
         Ok(plane)
     }
@@ -209,14 +209,18 @@ impl ControlPlane {
         self.add("node", &mut command)
     }
 
-    fn install_crds(&self, crds: &Path) -> Result<(), BoxError> {
+    fn install_crds(&self, directories: &[PathBuf]) -> Result<(), BoxError> {
         let mut command = Command::new(self.state.bin.join("kubectl"));
-        command.arg("--kubeconfig").arg(self.state.kubeconfig(ADMIN)).args(["create", "-f"]).arg(crds);
+        command.arg("--kubeconfig").arg(self.state.kubeconfig(ADMIN)).arg("create");
+        for directory in directories {
+            // Behind the slash, as kubectl does not look into what is a link.
+            command.arg("-f").arg(directory.join(""));
+        }
         let output = command.output()?;
         if output.status.success() {
             return Ok(());
         }
-        Err(format!("the Gateway API cannot be installed: {}", String::from_utf8_lossy(&output.stderr)).into())
+        Err(format!("custom resources cannot be defined: {}", String::from_utf8_lossy(&output.stderr)).into())
     }
 
     /// The scheduler places nothing on a node until a controller has seen it ready and removed its taint.
