@@ -146,11 +146,11 @@ impl Report {
         self.answers.len() + self.failures.len()
     }
 
-    /// How many of the requests that were sent and answered between two moments a version answered.
+    /// How many of the requests that were sent between two moments a version answered, whenever it did.
     pub fn share(&self, version: &str, from: Timestamp, to: Timestamp) -> Share {
         let number = self.versions.iter().position(|v| v == version);
         let mut share = Share { of: 0, all: 0 };
-        for answer in self.answers.iter().filter(|answer| answer.sent >= from && answer.done <= to) {
+        for answer in self.answers.iter().filter(|answer| (from..to).contains(&answer.sent)) {
             share.all += 1;
             share.of += usize::from(Some(answer.version) == number);
         }

@@ -26,6 +26,9 @@ use super::log::Log;
 const BUCKETS: [(f64, &str); 8] =
     [(0.05, "0.05"), (0.1, "0.1"), (0.25, "0.25"), (0.5, "0.5"), (1.0, "1"), (2.5, "2.5"), (5.0, "5"), (10.0, "10")];
 
+/// How long a pod answers on when it is told to end: longer than the rig takes to tell who routes there.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
+
 /// A running server; dropping it stops it at once, as a crash would.
 pub(super) struct Server {
     app: Arc<App>,
@@ -75,7 +78,7 @@ impl Server {
     pub(super) async fn drain(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
         self.app.ends.store(true, Relaxed);
-        sleep(grace.min(Duration::from_secs(1))).await;
+        sleep(grace.min(LAST_ANSWERS)).await;
         while self.app.in_flight.load(Relaxed) > 0 && Instant::now() < deadline {
             sleep(Duration::from_millis(50)).await;
         }

@@ -18,6 +18,8 @@ use super::state::{ADMIN, COMPONENTS, State, USERS};
 use crate::{BoxError, http, node};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a pod is ready, or gone, before the endpoints of its Services say so.
+const ENDPOINTS_LAG: Duration = Duration::from_secs(2);
 
 /// The processes of a rig, in the order in which they were started.
 #[derive(Debug)]
@@ -193,6 +195,8 @@ impl ControlPlane {
         let mut manager = common("rig-controller-manager", free_port()?);
         manager.push(format!("--service-account-private-key-file={dir}/accounts.key"));
         manager.push(format!("--root-ca-file={dir}/ca.crt"));
+        // As in a busy cluster: gateways hear of pods that come and go later than Deployments do.
+        manager.push(format!("--endpointslice-updates-batch-period={}s", ENDPOINTS_LAG.as_secs()));
         let scheduler = common("rig-scheduler", free_port()?);
         self.spawn("kube-controller-manager", &manager)?;
         self.spawn("kube-scheduler", &scheduler)
