@@ -72,12 +72,7 @@ impl<'a> Scene<'a> {
     /// # Panics
     ///
     /// As [`Scene::new`].
-    pub async fn over(
-        namespace: &'a Namespace,
-        before: &str,
-        services: &[(&str, &str)],
-        router: &str,
-    ) -> Option<Self> {
+    pub async fn over(namespace: &'a Namespace, before: &str, services: &[(&str, &str)], router: &str) -> Option<Self> {
         let prometheus = namespace.prometheus().await?;
         let mut listed = Vec::new();
         for (name, tag) in services {

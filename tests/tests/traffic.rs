@@ -22,8 +22,6 @@ struct Stage<'a> {
     scene: Scene<'a>,
     traefik: Traefik,
     load: Load,
-    /// How long after a change the data plane may still be as it was.
-    lag: Duration,
 }
 
 impl<'a> Stage<'a> {
@@ -41,7 +39,7 @@ impl<'a> Stage<'a> {
         scene.canary()["analysis"]["metrics"][1]["fail"] = "> 200ms".into();
         traefik.serves("backend.test").await;
         let aim = Aim { address: traefik.address(), host: "backend.test".into(), rate: RATE, kept: 24, fresh: 8 };
-        Some(Self { namespace, scene, load: Load::start(&aim), traefik, lag: throttle + Duration::from_millis(500) })
+        Some(Self { namespace, scene, load: Load::start(&aim), traefik })
     }
 
     /// Carries the release out, goes on with the load a while, and checks what the requests met.
@@ -53,12 +51,12 @@ impl<'a> Stage<'a> {
     async fn end(self, finished: Finished, outcome: &str, serves: &str) -> Finished {
         finished.ended(outcome);
         self.scene.assert_serves(serves).await;
-        tokio::time::sleep(self.lag + Duration::from_secs(1)).await;
+        tokio::time::sleep(LATE + Duration::from_secs(1)).await;
         let report = self.load.stop().await;
         println!("{} {outcome}: {report}", self.traefik.address());
         explain(self.namespace, &finished.events, &report);
         report.assert_none_failed();
-        check_shares(&finished.events, &report, self.lag);
+        check_shares(&finished.events, &report);
         finished
     }
 }
@@ -104,8 +102,7 @@ fn time(event: &Value) -> Timestamp {
 }
 
 /// The new version gets what each weight says while it stands, and never more than the journal allows.
-fn check_shares(events: &[Value], report: &Report, lag: Duration) {
-    let lag = SignedDuration::try_from(lag).expect("a short time");
+fn check_shares(events: &[Value], report: &Report) {
     let mut allowed = allowed(events);
     allowed.push((time(&events[events.len() - 1]) + SignedDuration::from_secs(1), 0.0));
     for period in allowed.windows(2) {
@@ -168,7 +165,8 @@ async fn a_promotion_loses_no_request_of_pods_that_stop_at_once_behind_a_late_ga
 async fn comes_back(name: &str, throttle: Duration, before: &str, after: &str, last_step: &str) {
     let Some(rig) = Rig::own().await else { return };
     let namespace = rig.namespace(name).await.quiet();
-    let Some(stage) = Stage::new(&namespace, throttle, before, after).await else { return };
+    let Some(mut stage) = Stage::new(&namespace, throttle, before, after).await else { return };
+    stage.scene.canary()["bake"] = "30s".into();
     let finished = stage.release("rolled-back", before).await;
     assert!(finished.began(last_step), "it came as far as {last_step}");
     assert!(!finished.began("rollout-promote"), "and no further");
@@ -176,22 +174,22 @@ async fn comes_back(name: &str, throttle: Duration, before: &str, after: &str, l
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_way_back_from_10_loses_no_request() {
-    comes_back("back-10", PROMPT, "v1", "v2-slow300after5s", "rollout-bake-10").await;
+    comes_back("back-10", PROMPT, "v1", "v2-slow300after15s", "rollout-bake-10").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_way_back_from_50_loses_no_request() {
-    comes_back("back-50", PROMPT, "v1", "v2-slow300after5s-when3", "rollout-bake-50").await;
+    comes_back("back-50", PROMPT, "v1", "v2-slow300after15s-when3", "rollout-bake-50").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_way_back_from_100_loses_no_request() {
-    comes_back("back-100", PROMPT, "v1", "v2-slow300after5s-when5", "rollout-bake-100").await;
+    comes_back("back-100", PROMPT, "v1", "v2-slow300after15s-when5", "rollout-bake-100").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_way_back_of_pods_that_stop_at_once_behind_a_late_gateway_loses_no_request() {
-    comes_back("back-late", LATE, "v1-undrained", "v2-slow300after5s-when3-undrained", "rollout-bake-50").await;
+    comes_back("back-late", LATE, "v1-undrained", "v2-slow300after15s-when3-undrained", "rollout-bake-50").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,7 +14,6 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{LOAD, Shared};
 use super::behaviour::Behaviour;
 use super::event;
 use super::group::Member;
@@ -22,6 +21,7 @@ use super::log::Log;
 use super::server::Server;
 use super::status::{State, Status, Terminated};
 use super::targets::Target;
+use super::{LOAD, Shared};
 use crate::{http, wall_clock};
 
 /// A kubelet waits 10 s to 5 min; tests have less time.
