@@ -94,6 +94,7 @@ fn a_parallel_phase_is_shown_as_such() {
     let done = run(&["check", plan.to_str().unwrap(), "--simulate"]);
     assert_eq!(done.code, 0, "{}", done.err);
     assert!(done.out.contains("preparation (all at once)\n"), "{}", done.out);
+    assert!(!done.out.contains("cannot be verified"), "simulated routers report: {}", done.out);
     let done = run(&["run", plan.to_str().unwrap(), "--simulate", "--output", "plain"]);
     assert_eq!(done.code, 0, "{}", done.err);
     let place = |words: &str| done.out.find(words).unwrap_or_else(|| panic!("{words:?} is missing in\n{}", done.out));

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use moodify_core::model::Target;
 use serde_json::{Value, json};
 
-use crate::names::{MANAGED_BY, canary_of};
+use crate::names::{MANAGED_BY, canary_of, canary_service};
+use crate::traffic::Router;
 
 /// A permission: group, resource (with subresource), verb, and the name of the object if only one is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,7 @@ enum Of {
     Service,
     CanaryService,
     Route,
+    CanaryRoute,
 }
 
 type Needed = (&'static str, &'static str, &'static [Of], &'static [&'static str]);
@@ -44,11 +46,15 @@ const ALWAYS: [Needed; 8] = [
     ("", "events", &[Of::All], &["list"]),
 ];
 
-/// What the router `http-route` needs beside that.
-const HTTP_ROUTE: [Needed; 3] = [
-    ("", "services", &[Of::All], &["create"]),
-    ("", "services", &[Of::CanaryService], &["patch"]),
-    ("gateway.networking.k8s.io", "httproutes", &[Of::Route], &["get", "list", "watch", "patch"]),
+/// What a canary with a Service of its own needs beside that.
+const OWN_SERVICE: [Needed; 2] =
+    [("", "services", &[Of::All], &["create"]), ("", "services", &[Of::CanaryService], &["patch"])];
+
+/// What ingress-nginx needs of `Ingress`es: other canaries are looked for by their rules.
+const OWN_INGRESS: [Needed; 3] = [
+    ("networking.k8s.io", "ingresses", &[Of::Route], &["get"]),
+    ("networking.k8s.io", "ingresses", &[Of::All], &["list", "create"]),
+    ("networking.k8s.io", "ingresses", &[Of::CanaryRoute], &["get", "watch", "patch", "delete"]),
 ];
 
 /// What the journal in the cluster needs in its namespace.
@@ -57,9 +63,12 @@ const JOURNAL: [Needed; 2] = [
     ("coordination.k8s.io", "leases", &[Of::All], &["get", "create", "patch", "delete"]),
 ];
 
-/// Whether its traffic is divided by an `HTTPRoute`.
-pub(crate) fn uses_http_route(target: &Target) -> bool {
-    target.service.traffic.router == "http-route"
+/// What a router needs of its routing objects.
+fn routes(router: Router) -> Vec<Needed> {
+    match router {
+        Router::IngressNginx => OWN_INGRESS.to_vec(),
+        _ => vec![(router.kind().group, router.kind().plural, &[Of::Route], &["get", "list", "watch", "patch"])],
+    }
 }
 
 fn name(target: &Target, of: Of) -> Option<String> {
@@ -69,8 +78,9 @@ fn name(target: &Target, of: Of) -> Option<String> {
         Of::Workload => Some(target.service.workload.clone()),
         Of::CanaryWorkload => Some(canary_of(&target.service.workload)),
         Of::Service => Some(traffic.service.clone()),
-        Of::CanaryService => Some(canary_of(&traffic.service)),
+        Of::CanaryService => Some(canary_service(target)),
         Of::Route => traffic.route.clone(),
+        Of::CanaryRoute => traffic.route.as_deref().map(canary_of),
     }
 }
 
@@ -89,8 +99,12 @@ fn each<'a>(needed: &'a [Needed], target: Option<&'a Target>) -> impl Iterator<I
 pub(crate) fn permissions(targets: &[&Target]) -> Vec<Permission> {
     let mut all: Vec<Permission> = Vec::new();
     for target in targets {
-        let by_route = if uses_http_route(target) { &HTTP_ROUTE[..] } else { &[] };
-        for permission in each(&ALWAYS, Some(target)).chain(each(by_route, Some(target))) {
+        let mut needed = ALWAYS.to_vec();
+        if let Some(router) = Router::of(target) {
+            needed.extend(OWN_SERVICE);
+            needed.extend(routes(router));
+        }
+        for permission in each(&needed, Some(target)) {
             if !all.contains(&permission) {
                 all.push(permission);
             }
@@ -165,4 +179,46 @@ fn role(namespace: &str, permissions: &[Permission]) -> Value {
         "metadata": {"name": "moodify", "namespace": namespace, "labels": {MANAGED_BY: "moodify"}},
         "rules": rules,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::target;
+
+    /// The rules about routing objects, as `resource: names: verbs`.
+    fn rules(router: &str) -> Vec<String> {
+        let mut target = target();
+        target.service.traffic.router = router.to_owned();
+        let roles = roles(&[target], None);
+        let words = |value: &Value| {
+            let words = value.as_array().into_iter().flatten().filter_map(Value::as_str);
+            words.collect::<Vec<_>>().join(" ")
+        };
+        let about = |rule: &&Value| rule["apiGroups"] != json!([""]) && rule["apiGroups"] != json!(["apps"]);
+        let rules = roles[0]["rules"].as_array().unwrap().iter().filter(about);
+        rules
+            .map(|r| format!("{}: {}: {}", words(&r["resources"]), words(&r["resourceNames"]), words(&r["verbs"])))
+            .collect()
+    }
+
+    #[test]
+    fn each_router_may_write_its_own_object_and_no_other() {
+        assert_eq!(rules("replica-ratio"), [""; 0]);
+        for (router, resource) in [
+            ("http-route", "httproutes"),
+            ("grpc-route", "grpcroutes"),
+            ("traefik", "traefikservices"),
+            ("istio", "virtualservices"),
+            ("alb", "ingresses"),
+        ] {
+            assert_eq!(rules(router), [format!("{resource}: web-route: get list watch patch")], "{router}");
+        }
+        let nginx = [
+            "ingresses: web-route: get",
+            "ingresses: : list create",
+            "ingresses: web-route-canary: get watch patch delete",
+        ];
+        assert_eq!(rules("ingress-nginx"), nginx, "the Ingress of others is only read");
+    }
 }

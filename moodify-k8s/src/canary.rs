@@ -8,9 +8,13 @@ use moodify_core::{Error, ErrorKind, RunId};
 use serde_json::{Map, Value, json};
 
 use crate::error::Ask;
-use crate::names::{MANAGED_BY, RUN, SERVICE, TRACK, VERSION, canary_of, label_value};
+use crate::names::{MANAGED_BY, RUN, SERVICE, TRACK, VERSION, canary_of, canary_service, label_value};
+use crate::traffic::Router;
 use crate::workload::container;
 
+/// Annotations of a Service that tell a router how to speak to its pods.
+const HOW_TO_REACH: [&str; 3] =
+    ["alb.ingress.kubernetes.io/", "networking.istio.io/", "traefik.ingress.kubernetes.io/"];
 /// Label keys by which a Service may already tell versions apart.
 const VERSION_KEYS: [&str; 3] = ["version", "track", TRACK];
 
@@ -26,7 +30,7 @@ pub(crate) fn selector(target: &Target, run: &RunId) -> String {
     identity(target, run).iter().map(text).collect::<Vec<_>>().join(",")
 }
 
-fn object_labels(target: &Target, run: &RunId) -> Map<String, Value> {
+pub(crate) fn object_labels(target: &Target, run: &RunId) -> Map<String, Value> {
     let mut labels = identity(target, run);
     labels.insert(MANAGED_BY.to_owned(), "moodify".into());
     labels
@@ -134,8 +138,9 @@ pub(crate) fn service(stable: &Value, target: &Target, run: &RunId, owner_uid: &
             spec.insert(key.to_owned(), value.clone());
         }
     }
-    // Nobody from outside shall reach the canary past the router.
-    spec.insert("type".to_owned(), "ClusterIP".into());
+    // Nobody from outside shall reach the canary past the router, unless that is where the router itself is.
+    let by_nodes = Router::of(target) == Some(Router::Alb) && stable["spec"]["type"] != "ClusterIP";
+    spec.insert("type".to_owned(), if by_nodes { "NodePort" } else { "ClusterIP" }.into());
     if stable["spec"]["clusterIP"] == "None" {
         spec.insert("clusterIP".to_owned(), "None".into());
     }
@@ -145,13 +150,17 @@ pub(crate) fn service(stable: &Value, target: &Target, run: &RunId, owner_uid: &
     }
     spec.insert("ports".to_owned(), ports);
     spec.insert("selector".to_owned(), identity(target, run).into());
+    let annotations = stable["metadata"]["annotations"].as_object().into_iter().flatten();
+    let annotations = annotations.filter(|(key, _)| HOW_TO_REACH.iter().any(|prefix| key.starts_with(prefix)));
+    let annotations: Map<String, Value> = annotations.map(|(key, value)| (key.clone(), value.clone())).collect();
     json!({
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {
-            "name": canary_of(&target.service.traffic.service),
+            "name": canary_service(target),
             "namespace": target.namespace,
             "labels": object_labels(target, run),
+            "annotations": annotations,
             "ownerReferences": [{
                 "apiVersion": "apps/v1",
                 "kind": "Deployment",
@@ -234,6 +243,23 @@ mod tests {
         assert_eq!(body["spec"]["ports"], json!([{"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP"}]));
         assert_eq!(body["spec"]["type"], "ClusterIP");
         assert!(body["spec"].get("clusterIP").is_none());
+    }
+
+    #[test]
+    fn the_router_reaches_the_canary_as_it_reaches_the_stable_one() {
+        let mut stable = stable_service();
+        stable["metadata"]["annotations"] = json!({
+            "alb.ingress.kubernetes.io/target-type": "instance", "traefik.ingress.kubernetes.io/service.sticky.cookie": "true",
+            "argocd.argoproj.io/sync-wave": "1"});
+        let mut target = target();
+        let made = |target: &Target| service(&stable, target, &RunId::new("r1").unwrap(), "u-1");
+        let annotations = json!({
+            "alb.ingress.kubernetes.io/target-type": "instance", "traefik.ingress.kubernetes.io/service.sticky.cookie": "true"});
+        assert_eq!(made(&target)["metadata"]["annotations"], annotations);
+        assert_eq!(made(&target)["spec"]["type"], "ClusterIP");
+        target.service.traffic.router = "alb".to_owned();
+        assert_eq!(made(&target)["spec"]["type"], "NodePort", "load balancers reach nodes");
+        assert_eq!(made(&target)["spec"]["ports"][0].get("nodePort"), None);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::deployer::DeploymentDeployer;
 use crate::diagnostics::PodDiagnostics;
 use crate::error::{self, Access, Ask, BACKEND};
 use crate::journal::KubeJournal;
-use crate::traffic::HttpRouteRouter;
+use crate::traffic::{NginxRouter, RouteRouter, Router};
 
 /// A connection to one cluster, cheap to clone; makes the backends.
 ///
@@ -75,10 +75,13 @@ impl Kube {
         Arc::new(DeploymentDeployer::new(self.clone()))
     }
 
-    /// Divides traffic by the weights of Gateway API `HTTPRoute`s.
+    /// Divides traffic by weights in routing objects of this kind.
     #[must_use]
-    pub fn http_route_router(&self) -> Arc<dyn TrafficRouter> {
-        Arc::new(HttpRouteRouter::new(self.clone()))
+    pub fn router(&self, router: Router) -> Arc<dyn TrafficRouter> {
+        match RouteRouter::new(self.clone(), router) {
+            Some(inside) => Arc::new(inside),
+            None => Arc::new(NginxRouter::new(self.clone())),
+        }
     }
 
     /// Divides traffic by the number of pods behind one Service.
@@ -99,14 +102,16 @@ impl Kube {
         KubeJournal::new(self.clone(), namespace)
     }
 
-    /// All of these, the routers under the names `replica-ratio` and `http-route`.
+    /// All of these, the routers under the name `replica-ratio` and [their own](Router::name).
     #[must_use]
     pub fn backends(&self) -> Backends {
         let mut backends = Backends::default();
         backends.deployer = Some(self.deployer());
         backends.diagnostics = Some(self.diagnostics());
         backends.routers.insert("replica-ratio".to_owned(), self.replica_ratio_router());
-        backends.routers.insert("http-route".to_owned(), self.http_route_router());
+        for router in Router::ALL {
+            backends.routers.insert(router.name().to_owned(), self.router(router));
+        }
         backends
     }
 
@@ -140,6 +145,14 @@ pub(crate) const CONFIG_MAP: Kind = Kind { group: "", version: "v1", kind: "Conf
 pub(crate) const LEASE: Kind = Kind { group: "coordination.k8s.io", version: "v1", kind: "Lease", plural: "leases" };
 pub(crate) const HTTP_ROUTE: Kind =
     Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "HTTPRoute", plural: "httproutes" };
+pub(crate) const GRPC_ROUTE: Kind =
+    Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "GRPCRoute", plural: "grpcroutes" };
+pub(crate) const TRAEFIK_SERVICE: Kind =
+    Kind { group: "traefik.io", version: "v1alpha1", kind: "TraefikService", plural: "traefikservices" };
+pub(crate) const VIRTUAL_SERVICE: Kind =
+    Kind { group: "networking.istio.io", version: "v1", kind: "VirtualService", plural: "virtualservices" };
+pub(crate) const INGRESS: Kind =
+    Kind { group: "networking.k8s.io", version: "v1", kind: "Ingress", plural: "ingresses" };
 
 impl Kind {
     /// The path under which the objects of a namespace are.

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use crate::canary;
 use crate::client::{Apply, DEPLOYMENT, Kube, Object, SERVICE, typed, until_error};
 use crate::error::{Access, Ask};
-use crate::names::{RUN, VERSION, canary_of};
+use crate::names::{self, RUN, VERSION, canary_of};
 use crate::ownership::{self, Owner, last_foreign};
+use crate::traffic;
 use crate::workload::{container, desired, image, workload};
 
 /// Runs Deployments: the stable one is the user's and only ever patched; the canary beside it is ours.
@@ -174,7 +175,7 @@ fn stable_service(target: &Target) -> Object {
 }
 
 fn canary_service(target: &Target) -> Object {
-    Object::new(SERVICE, &target.namespace, &canary_of(&target.service.traffic.service))
+    Object::new(SERVICE, &target.namespace, &names::canary_service(target))
 }
 
 fn missing(object: &Object) -> Error {
@@ -339,13 +340,7 @@ impl Deployer for DeploymentDeployer {
             let uid = deployed.metadata.uid.unwrap_or_default();
             self.apply_service(cx, target, &plan, &uid, true).await?;
             changes.push(change(canary_service(target).to_string(), format!("create, for the pods of {canary}")));
-            if let Some(route) = &target.service.traffic.route {
-                let object = Object::new(crate::client::HTTP_ROUTE, &target.namespace, route);
-                let to = &target.service.traffic.service;
-                let what =
-                    format!("weights of the rules that lead to {to}: step by step to the canary, back at the end");
-                changes.push(change(object.to_string(), what));
-            }
+            changes.extend(traffic::preview(target));
         }
         let ask = stable.ask(Access::Read, "get");
         let (_, runs) = container(&ask, &plan.stable, target.service.container())?;

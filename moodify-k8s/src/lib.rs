@@ -32,7 +32,6 @@ mod names;
 mod ownership;
 mod pod;
 mod preflight;
-mod route;
 mod traffic;
 mod workload;
 
@@ -45,4 +44,4 @@ pub use config::KubeConfig;
 pub use deployer::DeploymentDeployer;
 pub use diagnostics::PodDiagnostics;
 pub use journal::KubeJournal;
-pub use traffic::HttpRouteRouter;
+pub use traffic::{NginxRouter, RouteRouter, Router};

@@ -1,5 +1,7 @@
 //! What things are called: labels, and the names of what a run makes.
 
+use moodify_core::model::Target;
+
 /// The label that says what manages an object; its value is `moodify`.
 pub(crate) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The label with the run that owns an object.
@@ -21,6 +23,11 @@ pub(crate) fn canary_of(base: &str) -> String {
         return format!("{base}{SUFFIX}");
     }
     format!("{}{SUFFIX}", cut(base, LONGEST - SUFFIX.len()))
+}
+
+/// The name of the canary's own Service.
+pub(crate) fn canary_service(target: &Target) -> String {
+    canary_of(&target.service.traffic.service)
 }
 
 /// `text` as a label value: letters, digits and `-_.`, at most 63 of them.

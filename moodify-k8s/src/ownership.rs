@@ -17,6 +17,13 @@ pub(crate) struct Editor {
     time: Option<Timestamp>,
 }
 
+impl Editor {
+    /// When it was, as far as the server knows.
+    pub(crate) fn time(&self) -> Option<Timestamp> {
+        self.time
+    }
+}
+
 impl fmt::Display for Editor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} ({})", self.manager, self.operation)?;

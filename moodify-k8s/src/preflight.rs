@@ -3,16 +3,15 @@
 use std::collections::BTreeSet;
 
 use futures::StreamExt;
-use moodify_core::backend::TrafficRouter;
 use moodify_core::model::Target;
 use moodify_core::{CallContext, Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
-use crate::access::{Permission, permissions, uses_http_route};
+use crate::access::{Permission, permissions};
 use crate::client::Kube;
 use crate::deployer::DeploymentDeployer;
 use crate::error::{Access, Ask};
-use crate::traffic::HttpRouteRouter;
+use crate::traffic::{NginxRouter, RouteRouter, Router};
 
 /// `patch deployments.apps`.
 fn told(Permission { group, resource, verb, .. }: &Permission) -> String {
@@ -21,7 +20,7 @@ fn told(Permission { group, resource, verb, .. }: &Permission) -> String {
 
 impl Kube {
     /// Checks, without changing anything, that a release of these targets could begin: the server answers, the
-    /// namespaces exist, we may do what a release does, and Deployments, Services and `HTTPRoute`s are there and can
+    /// namespaces exist, we may do what a release does, and Deployments, Services and routing objects are there and can
     /// carry a canary. Returns every problem found, each a sentence of its own; none is good news.
     ///
     /// Access reviews are sent as `POST`, as Kubernetes wants it; they write nothing. Safe to cancel.
@@ -48,13 +47,21 @@ impl Kube {
         self.check_permissions(cx, namespace, targets).await?;
         let mut problems = Vec::new();
         for target in targets {
-            let shares_service = !uses_http_route(target);
-            problems.extend(DeploymentDeployer::new(self.clone()).examine(cx, target, shares_service).await.err());
-            if uses_http_route(target) {
-                problems.extend(HttpRouteRouter::new(self.clone()).read(cx, target).await.err());
+            let router = Router::of(target);
+            let canary = DeploymentDeployer::new(self.clone()).examine(cx, target, router.is_none()).await;
+            problems.extend(canary.err());
+            if let Some(router) = router {
+                problems.extend(self.examine_route(cx, target, router).await.err());
             }
         }
         Ok(problems)
+    }
+
+    async fn examine_route(&self, cx: &CallContext, target: &Target, router: Router) -> Result<()> {
+        match RouteRouter::new(self.clone(), router) {
+            Some(inside) => inside.examine(cx, target).await,
+            None => NginxRouter::new(self.clone()).examine(cx, target).await,
+        }
     }
 
     async fn check_namespace(&self, cx: &CallContext, namespace: &str) -> Result<()> {

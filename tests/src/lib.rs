@@ -9,7 +9,7 @@
 //!
 //! With `MOODIFY_RIG_KUBECONFIG=/path/kubeconfig` the rig starts no control plane: it uses that cluster as whoever the
 //! kubeconfig says, who must be allowed everything, and adds a node of its own, to which only the tests' pods go. It
-//! installs the definitions of the Gateway API where they are missing, and leaves nothing else behind.
+//! installs the definitions of routing objects where they are missing, and leaves nothing else behind.
 //!
 //! A test takes what it needs or is left out aloud:
 //!
@@ -37,6 +37,8 @@ pub mod node;
 pub mod require;
 #[cfg(feature = "rig")]
 pub mod rig;
+#[cfg(feature = "rig")]
+pub mod routes;
 #[cfg(feature = "rig")]
 pub mod scene;
 pub mod sweep;

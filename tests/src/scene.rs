@@ -5,7 +5,9 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::api::{ApiResource, DynamicObject, ListParams};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::networking::v1::Ingress;
+use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -14,6 +16,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
 
 use crate::rig::{Namespace, Prometheus};
+use crate::routes::{ROUTERS, resource, route};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 /// As whom `moodify` works where the users are the rig's own: allowed what `moodify rbac` says, and nothing else.
@@ -55,7 +58,7 @@ pub struct Finished {
 }
 
 impl<'a> Scene<'a> {
-    /// Deploys version `v1` of each service (5 replicas, with an `HTTPRoute`), and writes a plan that releases the image
+    /// Deploys version `v1` of each service (5 replicas, with a routing object), and writes a plan that releases the image
     /// with the given tag of each: canary 10, 50, 100 % with bakes of a few seconds.
     ///
     /// `None`, said aloud, if there is no Prometheus.
@@ -77,11 +80,9 @@ impl<'a> Scene<'a> {
         let mut listed = Vec::new();
         for (name, tag) in services {
             namespace.deploy(name, &format!("registry.test/{name}:{before}"), 5).await;
-            if router == "http-route" {
-                namespace.apply(&route(name).to_string()).await;
-            }
             let mut traffic = json!({"router": router, "service": name});
-            if router == "http-route" {
+            if ROUTERS.contains(&router) {
+                namespace.apply(&route(router, name, name).to_string()).await;
                 traffic["route"] = json!(name);
             }
             let image = format!("registry.test/{name}:{tag}");
@@ -151,8 +152,12 @@ impl<'a> Scene<'a> {
         for service in self.plan["release"]["services"].as_array().expect("services") {
             let name = |value: &Value| value.as_str().map(str::to_owned);
             wanted.extend(name(&service["workload"]).map(|name| ("patch", format!("deployments.apps/{name}"))));
+            let router = service["traffic"]["router"].as_str().expect("a router");
             let route = name(&service["traffic"]["route"]);
-            wanted.extend(route.map(|name| ("patch", format!("httproutes.gateway.networking.k8s.io/{name}"))));
+            wanted.extend(route.map(|name| match router {
+                "ingress-nginx" => ("delete", format!("{}/{name}-canary", resource(router))),
+                _ => ("patch", format!("{}/{name}", resource(router))),
+            }));
         }
         if self.cluster.is_some() {
             wanted.push(("delete", "leases.coordination.k8s.io".to_owned()));
@@ -249,22 +254,27 @@ impl<'a> Scene<'a> {
         Some((image, spec.replicas?))
     }
 
+    /// What somebody wrote into the routing object of a service: annotations (without kubectl's own) and spec.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub async fn routing(&self, router: &str, name: &str) -> (Value, Value) {
+        let text = self.namespace.kubectl(&["get", resource(router), name, "--output", "json"]).await;
+        let mut object: Value = serde_json::from_str(&text).expect("kubectl prints JSON");
+        let annotations = object["metadata"]["annotations"].as_object_mut().map(std::mem::take);
+        let mut annotations = annotations.unwrap_or_default();
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        (annotations.into(), object["spec"].take())
+    }
+
     /// The backends and weights of the rules of a service's `HTTPRoute`.
     ///
     /// # Panics
     ///
     /// When there is none.
     pub async fn route(&self, name: &str) -> Value {
-        let resource = ApiResource {
-            group: "gateway.networking.k8s.io".to_owned(),
-            version: "v1".to_owned(),
-            api_version: "gateway.networking.k8s.io/v1".to_owned(),
-            kind: "HTTPRoute".to_owned(),
-            plural: "httproutes".to_owned(),
-        };
-        let client = self.namespace.client().await;
-        let api: Api<DynamicObject> = Api::namespaced_with(client, self.namespace.name(), &resource);
-        api.get(name).await.expect("the route exists").data["spec"]["rules"].clone()
+        self.routing("http-route", name).await.1["rules"].take()
     }
 
     /// Fails unless every service runs `tag`, with all of its replicas, all of its traffic, and nothing of ours is left.
@@ -278,8 +288,13 @@ impl<'a> Scene<'a> {
             let image = format!("registry.test/{name}:{tag}");
             assert_eq!(self.workload(name).await, Some((image.clone(), 5)), "{name}");
             if service["traffic"]["route"].is_string() {
-                let rules = self.route(name).await;
-                assert_eq!(rules, route(name)["spec"]["rules"], "the route of {name} is as it was");
+                let router = service["traffic"]["router"].as_str().expect("a router");
+                let (annotations, spec) = self.routing(router, name).await;
+                let before = route(router, name, name);
+                assert_eq!(spec, before["spec"], "the route of {name} is as it was");
+                let none = json!({});
+                let written = before["metadata"].get("annotations").unwrap_or(&none);
+                assert_eq!(annotations, *written, "the annotations of the route of {name} are as they were");
             }
             self.namespace.wait_ready(name).await;
         }
@@ -287,10 +302,12 @@ impl<'a> Scene<'a> {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let deployments: Api<Deployment> = self.namespace.api().await;
-            let services: Api<k8s_openapi::api::core::v1::Service> = self.namespace.api().await;
+            let services: Api<Service> = self.namespace.api().await;
+            let ingresses: Api<Ingress> = self.namespace.api().await;
             let mut left: Vec<String> = Vec::new();
             left.extend(deployments.list(&ours).await.expect("a list").iter().map(|d| d.name_any()));
             left.extend(services.list(&ours).await.expect("a list").iter().map(|s| s.name_any()));
+            left.extend(ingresses.list(&ours).await.expect("a list").iter().map(|i| i.name_any()));
             if left.is_empty() {
                 return;
             }
@@ -401,24 +418,4 @@ pub fn moodify() -> PathBuf {
     let this = std::env::current_exe().expect("this program has a path");
     let target = this.ancestors().find(|dir| dir.join("moodify").is_file()).map(Path::to_owned);
     target.expect("moodify is built beside the tests: cargo build --workspace --bins").join("moodify")
-}
-
-/// An `HTTPRoute` with a rule of somebody else and the service's own.
-pub(crate) fn route(name: &str) -> Value {
-    json!({
-        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": name},
-        "spec": {
-            "parentRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"}],
-            "rules": [
-                {
-                    "matches": [{"path": {"type": "PathPrefix", "value": "/admin"}}],
-                    "backendRefs": [{"group": "", "kind": "Service", "name": "admin", "port": 80, "weight": 1}],
-                },
-                {
-                    "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
-                    "backendRefs": [{"group": "", "kind": "Service", "name": name, "port": 80, "weight": 1}],
-                },
-            ],
-        },
-    })
 }

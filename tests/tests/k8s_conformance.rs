@@ -15,11 +15,13 @@ use moodify_core::model::{Target, Track};
 use moodify_core::testing::conformance::{self, DeployerHarness, RouterHarness, context};
 use moodify_k8s::{Kube, KubeConfig};
 use moodify_tests::rig::{Namespace, Rig};
+use moodify_tests::routes::{ACTION, resource, route};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const HTTP_ROUTE: &str = "http-route";
+const GRPC_ROUTE: &str = "grpc-route";
 const REPLICA_RATIO: &str = "replica-ratio";
 
 /// A namespace with a service `backend` of this many instances, and what speaks to it.
@@ -36,8 +38,8 @@ struct Harness {
 struct Gateway(JoinHandle<()>);
 
 impl Gateway {
-    async fn start(namespace: &Namespace) -> Self {
-        let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute");
+    async fn start(namespace: &Namespace, kind: &str) -> Self {
+        let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", kind);
         let resource = ApiResource::from_gvk(&kind);
         let api = Api::<DynamicObject>::namespaced_with(namespace.client().await, namespace.name(), &resource);
         Self(tokio::spawn(async move {
@@ -91,16 +93,11 @@ impl Harness {
 
     /// Routes all requests but those of somebody else to the service.
     async fn routed(mut self) -> Self {
-        let route = json!({
-            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "backend"},
-            "spec": {"parentRefs": [{"name": "gateway"}], "rules": [
-                {"matches": [{"path": {"type": "PathPrefix", "value": "/other"}}],
-                 "backendRefs": [{"name": "other", "port": 80}]},
-                {"matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
-                 "backendRefs": [{"name": "backend", "port": 80, "weight": 3}]}]},
-        });
+        let route = route(self.router, "backend", "backend");
         self.namespace.apply(&route.to_string()).await;
-        self.gateway = Some(Gateway::start(&self.namespace).await);
+        if matches!(self.router, HTTP_ROUTE | GRPC_ROUTE) {
+            self.gateway = Some(Gateway::start(&self.namespace, route["kind"].as_str().unwrap()).await);
+        }
         self
     }
 
@@ -168,13 +165,30 @@ impl RouterHarness for Harness {
         }
         // The API server's record of who edited what is precise to the second.
         tokio::time::sleep(Duration::from_millis(1100)).await;
-        let weight = |nth, weight| {
-            let path = format!("/spec/rules/1/backendRefs/{nth}/weight");
-            json!({"op": "replace", "path": path, "value": weight})
+        let (resource, manager) = (resource(self.router), format!("--field-manager={editor}"));
+        let (list, canary) = match self.router {
+            "ingress-nginx" => {
+                let weight = "nginx.ingress.kubernetes.io/canary-weight=33";
+                let arguments = ["annotate", "--overwrite", resource, "backend-canary", weight, &manager];
+                self.namespace.kubectl(&arguments).await;
+                return;
+            }
+            "alb" => {
+                let path = format!("jsonpath={{.metadata.annotations.{}}}", ACTION.replace('.', "\\."));
+                let now = self.namespace.kubectl(&["get", resource, "backend", "--output", &path]).await;
+                let edited = now.replace("\"weight\":90", "\"weight\": 67").replace("\"weight\":10", "\"weight\": 33");
+                assert_ne!(now, edited);
+                let action = format!("{ACTION}={edited}");
+                self.namespace.kubectl(&["annotate", "--overwrite", resource, "backend", &action, &manager]).await;
+                return;
+            }
+            "traefik" => ("/spec/weighted/services", 2),
+            "istio" => ("/spec/http/1/route", 1),
+            _ => ("/spec/rules/1/backendRefs", 1),
         };
-        let patch = json!([weight(0, 67), weight(1, 33)]).to_string();
-        let manager = format!("--field-manager={editor}");
-        self.namespace.kubectl(&["patch", "httproute", "backend", "--type=json", "--patch", &patch, &manager]).await;
+        let weight = |nth, weight| json!({"op": "replace", "path": format!("{list}/{nth}/weight"), "value": weight});
+        let patch = json!([weight(canary - 1, 67), weight(canary, 33)]).to_string();
+        self.namespace.kubectl(&["patch", resource, "backend", "--type=json", "--patch", &patch, &manager]).await;
     }
 
     async fn lose_canary(&self) {
@@ -189,10 +203,40 @@ async fn deployer() {
     conformance::deployer(&harness).await;
 }
 
-#[tokio::test]
-async fn router_of_weights() {
-    let Some(harness) = Harness::new("by-weights", HTTP_ROUTE, 2).await else { return };
+/// A router whose weights are in a routing object.
+async fn router_of_weights(name: &str, router: &'static str) {
+    let Some(harness) = Harness::new(name, router, 2).await else { return };
     conformance::traffic_router(&harness.routed().await.canary(2).await).await;
+}
+
+#[tokio::test]
+async fn router_of_http_routes() {
+    router_of_weights("by-http-route", HTTP_ROUTE).await;
+}
+
+#[tokio::test]
+async fn router_of_grpc_routes() {
+    router_of_weights("by-grpc-route", GRPC_ROUTE).await;
+}
+
+#[tokio::test]
+async fn router_of_traefik() {
+    router_of_weights("by-traefik", "traefik").await;
+}
+
+#[tokio::test]
+async fn router_of_istio() {
+    router_of_weights("by-istio", "istio").await;
+}
+
+#[tokio::test]
+async fn router_of_ingress_nginx() {
+    router_of_weights("by-nginx", "ingress-nginx").await;
+}
+
+#[tokio::test]
+async fn router_of_alb() {
+    router_of_weights("by-alb", "alb").await;
 }
 
 #[tokio::test]

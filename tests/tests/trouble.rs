@@ -196,6 +196,24 @@ async fn somebody_elses_edit_of_the_route_stops_it_and_stays() {
 }
 
 #[tokio::test]
+async fn somebody_elses_edit_of_the_canary_s_ingress_stops_it_and_stays() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("edit-ingress").await;
+    let Some(mut scene) = Scene::new(&namespace, &[("backend", "v2")], "ingress-nginx").await else { return };
+    scene.canary()["bake"] = "120s".into();
+    let mut running = scene.start_release();
+    running.until_step("rollout-bake-10").await;
+    let weight = "nginx.ingress.kubernetes.io/canary-weight=90";
+    namespace.kubectl(&["annotate", "--overwrite", "ingress", "backend-canary", weight]).await;
+    let finished = running.finish().await;
+    let summary = finished.ended("needs-attention");
+    assert_eq!(finished.code, 5, "{}", finished.stderr);
+    assert!(summary.contains("kubectl"), "it says whose edit it was: {summary}");
+    let (annotations, _) = scene.routing("ingress-nginx", "backend-canary").await;
+    assert_eq!(annotations["nginx.ingress.kubernetes.io/canary-weight"], "90", "the edit is still there");
+}
+
+#[tokio::test]
 async fn without_an_api_server_for_20_s_it_goes_on_afterwards() {
     let Some(rig) = Rig::own().await else { return };
     let namespace = rig.alone("api-server").await;

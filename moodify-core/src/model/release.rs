@@ -52,11 +52,13 @@ impl Service {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Routing {
-    /// The router, by the name under which it is registered: `replica-ratio`, `http-route`.
+    /// The router, by the name under which it is registered: `replica-ratio`, `http-route`, `grpc-route`, `traefik`,
+    /// `istio`, `ingress-nginx`, `alb`.
     pub router: String,
     /// The Service object in front of the stable version.
     pub service: String,
-    /// The routing object whose weights are set (`http-route`: the name of the `HTTPRoute`).
+    /// The routing object whose weights are set (`http-route`: the name of the `HTTPRoute`; `traefik`: of the
+    /// `TraefikService`; `istio`: of the `VirtualService`; `ingress-nginx` and `alb`: of the `Ingress`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
 }

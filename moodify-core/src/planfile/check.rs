@@ -8,6 +8,16 @@ use super::{Mistake, PhaseContent, PlanFile, StrategySpec};
 use crate::gate::Gate;
 use crate::model::{Environment, Period, Release, Service, Step};
 
+/// The routers that need to know a routing object, and its kind.
+const ROUTED: [(&str, &str); 6] = [
+    ("http-route", "HTTPRoute"),
+    ("grpc-route", "GRPCRoute"),
+    ("traefik", "TraefikService"),
+    ("istio", "VirtualService"),
+    ("ingress-nginx", "Ingress"),
+    ("alb", "Ingress"),
+];
+
 impl PlanFile {
     /// What is wrong with the plan that its types allow; empty if nothing is. What depends on the backends that are
     /// there (routers, actions, their parameters) is not checked here.
@@ -117,11 +127,12 @@ impl Checks {
         self.label(&format!("{at}/traffic/service"), &traffic.service);
         match &traffic.route {
             Some(route) => self.dns_name(&format!("{at}/traffic/route"), route),
-            None if traffic.router == "http-route" => {
-                let message = "the router http-route needs `route`, the name of the HTTPRoute";
-                self.report(format!("{at}/traffic"), message);
+            None => {
+                if let Some((router, kind)) = ROUTED.iter().find(|(router, _)| traffic.router == *router) {
+                    let message = format!("the router {router} needs `route`, the name of the {kind}");
+                    self.report(format!("{at}/traffic"), message);
+                }
             }
-            None => {}
         }
     }
 

@@ -12,7 +12,7 @@ use super::story::{CAPACITY, Story};
 use super::world::{History, LOAD, Watch, World};
 use crate::BoxError;
 use crate::rig::{Namespace, Prometheus, Rig, deployment};
-use crate::scene::route;
+use crate::routes::route;
 
 /// How long the cluster may take to remove what was deleted.
 const SETTLE: Duration = Duration::from_secs(40);
@@ -54,7 +54,7 @@ impl Stage {
             });
             namespace.apply(&service.to_string()).await;
             if story.router == "http-route" {
-                namespace.apply(&route(name).to_string()).await;
+                namespace.apply(&route(story.router, name, name).to_string()).await;
             }
         }
         for (name, _) in story.services {

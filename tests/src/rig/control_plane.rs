@@ -224,7 +224,11 @@ impl ControlPlane {
         if output.status.success() {
             return Ok(());
         }
-        Err(format!("custom resources cannot be defined: {}", String::from_utf8_lossy(&output.stderr)).into())
+        Err(format!(
+            "the definitions of routing objects cannot be installed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        )
+        .into())
     }
 
     /// The scheduler places nothing on a node until a controller has seen it ready and removed its taint.

@@ -2,7 +2,7 @@
 //!
 //! The node has a taint and a label with its name, so that nothing but the pods of this rig's tests comes to it, and
 //! those come nowhere else: [`Namespace::place`](super::Namespace::place). What the rig leaves in the cluster when it
-//! ends are the definitions of the Gateway API, if it was the one to install them: others may use them by then.
+//! ends are the definitions of routing objects, if it was the one to install them: others may use them by then.
 
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
@@ -51,7 +51,9 @@ impl ControlPlane {
         let mut plane = Self { state, processes: Vec::new(), _way: way };
         plane.kubectl(&["version", "--request-timeout=10s"])?;
         plane.start_node(ADMIN)?;
-        plane.install_missing(&assets.join("crds"))?;
+        for crds in ["crds", "traefik-crds"] {
+            plane.install_missing(&assets.join(crds))?;
+        }
         plane.wait_for_node().await?;
         // A cluster elsewhere cannot reach the node.
         let health = format!("/api/v1/nodes/{}/proxy/healthz", plane.state.node.name);
@@ -67,7 +69,7 @@ impl ControlPlane {
                 && let Err(error) = self.kubectl(&["create", "--filename", &file])
                 && !error.to_string().contains("AlreadyExists")
             {
-                return Err(format!("the Gateway API cannot be installed: {error}").into());
+                return Err(format!("the definition of a routing object cannot be installed: {error}").into());
             }
         }
         self.kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "--filename", &crds.to_string_lossy()])

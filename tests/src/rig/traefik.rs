@@ -20,8 +20,8 @@ pub const PROMPT: Duration = Duration::from_millis(100);
 /// A real Traefik for one namespace: with the Gateway API, its own custom resources and the annotations of
 /// ingress-nginx. It stops when this is dropped.
 ///
-/// In the namespace there is a Gateway `edge`, whose one listener takes HTTP for all hosts, and an `IngressClass` of the
-/// namespace's own name.
+/// In the namespace there is a Gateway `edge`, whose one listener takes HTTP for all hosts; an `Ingress` is of the class
+/// `nginx`.
 #[derive(Debug)]
 pub struct Traefik {
     address: SocketAddr,
@@ -76,8 +76,8 @@ impl Namespace {
                 "spec": {"controllerName": "traefik.io/gateway-controller"},
             },
             {
-                "apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": name},
-                "spec": {"controller": format!("rig.moodify.dev/{name}")},
+                "apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": "nginx"},
+                "spec": {"controller": "k8s.io/ingress-nginx"},
             },
             {
                 "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "edge"},
@@ -109,10 +109,10 @@ impl Namespace {
             "--providers.kubernetesgateway.burst=2000".to_owned(),
             "--providers.kubernetescrd=true".to_owned(),
             format!("--providers.kubernetescrd.namespaces={name}"),
+            // As other gateways do: one Service without pods is no reason to leave out what refers to it.
+            "--providers.kubernetescrd.allowemptyservices=true".to_owned(),
             "--providers.kubernetesingressnginx=true".to_owned(),
             format!("--providers.kubernetesingressnginx.watchnamespace={name}"),
-            format!("--providers.kubernetesingressnginx.ingressclass={name}"),
-            format!("--providers.kubernetesingressnginx.controllerclass=rig.moodify.dev/{name}"),
         ]);
         let mut process = Process::start("traefik", &mut command, dir.path()).expect("Traefik can be run");
         let deadline = Instant::now() + PATIENCE;

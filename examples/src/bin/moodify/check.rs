@@ -1,7 +1,7 @@
 //! `check`: what is wrong with a plan, and what it would change.
 
 use moodify_core::action::{ShiftParams, kinds};
-use moodify_core::backend::{Backends, CanarySpec, Granularity};
+use moodify_core::backend::{Backends, CanarySpec, Granularity, Verification};
 use moodify_core::model::{Plan, Target, Track, Weight};
 use moodify_core::strategy::split;
 use moodify_core::{CallContext, Result};
@@ -115,6 +115,13 @@ async fn service_changes(
         let steps: Vec<String> = weights.iter().map(ToString::to_string).collect();
         let route = traffic.route.as_deref().unwrap_or(&traffic.service);
         lines.push(format!("{} {route}: the new version's weight goes 0 %, {}", traffic.router, steps.join(", ")));
+        let now = router.read(cx, target).await?;
+        if !router.capabilities().verifies || now.verification == Verification::CannotTell {
+            let router = &traffic.router;
+            let line =
+                format!("{router} {route}: its weights cannot be verified: nothing reports what the data plane does");
+            lines.push(line);
+        }
     }
     Ok(lines)
 }

@@ -1,0 +1,17 @@
+//! Traffic by weights in routing objects: one file for the requests, one for what all kinds share, one for each kind.
+
+mod alb;
+mod gateway;
+mod ingress;
+mod istio;
+mod kind;
+mod list;
+mod nginx;
+mod router;
+mod rule;
+mod traefik;
+
+pub use kind::Router;
+pub(crate) use kind::preview;
+pub use nginx::NginxRouter;
+pub use router::RouteRouter;
