@@ -10,8 +10,13 @@ use tokio::net::TcpStream;
 ///
 /// HTTP/1.0, because its answers end with the connection and have no chunks.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    get_from(address, &address.to_string(), path).await
+}
+
+/// The same from one of the hosts behind an address.
+pub(crate) async fn get_from(address: SocketAddr, host: &str, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

@@ -67,10 +67,19 @@ impl<'a> Scene<'a> {
     ///
     /// When the cluster does not take it.
     pub async fn new(namespace: &'a Namespace, services: &[(&str, &str)], router: &str) -> Option<Self> {
+        Self::over(namespace, "v1", services, router).await
+    }
+
+    /// The same with another tag of the version that is there before.
+    ///
+    /// # Panics
+    ///
+    /// As [`Scene::new`].
+    pub async fn over(namespace: &'a Namespace, before: &str, services: &[(&str, &str)], router: &str) -> Option<Self> {
         let prometheus = namespace.prometheus().await?;
         let mut listed = Vec::new();
         for (name, tag) in services {
-            namespace.deploy(name, &format!("registry.test/{name}:v1"), 5).await;
+            namespace.deploy(name, &format!("registry.test/{name}:{before}"), 5).await;
             let mut traffic = json!({"router": router, "service": name});
             if ROUTERS.contains(&router) {
                 namespace.apply(&route(router, name, name).to_string()).await;

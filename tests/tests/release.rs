@@ -111,7 +111,7 @@ async fn errors_by_istio_come_back() {
 #[tokio::test]
 async fn a_crash_loop_at_50_comes_back() {
     let reason = ["crash-loop of backend", "CrashLoopBackOff"];
-    comes_back("crash", "http-route", &[("backend", "v2-crash6s-when3")], "rollout-bake-50", &reason).await;
+    comes_back("crash", "http-route", &[("backend", "v2-crash12s-when3")], "rollout-bake-50", &reason).await;
 }
 
 #[tokio::test]
@@ -123,7 +123,7 @@ async fn slow_answers_at_50_come_back() {
 #[tokio::test]
 async fn failing_readiness_at_50_comes_back() {
     let reason = ["unhealthy of backend", "limit > 50%"];
-    comes_back("unready", "http-route", &[("backend", "v2-unready60after4s-when3")], "rollout-bake-50", &reason).await;
+    comes_back("unready", "http-route", &[("backend", "v2-unready60after8s-when3")], "rollout-bake-50", &reason).await;
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 use async_trait::async_trait;
 
 use super::services::{ByService, Services, baseline, check, each};
-use super::shift_traffic::{reset, weight_before};
+use super::shift_traffic::{reset, settle, weight_before};
 use super::{Action, CheckContext, Observed, StepContext};
 use crate::backend::{Granularity, Traffic, WeightChange};
 use crate::error::{Error, ErrorKind, Result};
@@ -19,6 +19,7 @@ impl ReturnTraffic {
         if router.capabilities().granularity != Granularity::Percent {
             return Ok(());
         }
+        settle(cx).await?;
         let ours = weight_before(cx);
         let capacity = baseline(cx, &target)?.replicas;
         // Setting what is there writes nothing, but compares.

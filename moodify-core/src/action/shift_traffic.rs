@@ -59,6 +59,11 @@ impl ShiftTraffic {
                 deployer.scale(&cx.call()?, &target, Track::Canary, Scale { from: before, to: replicas }).await?;
             }
             wait_available(cx, &target, replicas).await?;
+            if from == Weight::ZERO || before != replicas {
+                settle(cx).await?;
+                // What fails in its first seconds has failed by now, and nobody was sent there.
+                wait_available(cx, &target, replicas).await?;
+            }
         }
         let mut change = WeightChange { from, to, capacity };
         if mutation::on(Mutation::OverwriteDrift) {
@@ -94,11 +99,25 @@ async fn in_force(cx: &StepContext, call: &CallContext, target: &Target, mut tra
     Ok(traffic)
 }
 
-/// How long after all traffic was sent back the canaries stay: what the API accepted is not in the data plane yet, and
-/// answers are on their way. Pods that stop at once lost requests without, and none with 2 s.
-const DRAIN: Duration = Duration::from_secs(5);
+/// How long the data plane may be behind what the API says. Of a gateway that heard of instances 2 s late, and took over
+/// changes every 2 s, requests failed without this time between one change and the next, and none with it.
+const LAG: Duration = Duration::from_secs(5);
 /// How long a way back waits for a router to report: it must not depend on one that never does.
 const REPORT: Duration = Duration::from_secs(30);
+
+/// Lets the data plane learn which instances have come and which have gone, before more traffic is sent to them: the
+/// first is not behind the canary's name as soon as it is available, and one that is gone is still behind stable's.
+pub(super) async fn settle(cx: &StepContext) -> Result<()> {
+    lag(cx, "let the data plane learn of the instances").await
+}
+
+async fn lag(cx: &StepContext, operation: &'static str) -> Result<()> {
+    let elapsed = async {
+        tokio::time::sleep(LAG).await;
+        Ok(())
+    };
+    cx.call()?.run("engine", operation, elapsed).await
+}
 
 /// Sends all traffic to stable, for every service even if one of them fails, and lets the canaries drain.
 pub(super) async fn reset(cx: &StepContext, services: &[String]) -> Result<ByService<Traffic>> {
@@ -113,11 +132,8 @@ pub(super) async fn reset(cx: &StepContext, services: &[String]) -> Result<BySer
             if let Err(e) = in_force(cx, &patient, &target, traffic.clone()).await {
                 cx.note(format!("{target}: the router does not report that all traffic is back: {e}"));
             }
-            let drained = async {
-                tokio::time::sleep(DRAIN).await;
-                Ok(())
-            };
-            cx.call()?.run("engine", "let the canaries drain", drained).await?;
+            // What the API accepted is not in the data plane yet, and answers are on their way.
+            lag(cx, "let the canaries drain").await?;
         }
         Ok(traffic)
     })

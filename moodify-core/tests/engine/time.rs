@@ -1,5 +1,6 @@
 //! Time that counts is time that was watched; no jump of the wall clock changes that.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -7,7 +8,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use moodify_core::clock::Clock;
 use moodify_core::engine::Ending;
+use moodify_core::event::{Progress, ProgressKind, Signal};
 use moodify_core::journal::{Outcome, Record};
+use moodify_core::model::Track;
 use moodify_core::testing::{BackendKind, Scenario, Simulator};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -167,5 +170,43 @@ fn a_hold_is_one_hold_also_while_other_metrics_are_asked() {
         };
         assert_eq!(outcome(&ending), Outcome::NeedsAttention, "{ending:?}");
         assert!(begun.elapsed() < Duration::from_secs(120), "{:?}", begun.elapsed());
+    });
+}
+
+/// What is available is behind its name in the data plane only a while later; what is gone still is.
+#[test]
+fn traffic_moves_only_when_the_data_plane_had_time_to_learn_of_the_instances() {
+    on_virtual_time(async {
+        let stage = Stage::named(brief(plan()), "healthy");
+        let mut signals = stage.engine.subscribe();
+        let watch = async {
+            let (mut waits, mut known, mut changed) = (Vec::new(), HashMap::new(), tokio::time::Instant::now());
+            while let Some(signal) = signals.next().await {
+                match signal {
+                    Signal::Progress(Progress {
+                        kind: ProgressKind::Workload { service, track, available, .. },
+                        ..
+                    }) => {
+                        // Canaries are looked at once more before traffic is sent there.
+                        let same = known.insert((service, track), available) == Some(available);
+                        if track == Track::Stable || !same {
+                            changed = tokio::time::Instant::now();
+                        }
+                    }
+                    Signal::Progress(Progress { kind: ProgressKind::Traffic { weight, .. }, .. }) => {
+                        waits.push((weight.percent(), changed.elapsed()));
+                    }
+                    Signal::Event(event) if event.is_terminal() => break,
+                    _ => {}
+                }
+            }
+            waits
+        };
+        let ((_, ending), waits) = tokio::join!(stage.run(), watch);
+        assert_eq!(outcome(&ending), Outcome::Completed);
+        for weight in [10, 50, 100, 0] {
+            let waited = waits.iter().find(|(to, _)| *to == weight).map(|(_, waited)| *waited);
+            assert!(waited.is_some_and(|waited| waited >= Duration::from_secs(5)), "to {weight} %: {waits:?}");
+        }
     });
 }

@@ -3,7 +3,7 @@
 //! To the API server it is a node like any other: it registers, renews its lease, runs readiness probes, reports what a
 //! kubelet would report, restarts what crashed with back-off, gives what was deleted time to finish, writes events and
 //! keeps logs (`kubectl logs`, with `--tail`, `--previous` and `--timestamps`, but not `--follow`). Every ready
-//! pod is sent real requests, 20 a second; the annotation `rig.moodify.dev/load` of a pod sets another rate.
+//! pod is sent real requests, 20 a second; the annotation [`LOAD`] of a pod sets another rate.
 //!
 //! A pod listens on the first port of its first container, or 8080: `/healthz` for the probe, `/metrics` with
 //! `http_requests_total{code}` and `http_request_duration_seconds`, and everything else answers as scripted. See
@@ -46,6 +46,8 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 /// The key of the taint and the label of a node among others; its value is the name of the node. The namespaces of the
 /// tests have the label, too.
 pub const MARK: &str = "rig.moodify.dev/node";
+/// The annotation of a pod with the number of requests a second that the node itself sends it.
+pub const LOAD: &str = "rig.moodify.dev/load";
 
 /// Who a node is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

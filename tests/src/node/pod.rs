@@ -14,7 +14,6 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Shared;
 use super::behaviour::Behaviour;
 use super::event;
 use super::group::Member;
@@ -22,6 +21,7 @@ use super::log::Log;
 use super::server::Server;
 use super::status::{State, Status, Terminated};
 use super::targets::Target;
+use super::{LOAD, Shared};
 use crate::{http, wall_clock};
 
 /// A kubelet waits 10 s to 5 min; tests have less time.
@@ -31,7 +31,6 @@ const BLINK: Duration = Duration::from_millis(100);
 const PORT: u16 = 8080;
 /// Requests a second that a ready pod is sent, unless its annotation [`LOAD`] says otherwise.
 const RATE: u32 = 20;
-const LOAD: &str = "rig.moodify.dev/load";
 /// More requests than this at once are not sent: a pod that never answers must not eat the machine.
 const IN_FLIGHT: usize = 256;
 

@@ -5,14 +5,18 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use tokio::net::TcpListener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -21,6 +25,9 @@ use super::log::Log;
 
 const BUCKETS: [(f64, &str); 8] =
     [(0.05, "0.05"), (0.1, "0.1"), (0.25, "0.25"), (0.5, "0.5"), (1.0, "1"), (2.5, "2.5"), (5.0, "5"), (10.0, "10")];
+
+/// How long a pod answers on when it is told to end: longer than the rig takes to tell who routes there.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
 
 /// A running server; dropping it stops it at once, as a crash would.
 pub(super) struct Server {
@@ -38,6 +45,8 @@ struct App {
     buckets: [AtomicU64; BUCKETS.len()],
     micros: AtomicU64,
     in_flight: AtomicU32,
+    /// Whether the pod is on its way out.
+    ends: AtomicBool,
 }
 
 impl Server {
@@ -54,22 +63,22 @@ impl Server {
             buckets: Default::default(),
             micros: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
+            ends: AtomicBool::new(false),
         });
         let router = Router::new()
             .route("/healthz", axum::routing::get(healthz))
             .route("/metrics", axum::routing::get(metrics))
             .fallback(answer)
-            // A connection kept alive would outlive a crash.
-            .layer(axum::middleware::map_response(close))
+            .layer(axum::middleware::map_response_with_state(Arc::clone(&app), close_at_the_end))
             .with_state(Arc::clone(&app));
-        let task = tokio::spawn(async move { axum::serve(listener, router).await });
-        Ok(Self { app, _task: AbortOnDropHandle::new(task) })
+        Ok(Self { app, _task: AbortOnDropHandle::new(tokio::spawn(accept(listener, router))) })
     }
 
     /// Answers for a while longer, until who routes here has learned of the end, and until all answers are given.
     pub(super) async fn drain(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
-        sleep(grace.min(Duration::from_secs(1))).await;
+        self.app.ends.store(true, Relaxed);
+        sleep(grace.min(LAST_ANSWERS)).await;
         while self.app.in_flight.load(Relaxed) > 0 && Instant::now() < deadline {
             sleep(Duration::from_millis(50)).await;
         }
@@ -82,8 +91,32 @@ impl App {
     }
 }
 
-async fn close(mut response: Response) -> Response {
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+/// Unlike those of `axum::serve`, connections end with the server, as those of any process that ends.
+async fn accept(listener: TcpListener, router: Router) -> io::Result<()> {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                connections.spawn(serve(accepted?.0, router.clone()));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, router: Router) {
+    // An answer is one small write, which must not wait for the client to acknowledge the one before.
+    let _ = stream.set_nodelay(true);
+    let service = TowerToHyperService::new(router);
+    // How a connection ends is for the client to see.
+    let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// Who keeps a connection is told to make another one in time.
+async fn close_at_the_end(State(app): State<Arc<App>>, mut response: Response) -> Response {
+    if app.ends.load(Relaxed) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,8 @@ use super::state::{ADMIN, COMPONENTS, State, USERS};
 use crate::{BoxError, http, node};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a pod is ready, or gone, before the endpoints of its Services say so.
+const ENDPOINTS_LAG: Duration = Duration::from_secs(2);
 
 /// The processes of a rig, in the order in which they were started.
 #[derive(Debug)]
@@ -51,7 +53,7 @@ impl ControlPlane {
         plane.start_etcd_and_server(port).await?;
         plane.start_controllers()?;
         plane.start_node("rig-node")?;
-        plane.install_crds(&assets.join("crds"))?;
+        plane.install_crds(&[assets.join("crds"), assets.join("traefik-crds")])?;
         plane.wait_for_node().await?;
         Ok(plane)
     }
@@ -193,6 +195,8 @@ impl ControlPlane {
         let mut manager = common("rig-controller-manager", free_port()?);
         manager.push(format!("--service-account-private-key-file={dir}/accounts.key"));
         manager.push(format!("--root-ca-file={dir}/ca.crt"));
+        // As in a busy cluster: gateways hear of pods that come and go later than Deployments do.
+        manager.push(format!("--endpointslice-updates-batch-period={}s", ENDPOINTS_LAG.as_secs()));
         let scheduler = common("rig-scheduler", free_port()?);
         self.spawn("kube-controller-manager", &manager)?;
         self.spawn("kube-scheduler", &scheduler)
@@ -209,9 +213,13 @@ impl ControlPlane {
         self.add("node", &mut command)
     }
 
-    fn install_crds(&self, crds: &Path) -> Result<(), BoxError> {
+    fn install_crds(&self, directories: &[PathBuf]) -> Result<(), BoxError> {
         let mut command = Command::new(self.state.bin.join("kubectl"));
-        command.arg("--kubeconfig").arg(self.state.kubeconfig(ADMIN)).args(["create", "-f"]).arg(crds);
+        command.arg("--kubeconfig").arg(self.state.kubeconfig(ADMIN)).arg("create");
+        for directory in directories {
+            // Behind the slash, as kubectl does not look into what is a link.
+            command.arg("-f").arg(directory.join(""));
+        }
         let output = command.output()?;
         if output.status.success() {
             return Ok(());

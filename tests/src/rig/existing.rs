@@ -51,7 +51,9 @@ impl ControlPlane {
         let mut plane = Self { state, processes: Vec::new(), _way: way };
         plane.kubectl(&["version", "--request-timeout=10s"])?;
         plane.start_node(ADMIN)?;
-        plane.install_missing(&assets.join("crds"))?;
+        for crds in ["crds", "traefik-crds"] {
+            plane.install_missing(&assets.join(crds))?;
+        }
         plane.wait_for_node().await?;
         // A cluster elsewhere cannot reach the node.
         let health = format!("/api/v1/nodes/{}/proxy/healthz", plane.state.node.name);

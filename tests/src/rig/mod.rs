@@ -28,6 +28,7 @@ mod process;
 mod prometheus;
 mod proxy;
 mod state;
+mod traefik;
 
 pub use audit::AuditEntry;
 pub use bridge::{BRIDGE, outer_end};
@@ -38,6 +39,7 @@ pub use process::{Process, free_port};
 pub use prometheus::Prometheus;
 pub use proxy::ApiProxy;
 pub use state::{ADMIN, State, USERS, VARIABLE};
+pub use traefik::{PROMPT, Traefik};
 
 /// The rig as a test sees it.
 #[derive(Debug)]

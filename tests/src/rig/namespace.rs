@@ -21,7 +21,7 @@ use super::prometheus::Prometheus;
 use super::state::ADMIN;
 use super::{AuditEntry, Rig, audit};
 use crate::missing;
-use crate::node::MARK;
+use crate::node::{LOAD, MARK};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -31,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Namespace {
     rig: &'static Rig,
     name: String,
+    /// Whether pods get no requests but those of the test.
+    quiet: bool,
     /// Shared by all tests, but not with one that is [`Alone`].
     _turn: File,
 }
@@ -86,7 +88,7 @@ impl Rig {
             serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).expect("a namespace");
         let api = Api::all(self.admin_client().await);
         api.create(&PostParams::default(), &resource).await.expect("the namespace can be created");
-        Namespace { rig: self, name, _turn: turn }
+        Namespace { rig: self, name, quiet: false, _turn: turn }
     }
 }
 
@@ -94,6 +96,13 @@ impl Namespace {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// From now on, [`Namespace::deploy`] makes pods that the node sends no requests: the test sends them.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.quiet = true;
+        self
     }
 
     /// The rig that it is a part of.
@@ -171,6 +180,9 @@ impl Namespace {
     pub async fn deploy(&self, name: &str, image: &str, replicas: u32) {
         let mut deployment = deployment(name, image, replicas);
         self.place(&mut deployment["spec"]["template"]);
+        if self.quiet {
+            deployment["spec"]["template"]["metadata"]["annotations"] = json!({LOAD: "0"});
+        }
         self.apply(&deployment.to_string()).await;
         let service = json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},

@@ -18,7 +18,9 @@ pub const ADMIN: &str = "admin";
 /// Users that may do nothing, until a test binds a role to them.
 pub const USERS: [&str; 5] = ["alice", "bob", "carol", "dave", "erin"];
 /// The rig's own components; their reads are left out of the audit log.
-pub(super) const COMPONENTS: [&str; 3] = ["rig-controller-manager", "rig-scheduler", "rig-node"];
+pub(super) const COMPONENTS: [&str; 4] = ["rig-controller-manager", "rig-scheduler", "rig-node", DATA_PLANE];
+/// As whom gateways and kube-proxy work.
+pub(super) const DATA_PLANE: &str = "rig-data-plane";
 
 /// A running rig, as it is handed from process to process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
