@@ -153,6 +153,11 @@ pub(crate) fn reset(rules: &[Rule], stable: &str) -> Vec<Value> {
     ours.flat_map(|rule| rule.patch(&rule.without_canary(stable))).collect()
 }
 
+/// The patch that changes nothing and fails if the rules are not as they were read.
+pub(crate) fn unchanged(rules: &[Rule]) -> Vec<Value> {
+    rules.iter().flat_map(|rule| rule.patch(&rule.refs).into_iter().take(1)).collect()
+}
+
 /// The canary's weights, one for each rule.
 pub(crate) fn weights(rules: &[Rule]) -> Vec<Weight> {
     rules.iter().map(|rule| percent(rule.share())).collect()

@@ -216,25 +216,32 @@ async fn a_bad_version_is_seen_and_taken_back_also_when_watches_break() {
 
 #[tokio::test]
 async fn conflicts_are_read_again_and_written_again() {
-    let storm = |object: &str| Rule::new(Fault::Refuse(409)).writes().path(object).times(4);
+    let storm = |object: &str| Rule::new(Fault::Refuse(409)).writes().path(object).times(3);
     let objects = ["/deployments/backend-canary", "/services/backend-canary", "/httproutes/backend"];
     let rules = objects.map(storm).into_iter().collect();
     let Some(ledger) = release("conflicts", "v2", rules, &["completed"]).await else { return };
-    assert_eq!(ledger.iter().filter(|p| p.fault.is_some()).count(), 12, "{}", told(&ledger));
+    assert_eq!(ledger.iter().filter(|p| p.fault.is_some()).count(), 9, "{}", told(&ledger));
 }
 
 #[tokio::test]
-async fn conflicts_without_end_send_it_back() {
-    let rules = vec![Rule::new(Fault::Refuse(409)).writes().path("/httproutes/").always()];
-    let Some(ledger) = release("storm", "v2", rules, &["rolled-back"]).await else { return };
-    let tries = ledger.iter().filter(|p| p.fault.is_some()).count();
-    assert_eq!(tries, 8, "as often as the step's policy says:\n{}", told(&ledger));
+async fn conflicts_that_outlast_the_deadline_send_it_back() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("storm").await;
+    let rules = vec![Rule::new(Fault::Refuse(409)).writes().path("/httproutes/").times(6)];
+    let Some((mut scene, proxy)) = stage(&namespace, ROUTER, "v2", rules).await else { return };
+    // Tries at 0, 1, 3 and 7 s, and two on the way back.
+    scene.canary()["ready-deadline"] = "10s".into();
+    let finished = scene.release().await;
+    let summary = assert_ends_well(&scene, &proxy, &finished, &["rolled-back"]).await;
+    assert!(summary.contains("the proxy refuses it"), "{summary}");
 }
 
 #[tokio::test]
 async fn a_read_from_the_past_is_never_written_over_the_present() {
-    let rules = vec![Rule::new(Fault::Stale).verb("GET").chance(0.5)];
-    release("stale", "v2", rules, &["completed", "rolled-back", "needs-attention"]).await;
+    let stale = || vec![Rule::new(Fault::Stale).verb("GET").chance(0.5)];
+    // What is from the past may look like somebody else's edit; that is asking a person too much, and not too little.
+    let ends = &["completed", "rolled-back", "needs-attention"];
+    tokio::join!(release("stale", "v2", stale(), ends), release("stale-back", "v2-crash3s", stale(), &ends[1..]));
 }
 
 #[tokio::test]

@@ -100,18 +100,52 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// How long a way back waits for a router to report: it must not depend on one that never does.
 const REPORT: Duration = Duration::from_secs(30);
 
+/// How long a way back waits to learn whether there is anything to go back to.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Refuses to send traffic to nobody: that is worse than a bad version. What cannot be found out holds nothing up.
+async fn expect_somebody(cx: &StepContext, target: &Target) -> Result<()> {
+    let stable = cx.backends().deployer()?.observe(&cx.call()?.at_most(LOOK), target, Track::Stable).await;
+    if stable.is_err() || matches!(&stable, Ok(Some(w)) if w.replicas.available > 0) {
+        return Ok(());
+    }
+    let router = cx.backends().router(&target.service.traffic.router)?;
+    if router.read(&cx.call()?, target).await.is_ok_and(|now| now.weight == Weight::ZERO) {
+        return Ok(());
+    }
+    let message = "no stable instance is available: all requests would fail there; the canary keeps the traffic that it has";
+    Err(Error::new(ErrorKind::Unhealthy, "engine", "send all traffic to stable", message)
+        .on(target.to_string())
+        .hint(format!("make {} available; it is tried again until then", target.service.workload)))
+}
+
+/// How a router's report that all traffic is back is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Report {
+    /// As long as the step lasts: nothing is wrong, and the canary carries what has not moved yet.
+    Needed,
+    /// For a while: a way back must not depend on it.
+    Hoped,
+}
+
 /// Sends all traffic to stable, for every service even if one of them fails, and lets the canaries drain.
-pub(super) async fn reset(cx: &StepContext, services: &[String]) -> Result<ByService<Traffic>> {
+pub(super) async fn reset(cx: &StepContext, services: &[String], report: Report) -> Result<ByService<Traffic>> {
     let targets = select(services, cx.plan())?;
     each(&targets, async |target| {
         let capacity = baseline(cx, &target)?.replicas;
         let router = cx.backends().router(&target.service.traffic.router)?;
+        // A router by ratios makes the instances itself, and waits for them.
+        if router.capabilities().granularity == Granularity::Percent {
+            expect_somebody(cx, &target).await?;
+        }
         let traffic = router.reset(&cx.call()?, &target, capacity).await?;
         show(cx, &target, &traffic);
         if router.capabilities().granularity == Granularity::Percent {
-            let patient = cx.call()?.at_most(REPORT);
-            if let Err(e) = in_force(cx, &patient, &target, traffic.clone()).await {
-                cx.note(format!("{target}: the router does not report that all traffic is back: {e}"));
+            let patient = if report == Report::Needed { cx.call()? } else { cx.call()?.at_most(REPORT) };
+            match in_force(cx, &patient, &target, traffic.clone()).await {
+                Err(e) if report == Report::Needed => return Err(e),
+                Err(e) => cx.note(format!("{target}: the router does not report that all traffic is back: {e}")),
+                Ok(_) => {}
             }
             let drained = async {
                 tokio::time::sleep(DRAIN).await;
@@ -167,7 +201,7 @@ impl Action for ShiftTraffic {
         if cx.later_is_undone(kinds::SHIFT_TRAFFIC) {
             return Ok(());
         }
-        reset(cx, &params.services).await.map(drop)
+        reset(cx, &params.services, Report::Hoped).await.map(drop)
     }
 
     fn by_hand(&self, cx: &StepContext, params: &ShiftParams) -> Vec<String> {

@@ -11,3 +11,4 @@ mod peers;
 mod saga;
 mod scenarios;
 mod time;
+mod traps;
