@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use kube::api::{Api, DynamicObject};
 use kube::client::Body;
 use kube::core::params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
@@ -411,7 +411,7 @@ impl Kube {
         const REFUSALS: u32 = 4;
         let ask = Ask::new(Access::Read, format!("watch {}", kind.plural), namespace);
         let api = Api::namespaced_with(self.inner.client.clone(), namespace, &kind.resource());
-        let events = watcher(api, config.timeout(60)).backoff(Pause::default());
+        let events = begun(watcher(api, config.timeout(60))).backoff(Pause::default());
         let mut refusals = 0;
         let events = events.filter_map(move |event| {
             let item = match event {
@@ -483,12 +483,14 @@ fn status(code: u16, body: &[u8]) -> Status {
 pub(crate) fn until_error<T: Send + 'static>(
     stream: impl Stream<Item = Result<T>> + Send + 'static,
 ) -> BoxStream<'static, Result<T>> {
-    let ended = stream.scan(false, |ended, item| {
-        let item = (!*ended).then_some(item);
-        *ended = matches!(item, Some(Err(_)) | None);
-        ready(item)
+    // Nothing is asked any more after it.
+    let items = stream::unfold(Some(stream.boxed()), |stream| async {
+        let mut stream = stream?;
+        let item = stream.next().await?;
+        let rest = item.is_ok().then_some(stream);
+        Some((item, rest))
     });
-    ended.boxed()
+    items.boxed()
 }
 
 /// The end of the context, and a little later, so that whoever waits under the same context can say why first.
@@ -501,6 +503,20 @@ fn end_of(cx: &CallContext) -> impl Future<Output = ()> + Send + 'static {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// Holds back that a list begins until it has: one that fails again and again would else look like something that goes
+/// well in between, and be neither paused nor given up.
+fn begun<K: Send>(
+    events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
+) -> impl Stream<Item = watcher::Result<Event<K>>> + Send {
+    let mut begins = false;
+    events.flat_map(move |event| {
+        let is_init = matches!(event, Ok(Event::Init));
+        let before = (begins && !is_init && event.is_ok()).then_some(Ok(Event::Init));
+        begins = is_init;
+        stream::iter(before.into_iter().chain((!is_init).then_some(event)))
+    })
 }
 
 /// The pause after an error of a watch: from 0.2 to 5 s. Shorter than the client's default, since what is watched
@@ -529,4 +545,22 @@ impl Backoff for Pause {
 /// Makes an object of the API of JSON.
 pub(crate) fn typed<T: DeserializeOwned>(ask: &Ask, value: Value) -> Result<T, Error> {
     serde_json::from_value(value).map_err(|e| error::unreadable(ask, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{cx, kube};
+    use serde_json::json;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_refused_again_and_again_ends_with_the_reason() {
+        let (kube, asked) = kube(|_, _, _| (401, json!({"code": 401, "reason": "Unauthorized", "message": "no"})));
+        let begun = tokio::time::Instant::now();
+        let object = Object::new(DEPLOYMENT, "ns", "web");
+        let seen: Vec<_> = kube.watch_object(&cx(), &object).collect().await;
+        assert!(matches!(seen.as_slice(), [Err(e)] if e.kind() == ErrorKind::Unauthenticated), "{seen:?}");
+        assert_eq!(asked.lock().unwrap().len(), 4);
+        assert_eq!(begun.elapsed(), Duration::from_millis(200 + 400 + 800), "with longer and longer pauses");
+    }
 }

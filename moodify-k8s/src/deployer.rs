@@ -16,6 +16,9 @@ use crate::ownership::{self, Owner, last_foreign};
 use crate::traffic;
 use crate::workload::{container, desired, image, workload};
 
+/// The uid of no object.
+const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
+
 /// Runs Deployments: the stable one is the user's and only ever patched; the canary beside it is ours.
 ///
 /// Every method is safe to cancel: what was sent before may have taken effect, as after a timeout.
@@ -341,7 +344,10 @@ impl Deployer for DeploymentDeployer {
         }
         let object = deployment_of(target, Track::Canary);
         // Not by `find`: an edited canary is removed too.
-        let Some(found) = self.kube.find::<Deployment>(cx, &object).await? else { return Ok(()) };
+        let Some(found) = self.kube.find::<Deployment>(cx, &object).await? else {
+            // What was read may be past. No object has this uid, so nothing goes; one that is there is a conflict.
+            return self.kube.delete(cx, &object, NOBODY.to_owned()).await;
+        };
         if ownership::owner(&found.metadata, cx.run_id()) != Owner::Us {
             tracing::warn!(%object, run = %cx.run_id(), "not removed: it belongs to somebody else");
             return Ok(());
@@ -567,6 +573,20 @@ mod tests {
         let written = writes(&asked);
         assert!(written.len() == 1 && written[0].starts_with("DELETE "), "{written:?}");
         assert!(written[0].contains("\"uid\":\"u-9\"") && written[0].contains("Background"), "{written:?}");
+    }
+
+    #[tokio::test]
+    async fn a_canary_that_is_not_seen_but_there_is_not_taken_for_removed() {
+        let (kube, asked) = kube(|method, uri, _| match method {
+            // A read from the past.
+            "GET" => not_found(uri),
+            _ => {
+                (409, json!({"code": 409, "reason": "Conflict", "message": "Precondition failed: UID in precondition"}))
+            }
+        });
+        let error = DeploymentDeployer::new(kube).remove(&cx(), &target()).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Conflict && error.is_transient(), "{error}");
+        assert!(writes(&asked)[0].contains(NOBODY), "{asked:?}");
     }
 
     #[tokio::test]

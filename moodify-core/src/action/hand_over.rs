@@ -1,9 +1,8 @@
-use std::time::Duration;
-
 use async_trait::async_trait;
 
 use super::deploy_canary::wait_available;
 use super::services::{Services, baseline, by_hand, canaries, check, each, planned};
+use super::shift_traffic::settle;
 use super::{Action, CheckContext, Observed, StepContext};
 use crate::backend::{Granularity, Remedy};
 use crate::error::{Error, ErrorKind, Result};
@@ -14,10 +13,6 @@ use crate::mutation::{self, Mutation};
 /// already: what was tested is what serves. Undone, they stand for the version before again.
 #[derive(Debug)]
 pub(super) struct HandOver;
-
-/// How long the data plane gets to learn whom a name stands for now, before traffic is sent to that name. Programming
-/// endpoints took up to half a second where it was measured; both versions' instances are there all the time.
-const SETTLE: Duration = Duration::from_secs(5);
 
 impl HandOver {
     async fn to(cx: &StepContext, target: Target, track: Track) -> Result<()> {
@@ -66,11 +61,8 @@ impl Action for HandOver {
             Self::to(cx, target, Track::Canary).await
         })
         .await?;
-        let settled = async {
-            tokio::time::sleep(SETTLE).await;
-            Ok(())
-        };
-        cx.call()?.run("engine", "let the data plane learn the new version's endpoints", settled).await
+        // Whom the name stands for the data plane learns later; the instances of both are there until then.
+        settle(cx).await
     }
 
     async fn observe(&self, _: &StepContext, _: &Services) -> Result<Observed<()>> {

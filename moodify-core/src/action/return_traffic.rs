@@ -1,7 +1,7 @@
 use async_trait::async_trait;
 
 use super::services::{ByService, Services, baseline, check, each};
-use super::shift_traffic::{reset, settle, weight_before};
+use super::shift_traffic::{Way, reset, settle, weight_before};
 use super::{Action, CheckContext, Observed, StepContext};
 use crate::backend::{Granularity, Traffic, WeightChange};
 use crate::error::{Error, ErrorKind, Result};
@@ -46,7 +46,7 @@ impl Action for ReturnTraffic {
 
     async fn execute(&self, cx: &StepContext, params: &Services) -> Result<ByService<Traffic>> {
         each(&params.targets(cx)?, |target| Self::expect_ours(cx, target)).await?;
-        reset(cx, &params.services).await
+        reset(cx, &params.services, Way::On).await
     }
 
     async fn observe(&self, _: &StepContext, _: &Services) -> Result<Observed<ByService<Traffic>>> {

@@ -112,6 +112,11 @@ pub(super) async fn explain(cx: &StepContext, target: &Target, track: Track, err
     if let (Ok(diagnostics), Ok(call)) = (cx.backends().diagnostics(), cx.last_call()) {
         let pods = diagnostics.pods(&call, target, track).await.unwrap_or_default();
         reasons.extend(pods.iter().filter(|p| !p.ready).take(5).map(ToString::to_string));
+        if reasons.is_empty() {
+            // Pods that could not even be made: a quota, an admission.
+            let warnings = diagnostics.warnings(&call, target, track).await.unwrap_or_default();
+            reasons.extend(warnings.into_iter().rev().take(2));
+        }
     }
     let message = match reasons.as_slice() {
         [] => error.message().to_owned(),

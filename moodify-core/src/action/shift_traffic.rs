@@ -12,7 +12,7 @@ use crate::backend::{Granularity, Scale, Traffic, Verification, WeightChange};
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::ProgressKind;
-use crate::model::{Target, Track, Weight};
+use crate::model::{Layout, Target, Track, Weight};
 use crate::mutation::{self, Mutation};
 
 /// The parameters of a `shift-traffic` step.
@@ -119,18 +119,56 @@ async fn lag(cx: &StepContext, operation: &'static str) -> Result<()> {
     cx.call()?.run("engine", operation, elapsed).await
 }
 
+/// How long a way back waits to learn whether there is anything to go back to.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Where the run is going while it sends all traffic to what the service's name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// On: the router's report is waited for as long as the step lasts, as the canary carries what has not moved yet.
+    On,
+    /// Back, which must not depend on that report: it is waited for a while.
+    Back,
+}
+
+/// Refuses to send traffic to nobody: that is worse than a bad version. What cannot be found out holds nothing up.
+async fn expect_somebody(cx: &StepContext, target: &Target, way: Way) -> Result<()> {
+    // Where two workloads take turns, the name stands for the new version by then.
+    let track = if way == Way::On && target.layout != Layout::InPlace { Track::Canary } else { Track::Stable };
+    let there = cx.backends().deployer()?.observe(&cx.call()?.at_most(LOOK), target, track).await;
+    if there.is_err() || matches!(&there, Ok(Some(w)) if w.replicas.available > 0) {
+        return Ok(());
+    }
+    let router = cx.backends().router(&target.service.traffic.router)?;
+    if router.read(&cx.call()?, target).await.is_ok_and(|now| now.weight == Weight::ZERO) {
+        return Ok(());
+    }
+    let message = format!(
+        "no {track} instance is available: all requests would fail there; the canary keeps the traffic that it has"
+    );
+    Err(Error::new(ErrorKind::Unhealthy, "engine", "send all traffic to the service's name", message)
+        .on(target.to_string())
+        .hint(format!("make {} available; it is tried again until then", target.service.workload)))
+}
+
 /// Sends all traffic to stable, for every service even if one of them fails, and lets the canaries drain.
-pub(super) async fn reset(cx: &StepContext, services: &[String]) -> Result<ByService<Traffic>> {
+pub(super) async fn reset(cx: &StepContext, services: &[String], way: Way) -> Result<ByService<Traffic>> {
     let targets = select(services, cx)?;
     each(&targets, async |target| {
         let capacity = baseline(cx, &target)?.replicas;
         let router = cx.backends().router(&target.service.traffic.router)?;
+        // A router by ratios makes the instances itself, and waits for them.
+        if router.capabilities().granularity == Granularity::Percent {
+            expect_somebody(cx, &target, way).await?;
+        }
         let traffic = router.reset(&cx.call()?, &target, capacity).await?;
         show(cx, &target, &traffic);
         if router.capabilities().granularity == Granularity::Percent {
-            let patient = cx.call()?.at_most(REPORT);
-            if let Err(e) = in_force(cx, &patient, &target, traffic.clone()).await {
-                cx.note(format!("{target}: the router does not report that all traffic is back: {e}"));
+            let patient = if way == Way::On { cx.call()? } else { cx.call()?.at_most(REPORT) };
+            match in_force(cx, &patient, &target, traffic.clone()).await {
+                Err(e) if way == Way::On => return Err(e),
+                Err(e) => cx.note(format!("{target}: the router does not report that all traffic is back: {e}")),
+                Ok(_) => {}
             }
             // What the API accepted is not in the data plane yet, and answers are on their way.
             lag(cx, "let the canaries drain").await?;
@@ -183,7 +221,7 @@ impl Action for ShiftTraffic {
         if cx.later_is_undone(kinds::SHIFT_TRAFFIC) {
             return Ok(());
         }
-        reset(cx, &params.services).await.map(drop)
+        reset(cx, &params.services, Way::Back).await.map(drop)
     }
 
     fn by_hand(&self, cx: &StepContext, params: &ShiftParams) -> Vec<String> {

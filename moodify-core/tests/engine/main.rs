@@ -12,3 +12,4 @@ mod peers;
 mod saga;
 mod scenarios;
 mod time;
+mod traps;

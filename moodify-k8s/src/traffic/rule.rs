@@ -185,6 +185,11 @@ pub(super) fn reset(kind: &dyn Kind, object: &Value, rules: &[Rule], services: &
     ours.flat_map(restored).chain(remember(object, None)).collect()
 }
 
+/// The patch that changes nothing and fails if the rules are not as they were read.
+pub(super) fn unchanged(rules: &[Rule]) -> Vec<Value> {
+    rules.iter().map(|rule| json!({"op": "test", "path": rule.path, "value": rule.value})).collect()
+}
+
 /// The canary's weights, one for each rule.
 pub(super) fn weights(rules: &[Rule]) -> Vec<Weight> {
     rules.iter().map(|rule| percent(rule.share())).collect()
