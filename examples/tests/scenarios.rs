@@ -154,6 +154,16 @@ fn check_says_what_would_change_and_changes_nothing() {
 }
 
 #[test]
+fn two_workloads_take_turns() {
+    let plan = release().with_file_name("blue-green.yaml");
+    let done = run(&["run", plan.to_str().unwrap(), "--simulate", "--output", "plain"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    for step in ["rollout-hand-over is done", "rollout-keep-old is done", "rollout-retire-old is done"] {
+        assert!(done.out.contains(step), "{step}: {}", done.out);
+    }
+}
+
+#[test]
 fn check_tells_what_a_ratio_of_pods_makes_of_a_weight() {
     let plan = release().with_file_name("minimal.yaml");
     let done = run(&["check", plan.to_str().unwrap(), "--simulate"]);

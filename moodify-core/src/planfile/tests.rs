@@ -5,6 +5,7 @@ use crate::strategy::Bake;
 
 const RELEASE: &str = include_str!("../../../examples/plans/moodify-release.yaml");
 const MINIMAL: &str = include_str!("../../../examples/plans/minimal.yaml");
+const BLUE_GREEN: &str = include_str!("../../../examples/plans/blue-green.yaml");
 const MINIMAL_JSON: &str = include_str!("../../../examples/plans/minimal.json");
 
 /// The first lines of the problems with the minimal plan after `from` was replaced by `to` in it.
@@ -273,7 +274,7 @@ fn the_schema_knows_every_key_of_the_examples() {
     assert_eq!(schema["title"], "moodify plan");
     assert_eq!(schema["required"], serde_json::json!(["name", "environment", "release", "phases"]));
     assert_eq!(schema["additionalProperties"], false);
-    for text in [RELEASE, MINIMAL, MINIMAL_JSON] {
+    for text in [RELEASE, MINIMAL, MINIMAL_JSON, BLUE_GREEN] {
         let source = Source::read(text, "p").unwrap();
         conforms(&schema, &schema, source.value(), "");
     }

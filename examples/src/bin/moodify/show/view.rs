@@ -207,9 +207,10 @@ impl View {
         }
     }
 
-    /// Whether the stable workloads run the new version: then the share of the canaries says nothing any more.
+    /// Whether the services' names stand for the new version: then the share of the canaries says nothing any more.
     pub(crate) fn promoted(&self) -> bool {
-        let mut promotions = self.plan.steps().filter(|(_, s)| s.action == kinds::PROMOTE);
+        let mut promotions =
+            self.plan.steps().filter(|(_, s)| [kinds::PROMOTE, kinds::HAND_OVER].contains(&s.action.as_str()));
         promotions.any(|(_, s)| self.steps.get(&s.name).is_some_and(|s| s.mark == Mark::Done))
     }
 
