@@ -84,7 +84,7 @@ impl<'a> Stage<'a> {
         before: &str,
         after: &str,
     ) -> Option<Self> {
-        let traefik = namespace.traefik(throttle, None).await?;
+        let traefik = namespace.traefik(throttle).await?;
         // The other rules and references lead there.
         for name in ["admin", "idle"] {
             let other = json!({
