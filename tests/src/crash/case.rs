@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::stage::Stage;
 use super::story::{CAPACITY, Story, TOLERANCE};
-use super::world::{History, canary_weight, http_route};
+use super::world::{GONE, History, canary_weight, http_route, ingress};
 use super::{Point, label};
 use crate::scene::moodify;
 use crate::{BoxError, program, wall_clock};
@@ -214,11 +214,13 @@ impl Case {
         let client = &stage.client;
         let namespace = stage.namespace.name();
         for (name, _) in self.story.services {
-            let routes =
-                kube::Api::<kube::api::DynamicObject>::namespaced_with(client.clone(), namespace, &http_route());
-            if let Some(route) = routes.get_opt(name).await? {
-                let rules = route.data["spec"]["rules"].as_array().cloned().unwrap_or_default();
-                let (is, may) = (canary_weight(&rules), u64::from(allowed.weight.percent()));
+            let (kind, route) = match self.story.router {
+                "ingress-nginx" => (ingress(), format!("{name}-canary")),
+                _ => (http_route(), (*name).to_owned()),
+            };
+            let routes = kube::Api::<kube::api::DynamicObject>::namespaced_with(client.clone(), namespace, &kind);
+            if let Some(route) = routes.get_opt(&route).await? {
+                let (is, may) = (canary_weight(&route), u64::from(allowed.weight.percent()));
                 if is > may {
                     return Err(format!("{name}: the canary has {is} % where the journal allows {may} %").into());
                 }
@@ -385,24 +387,34 @@ fn check_history(
     {
         return Err(format!("what became of the objects is {history:#?}, not {usual:#?}").into());
     }
-    for (object, states) in history.iter().filter(|(object, _)| object.starts_with("HTTPRoute/")) {
+    for (object, states) in history.iter().filter(|(object, _)| is_route(object)) {
         let weights: Vec<&str> = states.iter().filter_map(|state| state.split(' ').next()).collect();
-        let given = story.weights.iter().map(u8::to_string).chain(["0".to_owned()]);
-        let mut wanted: Vec<String> = std::iter::once("0".to_owned()).chain(given).collect();
+        // The canary's own comes with the first weight and goes after the last; nobody writes the other one.
+        let (first, last, given) = match object.as_str() {
+            canary if canary.ends_with("-canary") => (None, GONE, story.weights),
+            ingress if ingress.starts_with("Ingress/") => (None, "0", &[][..]),
+            _ => (Some("0"), "0", story.weights),
+        };
+        let given = given.iter().map(u8::to_string).chain([last.to_owned()]);
+        let mut wanted: Vec<String> = first.map(str::to_owned).into_iter().chain(given).collect();
         wanted.dedup();
         if weights != wanted && outcome.is_some() {
             return Err(format!("{object} gave the canary {weights:?} %, not {wanted:?}").into());
         }
-        if states.first() != states.last() {
+        if states.first() != states.last() && last != GONE {
             return Err(format!("{object} ended as {:?}", states.last()).into());
         }
     }
     Ok(())
 }
 
+fn is_route(object: &str) -> bool {
+    object.starts_with("HTTPRoute/") || object.starts_with("Ingress/")
+}
+
 /// At no time had a canary more than the journal allowed by then.
 fn check_moments(moments: &[(Timestamp, String, String)], entries: &[Entry]) -> Result<(), BoxError> {
-    for (at, object, state) in moments.iter().filter(|(_, object, _)| object.starts_with("HTTPRoute/")) {
+    for (at, object, state) in moments.iter().filter(|(_, object, state)| is_route(object) && state != GONE) {
         let weight: u8 = state.split(' ').next().and_then(|w| w.parse().ok()).unwrap_or(100);
         let by_then = entries.iter().take_while(|entry| entry.time <= *at).cloned().collect::<Vec<_>>();
         let allowed = Allowed::by(&by_then).weight.percent();

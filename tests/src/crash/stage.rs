@@ -53,7 +53,7 @@ impl Stage {
                 "spec": {"selector": {"app": name}, "ports": ports},
             });
             namespace.apply(&service.to_string()).await;
-            if story.router == "http-route" {
+            if story.is_routed() {
                 namespace.apply(&route(story.router, name, name).to_string()).await;
             }
         }
@@ -100,7 +100,7 @@ impl Stage {
             self.serves = self.target;
         }
         // What a rollback did not have to touch, it has not touched.
-        let untouched = outcome.is_none() || outcome == Some(Outcome::RolledBack) && self.story.router == "http-route";
+        let untouched = outcome.is_none() || outcome == Some(Outcome::RolledBack) && self.story.is_routed();
         let deployments = |world: &World| -> Vec<Value> {
             let all = world.objects.iter().filter(|(name, _)| name.starts_with("Deployment/"));
             all.map(|(_, object)| object["metadata"].clone()).collect()

@@ -16,7 +16,7 @@ pub(super) const TOLERANCE: u32 = 2;
 pub struct Story {
     /// What people call it.
     pub name: &'static str,
-    /// `http-route` or `replica-ratio`.
+    /// `http-route`, `ingress-nginx` or `replica-ratio`.
     pub router: &'static str,
     /// The services, and how the new version of each behaves: the words after the version in its image's tag.
     pub services: &'static [(&'static str, &'static str)],
@@ -115,6 +115,34 @@ pub fn stories() -> &'static [Story] {
             weights: &[10, 50],
         },
         Story {
+            name: "good by nginx",
+            router: "ingress-nginx",
+            services: &[("backend", "")],
+            bake: "1s",
+            ready: "60s",
+            rolls: false,
+            undo: false,
+            errors: false,
+            abort: None,
+            outcome: Outcome::Completed,
+            from: "step-started rollout-shift-10",
+            weights: &[10, 50, 100],
+        },
+        Story {
+            name: "aborted by nginx",
+            router: "ingress-nginx",
+            services: &[("backend", "")],
+            bake: "1s",
+            ready: "60s",
+            rolls: false,
+            undo: false,
+            errors: false,
+            abort: Some("step-started rollout-bake-50"),
+            outcome: Outcome::RolledBack,
+            from: "commanded",
+            weights: &[10, 50],
+        },
+        Story {
             name: "never ready",
             router: "http-route",
             services: &[("backend", ""), ("frontend", "-missing")],
@@ -160,6 +188,11 @@ pub fn stories() -> &'static [Story] {
 }
 
 impl Story {
+    /// Whether traffic is divided by weights in a routing object.
+    pub(super) fn is_routed(&self) -> bool {
+        self.router != "replica-ratio"
+    }
+
     /// The image of a service.
     pub(super) fn image(name: &str, tag: &str) -> String {
         format!("registry.test/{name}:{tag}")
@@ -183,7 +216,7 @@ impl Story {
     pub(super) fn plan(&self, namespace: &str, version: &str, kubeconfig: &Path, prometheus: Option<&str>) -> Value {
         let service = |name: &str| {
             let mut traffic = json!({"router": self.router, "service": name});
-            if self.router == "http-route" {
+            if self.is_routed() {
                 traffic["route"] = json!(name);
             }
             let image = Self::image(name, &self.tag(name, version));

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::FieldsV1;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::runtime::watcher::{self, Event};
@@ -34,12 +35,18 @@ pub(super) fn http_route() -> ApiResource {
     }
 }
 
+/// The kind of object that nginx divides traffic by.
+pub(super) fn ingress() -> ApiResource {
+    ApiResource::erase::<Ingress>(&())
+}
+
 /// The kinds that people make, which a release leaves as they were, and those that only follow from them.
-fn kinds() -> [(ApiResource, bool); 8] {
+fn kinds() -> [(ApiResource, bool); 9] {
     [
         (ApiResource::erase::<Deployment>(&()), true),
         (ApiResource::erase::<Service>(&()), true),
         (http_route(), true),
+        (ingress(), true),
         (ApiResource::erase::<ConfigMap>(&()), true),
         (ApiResource::erase::<Secret>(&()), true),
         (ApiResource::erase::<ServiceAccount>(&()), true),
@@ -211,7 +218,7 @@ impl Watch {
     /// Begins to watch.
     pub(super) fn start(client: &Client, namespace: &str) -> Self {
         let seen = Arc::default();
-        let kinds = [ApiResource::erase::<Deployment>(&()), http_route()];
+        let kinds = [ApiResource::erase::<Deployment>(&()), http_route(), ingress()];
         let watched = kinds.map(|kind| {
             let api = Api::namespaced_with(client.clone(), namespace, &kind);
             AbortOnDropHandle::new(tokio::spawn(follow(api, kind, Arc::clone(&seen))))
@@ -252,7 +259,8 @@ impl Watch {
     }
 }
 
-const GONE: &str = "gone";
+/// What an object is that is not there.
+pub(super) const GONE: &str = "gone";
 
 async fn follow(api: Api<DynamicObject>, kind: ApiResource, seen: Arc<Mutex<Vec<Sight>>>) {
     let stream = watcher::watcher(api, watcher::Config::default());
@@ -272,16 +280,20 @@ async fn follow(api: Api<DynamicObject>, kind: ApiResource, seen: Arc<Mutex<Vec<
 /// The image and the number of instances, or the weights.
 fn state(object: &DynamicObject) -> String {
     let spec = &object.data["spec"];
-    if let Some(rules) = spec["rules"].as_array() {
-        return format!("{} {}", canary_weight(rules), Value::from(rules.clone()));
+    if spec["rules"].is_array() {
+        return format!("{} {}", canary_weight(object), spec["rules"]);
     }
     let image = spec["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
     format!("{} x {image}", spec["replicas"])
 }
 
-/// The most that a rule gives to a canary.
-pub(super) fn canary_weight(rules: &[Value]) -> u64 {
-    let refs = rules.iter().flat_map(|rule| rule["backendRefs"].as_array().into_iter().flatten());
+/// The most that a routing object gives to a canary.
+pub(super) fn canary_weight(object: &DynamicObject) -> u64 {
+    if let Some(weight) = object.annotations().get("nginx.ingress.kubernetes.io/canary-weight") {
+        return weight.parse().unwrap_or(100);
+    }
+    let rules = object.data["spec"]["rules"].as_array().into_iter().flatten();
+    let refs = rules.flat_map(|rule| rule["backendRefs"].as_array().into_iter().flatten());
     let ours = refs.filter(|r| r["name"].as_str().is_some_and(|name| name.ends_with("-canary")));
     ours.map(|r| r["weight"].as_u64().unwrap_or(1)).max().unwrap_or(0)
 }
