@@ -1,7 +1,8 @@
 //! Releases under constant load, through real data planes: no request fails, and no version ever gets more of them than
 //! the journal allows.
 //!
-//! `MOODIFY_TRAFFIC_RATE=2000` makes the load heavier: the requests a second of each test.
+//! `MOODIFY_TRAFFIC_RATE=600 MOODIFY_TRAFFIC_BAKE=40` is the long form, of a million requests: so many of them a second
+//! from each test, while weights stand so many seconds.
 
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use serde_json::{Value, json};
 
 /// Requests a second of each test, where nothing else is asked for; they share the machine.
 const RATE: u32 = 400;
+/// Seconds that a good weight stands, where nothing else is asked for.
+const BAKE: u32 = 10;
 /// Below and above what the journal allows, as a fraction of one.
 const TOLERANCE: f64 = 0.01;
 /// A data plane that takes over what it is told late.
@@ -128,6 +131,7 @@ impl<'a> Stage<'a> {
         let mut scene = Scene::over(namespace, before, &[("backend", after)], router).await?;
         // Pods that answer slowly are bad, and yet no request fails.
         scene.canary()["analysis"]["metrics"][1]["fail"] = "> 200ms".into();
+        scene.canary()["bake"] = bake().into();
         Some(scene)
     }
 
@@ -153,8 +157,17 @@ impl<'a> Stage<'a> {
 
 /// How many requests a second each test sends.
 fn rate() -> u32 {
-    let rate = std::env::var("MOODIFY_TRAFFIC_RATE").ok();
-    rate.map_or(RATE, |rate| rate.parse().expect("MOODIFY_TRAFFIC_RATE is a number"))
+    asked("MOODIFY_TRAFFIC_RATE").unwrap_or(RATE)
+}
+
+/// How long a good weight stands.
+fn bake() -> String {
+    format!("{}s", asked("MOODIFY_TRAFFIC_BAKE").unwrap_or(BAKE))
+}
+
+fn asked(variable: &str) -> Option<u32> {
+    let value = std::env::var(variable).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{variable} is no number: {value:?}")))
 }
 
 /// Prints what happened around the first failure, if there is one: who did what, and in which order.
@@ -317,7 +330,10 @@ async fn comes_back(name: &str, router: &str, throttle: Duration, before: &str, 
 impl Stage<'_> {
     async fn comes_back(mut self, before: &str, last_step: &str) {
         // Good weights must not stand long, and the bad one has to stand until it is seen to be bad.
-        let bake = |weight: u32| if last_step == format!("rollout-bake-{weight}") { "30s" } else { "10s" };
+        let bake = |weight| {
+            let bad = last_step == format!("rollout-bake-{weight}");
+            if bad { "60s".to_owned() } else { bake() }
+        };
         self.scene.canary()["bake"] = json!([bake(10), bake(50), bake(100)]);
         let finished = self.release("rolled-back", before).await;
         assert!(finished.began(last_step), "it came as far as {last_step}");
