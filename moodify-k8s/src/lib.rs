@@ -15,6 +15,8 @@
 //! # }
 //! ```
 //!
+//! Traffic is divided by the number of pods or by weights in a routing object: see [`Router`] for the kinds.
+//!
 //! # What the server sees
 //! A release of one Deployment through an `HTTPRoute` with the weights 10, 50 and 100 takes at most ten writes: the
 //! canary and its Service, three weights, two changes of the number of instances, one image, the way back of the

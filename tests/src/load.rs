@@ -327,3 +327,73 @@ async fn exchange(stream: &mut TcpStream, request: &str) -> Result<Message, Brok
     let result = result.await;
     result.map_err(|error| Broken { error, silent: answer.is_empty() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// Answers each connection's requests with these, one after the other, and closes it then without a word; an empty
+    /// one is no answer at all.
+    async fn serve(answers: &'static [&'static str]) -> SocketAddr {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut request = [0; 1024];
+                    for answer in answers {
+                        match stream.read(&mut request).await {
+                            Ok(1..) => stream.write_all(answer.as_bytes()).await.unwrap(),
+                            _ => return,
+                        }
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    const V1: &str = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nv1\n";
+    const BAD: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nnone";
+
+    async fn tried(answers: &'static [&'static str], kept: u32, fresh: u32) -> Report {
+        let address = serve(answers).await;
+        let load = Load::start(&Aim { address, host: "test".into(), rate: 200, kept, fresh });
+        while load.so_far().requests() < 12 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        load.stop().await
+    }
+
+    #[tokio::test]
+    async fn a_kept_connection_that_was_closed_is_no_failure() {
+        let report = tried(&[V1, V1], 1, 0).await;
+        report.assert_none_failed();
+        assert!(report.repeated >= 4, "{report}");
+        let report = tried(&[V1, V1], 0, 2).await;
+        report.assert_none_failed();
+        assert_eq!(report.repeated, 0, "whose connection is new every time never meets a closed one");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_a_good_answer_is_a_failure() {
+        for (answers, reason) in [(&[V1, BAD] as &[&str], "503 none"), (&[""], "unexpected end of file")] {
+            let report = tried(answers, 1, 0).await;
+            assert!(report.failures.iter().all(|failure| failure.reason.contains(reason)), "{:?}", report.failures);
+            assert!(report.failures.len() >= 5, "{report}");
+        }
+        let cut: &[&str] = &["HTTP/1.1 200 OK\r\ncontent-length: 30\r\n\r\nv1"];
+        assert!(tried(cut, 0, 1).await.failures.len() >= 12, "an answer that breaks off");
+    }
+
+    #[tokio::test]
+    async fn shares_are_of_what_was_sent_in_a_time() {
+        let report = tried(&[V1], 0, 1).await;
+        let begin = report.answers[0].sent;
+        let end = report.answers[5].sent;
+        assert_eq!(report.share("v1", begin, end), Share { of: 5, all: 5 });
+        assert_eq!(report.share("v2", begin, end), Share { of: 0, all: 5 });
+        assert_eq!(report.share("v2", end, begin).fraction(), 0.0);
+    }
+}

@@ -40,10 +40,11 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// Looks for a command on the `PATH`, as a shell does.
+/// Looks for a command on the `PATH`, as a shell does, and where the commands of administrators are.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let paths = std::env::var_os("PATH")?;
-    std::env::split_paths(&paths).map(|dir| dir.join(name)).find(|path| is_executable(path))
+    let dirs = std::env::split_paths(&paths).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    dirs.map(|dir| dir.join(name)).find(|path| is_executable(path))
 }
 
 fn is_executable(path: &Path) -> bool {

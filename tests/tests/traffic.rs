@@ -1,48 +1,141 @@
 //! Releases under constant load, through real data planes: no request fails, and no version ever gets more of them than
 //! the journal allows.
+//!
+//! `MOODIFY_TRAFFIC_RATE=600 MOODIFY_TRAFFIC_BAKE=40` is the long form, of a million requests: so many of them a second
+//! from each test, while weights stand so many seconds.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use moodify_core::model::Weight;
+use moodify_core::strategy::split;
 use moodify_tests::load::{Aim, Load, Report};
-use moodify_tests::rig::{Namespace, PROMPT, Rig, Traefik};
+use moodify_tests::rig::{KubeProxy, Namespace, PROMPT, Rig, Traefik};
 use moodify_tests::scene::{Finished, Scene};
 use serde_json::{Value, json};
 
-/// Requests a second of each test; they share the machine.
+/// Requests a second of each test, where nothing else is asked for; they share the machine.
 const RATE: u32 = 400;
+/// Seconds that a good weight stands, where nothing else is asked for.
+const BAKE: u32 = 10;
 /// Below and above what the journal allows, as a fraction of one.
 const TOLERANCE: f64 = 0.01;
 /// A data plane that takes over what it is told late.
 const LATE: Duration = Duration::from_secs(2);
 
-/// A service behind a gateway that serves, and the requests to it.
+/// How a data plane divides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Division {
+    /// By weights, round robin.
+    Weights,
+    /// By instances, at random.
+    Instances,
+}
+
+impl Division {
+    /// The new version's share that a weight means.
+    fn share(self, weight: f64) -> f64 {
+        match self {
+            Self::Weights => weight / 100.0,
+            Self::Instances => split(5, Weight::new(weight as u8).expect("a weight")).share(),
+        }
+    }
+
+    /// How far from it so many requests may be.
+    fn slack(self, share: f64, requests: usize) -> f64 {
+        let requests = requests as f64;
+        let chance = match self {
+            // Time cuts a round in two at either end.
+            Self::Weights => 2.0,
+            // Five standard deviations: once in more than a million.
+            Self::Instances => 5.0 * (requests * share * (1.0 - share)).sqrt(),
+        };
+        TOLERANCE * requests + chance
+    }
+
+    /// How long after the journal says that all is back some requests may still meet the new version: instances that are
+    /// on their way out answer until the data plane knows.
+    fn echo(self) -> Duration {
+        match self {
+            Self::Weights => Duration::ZERO,
+            Self::Instances => Duration::from_secs(4),
+        }
+    }
+}
+
+/// A service behind a data plane, and the requests to it.
 struct Stage<'a> {
     namespace: &'a Namespace,
     scene: Scene<'a>,
-    traefik: Traefik,
+    division: Division,
     load: Load,
+    _plane: Plane,
+}
+
+/// What has to run for as long as the requests go on.
+enum Plane {
+    Traefik { _process: Traefik },
+    KubeProxy { _process: KubeProxy },
 }
 
 impl<'a> Stage<'a> {
-    /// With version `before` of a service behind Traefik, and a plan that releases `after`.
-    async fn new(namespace: &'a Namespace, throttle: Duration, before: &str, after: &str) -> Option<Self> {
-        let traefik = namespace.traefik(throttle, None).await?;
-        // The other rule of the route leads there.
-        let admin = json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "admin"},
-            "spec": {"selector": {"app": "admin"}, "ports": [{"port": 80}]},
-        });
-        namespace.apply(&admin.to_string()).await;
-        let mut scene = Scene::over(namespace, before, &[("backend", after)], "http-route").await?;
-        // Pods that answer slowly are bad and yet no request fails.
-        scene.canary()["analysis"]["metrics"][1]["fail"] = "> 200ms".into();
-        traefik.serves("backend.test").await;
-        let aim = Aim { address: traefik.address(), host: "backend.test".into(), rate: RATE, kept: 24, fresh: 8 };
-        Some(Self { namespace, scene, load: Load::start(&aim), traefik })
+    /// With version `before` of a service behind Traefik, and a plan that releases `after` by a router.
+    async fn behind_traefik(
+        namespace: &'a Namespace,
+        router: &str,
+        throttle: Duration,
+        before: &str,
+        after: &str,
+    ) -> Option<Self> {
+        let traefik = namespace.traefik(throttle).await?;
+        // The other rules and references lead there.
+        for name in ["admin", "idle"] {
+            let other = json!({
+                "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+                "spec": {"selector": {"app": name}, "ports": [{"port": 80}]},
+            });
+            namespace.apply(&other.to_string()).await;
+        }
+        if router == "traefik" {
+            let to = json!({
+                "apiVersion": "traefik.io/v1alpha1", "kind": "IngressRoute", "metadata": {"name": "backend"},
+                "spec": {"routes": [{
+                    "kind": "Rule", "match": "PathPrefix(`/`)",
+                    "services": [{"kind": "TraefikService", "name": "backend"}],
+                }]},
+            });
+            namespace.apply(&to.to_string()).await;
+        }
+        let scene = Self::scene(namespace, router, before, after).await?;
+        // The one that the Ingress is for; the others are for all.
+        let host = "nginx.test";
+        traefik.serves(host).await;
+        let rate = rate();
+        let aim = Aim { address: traefik.address(), host: host.into(), rate, kept: 24, fresh: 8 };
+        let (division, load) = (Division::Weights, Load::start(&aim));
+        Some(Self { namespace, scene, division, load, _plane: Plane::Traefik { _process: traefik } })
     }
 
-    /// Carries the release out, goes on with the load a while, and checks what the requests met.
+    /// The same behind the address of its Service.
+    async fn behind_its_service(namespace: &'a Namespace, before: &str, after: &str) -> Option<Self> {
+        let proxy = namespace.rig().kube_proxy().await?;
+        let scene = Self::scene(namespace, "replica-ratio", before, after).await?;
+        let address = namespace.service_address("backend").await;
+        // A connection stays with its pod for as long as the two like: only new ones are divided.
+        let aim = Aim { address, host: "backend".into(), rate: rate(), kept: 0, fresh: 32 };
+        let (division, load) = (Division::Instances, Load::start(&aim));
+        Some(Self { namespace, scene, division, load, _plane: Plane::KubeProxy { _process: proxy } })
+    }
+
+    async fn scene(namespace: &'a Namespace, router: &str, before: &str, after: &str) -> Option<Scene<'a>> {
+        let mut scene = Scene::over(namespace, before, &[("backend", after)], router).await?;
+        // Pods that answer slowly are bad, and yet no request fails.
+        scene.canary()["analysis"]["metrics"][1]["fail"] = "> 200ms".into();
+        scene.canary()["bake"] = bake().into();
+        Some(scene)
+    }
+
+    /// Carries the release out, and checks what the requests met.
     async fn release(self, outcome: &str, serves: &str) -> Finished {
         let finished = self.scene.release().await;
         self.end(finished, outcome, serves).await
@@ -51,14 +144,30 @@ impl<'a> Stage<'a> {
     async fn end(self, finished: Finished, outcome: &str, serves: &str) -> Finished {
         finished.ended(outcome);
         self.scene.assert_serves(serves).await;
+        // What was removed at the very end is missed only now.
         tokio::time::sleep(LATE + Duration::from_secs(1)).await;
         let report = self.load.stop().await;
-        println!("{} {outcome}: {report}", self.traefik.address());
+        println!("{} {outcome}: {report}", self.namespace.name());
         explain(self.namespace, &finished.events, &report);
         report.assert_none_failed();
-        check_shares(&finished.events, &report);
+        check_shares(&finished.events, &report, self.division);
         finished
     }
+}
+
+/// How many requests a second each test sends.
+fn rate() -> u32 {
+    asked("MOODIFY_TRAFFIC_RATE").unwrap_or(RATE)
+}
+
+/// How long a good weight stands.
+fn bake() -> String {
+    format!("{}s", asked("MOODIFY_TRAFFIC_BAKE").unwrap_or(BAKE))
+}
+
+fn asked(variable: &str) -> Option<u32> {
+    let value = std::env::var(variable).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{variable} is no number: {value:?}")))
 }
 
 /// Prints what happened around the first failure, if there is one: who did what, and in which order.
@@ -82,17 +191,19 @@ fn explain(namespace: &Namespace, events: &[Value], report: &Report) {
     }
 }
 
-/// From when on what weight is the most that the journal allows the new version.
-fn allowed(events: &[Value]) -> Vec<(Timestamp, f64)> {
+/// From when on what weight is the most that the journal allows the new version, until the end.
+fn allowed(events: &[Value], division: Division) -> Vec<(Timestamp, f64)> {
     let mut allowed = vec![(time(&events[0]), 0.0)];
     for event in events {
-        let weight = match event["event"].as_str() {
-            Some("checkpoint") => event["data"]["weight"].as_f64(),
-            Some("undo-finished") if event["step"] == "rollout-shift-10" => Some(0.0),
-            _ => None,
-        };
-        allowed.extend(weight.map(|weight| (time(event), weight)));
+        match event["event"].as_str() {
+            Some("checkpoint") => allowed.extend(event["data"]["weight"].as_f64().map(|weight| (time(event), weight))),
+            Some("undo-finished") if event["step"] == "rollout-shift-10" => {
+                allowed.push((time(event) + division.echo(), 0.0));
+            }
+            _ => {}
+        }
     }
+    allowed.push((time(&events[events.len() - 1]) + LATE, 0.0));
     allowed
 }
 
@@ -102,106 +213,145 @@ fn time(event: &Value) -> Timestamp {
 }
 
 /// The new version gets what each weight says while it stands, and never more than the journal allows.
-fn check_shares(events: &[Value], report: &Report) {
-    let mut allowed = allowed(events);
-    allowed.push((time(&events[events.len() - 1]) + SignedDuration::from_secs(1), 0.0));
-    for period in allowed.windows(2) {
-        let [(from, weight), (to, _)] = [period[0], period[1]];
+fn check_shares(events: &[Value], report: &Report, division: Division) {
+    for period in allowed(events, division).windows(2) {
+        let [(begin, weight), (end, _)] = [period[0], period[1]];
+        let share = division.share(weight);
         // In slices, too: an excess must not hide in what is missing before or after.
-        let mut slices = vec![(from, to)];
-        let mut begin = from;
-        while begin < to {
-            let end = (begin + SignedDuration::from_secs(1)).min(to);
-            slices.push((begin, end));
-            begin = end;
-        }
-        for (from, to) in slices {
-            let share = report.share("v2", from, to);
-            // A slice cuts a round of the gateway's round robin at either end.
-            let most = (weight / 100.0 + TOLERANCE) * share.all as f64 + 2.0;
-            assert!(share.of as f64 <= most, "{share:?} from {from} to {to}, where {weight} % was allowed");
+        let second = |n: i64| (begin + SignedDuration::from_secs(n), begin + SignedDuration::from_secs(n + 1));
+        let slices = (0..).map(second).take_while(|(_, to)| *to <= end);
+        for (from, to) in slices.chain([(begin, end)]) {
+            let got = report.share("v2", from, to);
+            let most = share * got.all as f64 + division.slack(share, got.all);
+            assert!(got.of as f64 <= most, "{got:?} from {from} to {to}, where {weight} % was allowed");
         }
     }
-    let mut stood = 0;
-    for (place, event) in events.iter().enumerate() {
+    let mut measured = 0;
+    for (place, event) in events.iter().enumerate().filter(|(_, event)| event["event"] == "step-started") {
         let Some(weight) = event["step"].as_str().and_then(|step| step.strip_prefix("rollout-bake-")) else { continue };
-        if event["event"] != "step-started" {
-            continue;
-        }
-        let weight: f64 = weight.parse().expect("the name of a step ends with its weight");
-        let ends = |e: &&Value| {
-            matches!(e["event"].as_str(), Some("step-finished" | "step-failed" | "rollback-started" | "commanded"))
+        let share = division.share(weight.parse().expect("the name of a step ends with its weight"));
+        let is_end = |event: &&Value| {
+            matches!(event["event"].as_str(), Some("step-finished" | "step-failed" | "rollback-started" | "commanded"))
         };
-        let Some(end) = events[place..].iter().find(ends).map(time) else { continue };
-        // What the gateway reports as programmed is in force a little later, on a busy machine.
-        let share = report.share("v2", time(event) + end.duration_since(time(event)) / 2, end);
-        println!("at {weight} %: {:.2} % of {} requests", share.fraction() * 100.0, share.all);
-        if share.all >= 500 {
-            stood += 1;
-            let off = (share.fraction() - weight / 100.0).abs();
-            assert!(off <= TOLERANCE, "{share:?} at {weight} %");
+        let (begin, end) = (time(event), events[place..].iter().find(is_end).map_or(time(event), time));
+        // What a gateway reports as programmed is in force a little later, on a busy machine.
+        let got = report.share("v2", begin + end.duration_since(begin) / 2, end);
+        println!("  at {weight} %: {:.2} % of {} requests", got.fraction() * 100.0, got.all);
+        // Where a bad version went before it was measured, there is too little to compare.
+        if got.all >= 500 {
+            measured += 1;
+            let off = (got.of as f64 - share * got.all as f64).abs();
+            assert!(off <= division.slack(share, got.all), "{got:?} at {weight} %");
         }
     }
-    assert!(stood > 0, "no weight stood long enough to be measured");
+    assert!(measured > 0, "no weight stood long enough to be measured");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_promotion_loses_no_request() {
-    let Some(rig) = Rig::own().await else { return };
-    let namespace = rig.namespace("promote").await.quiet();
-    let Some(stage) = Stage::new(&namespace, PROMPT, "v1", "v2").await else { return };
-    stage.release("completed", "v2").await;
+    promotes("promote", "http-route", PROMPT, "v1", "v2").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_promotion_loses_no_request_of_pods_that_stop_at_once_behind_a_late_gateway() {
-    let Some(rig) = Rig::own().await else { return };
-    let namespace = rig.namespace("promote-late").await.quiet();
-    let Some(stage) = Stage::new(&namespace, LATE, "v1-undrained", "v2-undrained").await else { return };
-    stage.release("completed", "v2-undrained").await;
+async fn a_promotion_of_pods_that_stop_at_once_behind_a_late_gateway_loses_no_request() {
+    promotes("promote-late", "http-route", LATE, "v1-undrained", "v2-undrained").await;
 }
 
-/// Releases what becomes slow at a weight, and expects it back without a failed request.
-async fn comes_back(name: &str, throttle: Duration, before: &str, after: &str, last_step: &str) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_by_traefik_s_own_resources_loses_no_request() {
+    promotes("promote-traefik", "traefik", LATE, "v1-undrained", "v2-undrained").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_by_the_annotations_of_nginx_loses_no_request() {
+    promotes("promote-nginx", "ingress-nginx", LATE, "v1-undrained", "v2-undrained").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_by_ratio_behind_a_service_loses_no_request() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("promote-ratio").await.quiet();
+    let Some(stage) = Stage::behind_its_service(&namespace, "v1", "v2").await else { return };
+    stage.release("completed", "v2").await;
+}
+
+/// Releases what is good, and expects it to serve without a failed request.
+async fn promotes(name: &str, router: &str, throttle: Duration, before: &str, after: &str) {
     let Some(rig) = Rig::own().await else { return };
     let namespace = rig.namespace(name).await.quiet();
-    let Some(mut stage) = Stage::new(&namespace, throttle, before, after).await else { return };
-    stage.scene.canary()["bake"] = "30s".into();
-    let finished = stage.release("rolled-back", before).await;
-    assert!(finished.began(last_step), "it came as far as {last_step}");
-    assert!(!finished.began("rollout-promote"), "and no further");
+    let Some(stage) = Stage::behind_traefik(&namespace, router, throttle, before, after).await else { return };
+    stage.release("completed", after).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_way_back_from_10_loses_no_request() {
-    comes_back("back-10", PROMPT, "v1", "v2-slow300after15s", "rollout-bake-10").await;
+    comes_back("back-10", "http-route", PROMPT, "v1", "v2-slow300after15s", "rollout-bake-10").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_way_back_from_50_loses_no_request() {
-    comes_back("back-50", PROMPT, "v1", "v2-slow300after15s-when3", "rollout-bake-50").await;
+    let slow = "v2-slow300after15s-when3-undrained";
+    comes_back("back-50", "http-route", LATE, "v1-undrained", slow, "rollout-bake-50").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_way_back_from_100_loses_no_request() {
-    comes_back("back-100", PROMPT, "v1", "v2-slow300after15s-when5", "rollout-bake-100").await;
+    comes_back("back-100", "http-route", PROMPT, "v1", "v2-slow300after15s-when5", "rollout-bake-100").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_way_back_of_pods_that_stop_at_once_behind_a_late_gateway_loses_no_request() {
-    comes_back("back-late", LATE, "v1-undrained", "v2-slow300after15s-when3-undrained", "rollout-bake-50").await;
+async fn a_way_back_by_traefik_s_own_resources_loses_no_request() {
+    let slow = "v2-slow300after15s-when3-undrained";
+    comes_back("back-traefik", "traefik", LATE, "v1-undrained", slow, "rollout-bake-50").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_way_back_by_the_annotations_of_nginx_loses_no_request() {
+    let slow = "v2-slow300after15s-when3-undrained";
+    comes_back("back-nginx", "ingress-nginx", LATE, "v1-undrained", slow, "rollout-bake-50").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_way_back_by_ratio_behind_a_service_loses_no_request() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("back-ratio").await.quiet();
+    let Some(stage) = Stage::behind_its_service(&namespace, "v1", "v2-slow300after15s-when3").await else { return };
+    stage.comes_back("v1", "rollout-bake-50").await;
+}
+
+/// Releases what becomes slow at a weight, and expects it back without a failed request.
+async fn comes_back(name: &str, router: &str, throttle: Duration, before: &str, after: &str, last_step: &str) {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace(name).await.quiet();
+    let Some(stage) = Stage::behind_traefik(&namespace, router, throttle, before, after).await else { return };
+    stage.comes_back(before, last_step).await;
+}
+
+impl Stage<'_> {
+    async fn comes_back(mut self, before: &str, last_step: &str) {
+        // Good weights must not stand long, and the bad one has to stand until it is seen to be bad.
+        let bake = |weight| {
+            let bad = last_step == format!("rollout-bake-{weight}");
+            if bad { "60s".to_owned() } else { bake() }
+        };
+        self.scene.canary()["bake"] = json!([bake(10), bake(50), bake(100)]);
+        let finished = self.release("rolled-back", before).await;
+        assert!(finished.began(last_step), "it came as far as {last_step}");
+        assert!(!finished.began("rollout-promote"), "and no further");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_abort_loses_no_request() {
     let Some(rig) = Rig::own().await else { return };
     let namespace = rig.namespace("abort").await.quiet();
-    let Some(stage) = Stage::new(&namespace, PROMPT, "v1-undrained", "v2-undrained").await else { return };
+    let (before, after) = ("v1-undrained", "v2-undrained");
+    let Some(stage) = Stage::behind_traefik(&namespace, "http-route", PROMPT, before, after).await else { return };
     let mut running = stage.scene.start_release();
     running.until_step("rollout-bake-50").await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let output = stage.scene.run(&["abort", "--reason", "the head of support asked for it"]).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let finished = running.finish().await;
-    stage.end(finished, "rolled-back", "v1-undrained").await;
+    stage.end(finished, "rolled-back", before).await;
 }

@@ -98,7 +98,11 @@ fn each_mistake_is_told_with_its_place() {
         ("namespace: moodify-staging", "namespace: Moodify_Staging", "8:14: \"Moodify_Staging\" is not a valid name"),
         ("backend:v1.2.3", "backend", "14:14: \"registry.example/moodify/backend\" is not an image"),
         ("router: replica-ratio", "router: http-route", "15:16: the router http-route needs `route`"),
-        ("router: replica-ratio", "router: istio", "the router istio needs `route`, the name of the VirtualService"),
+        (
+            "router: replica-ratio",
+            "router: istio",
+            "15:16: the router istio needs `route`, the name of the VirtualService",
+        ),
         ("kind: staging", "kind: staging\n  name: again", "8:3: the key \"name\" is there twice"),
         ("  kind: staging", "\tkind: staging", "7:1: while scanning a plain scalar, found a tab; indent with spaces"),
         ("{router:", "[router:", "15:16: "),

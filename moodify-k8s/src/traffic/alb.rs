@@ -296,6 +296,19 @@ mod tests {
     }
 
     #[test]
+    fn text_that_is_odd_is_refused() {
+        for odd in [
+            r#"{"serviceName":"web","weight":1,"Weight":2}"#,
+            r#"{"serviceName":"web","weight":1,"weight":2}"#,
+            r#"{"service\u004eame":"web","weight":1}"#,
+        ] {
+            let error = try_step(&Alb, &groups(odd), 10).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{odd}");
+            assert!(error.message().contains("the action web-action is written in a way"), "{error}");
+        }
+    }
+
+    #[test]
     fn actions_that_forward_elsewhere_are_none() {
         for action in [
             r#"{"type":"fixed-response","fixedResponseConfig":{"statusCode":"503"}}"#,

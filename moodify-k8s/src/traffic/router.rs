@@ -164,6 +164,12 @@ impl TrafficRouter for RouteRouter {
             patch = rule::unchanged(&route.rules);
         }
         let patched = self.route(target, self.kube.patch(cx, &route.object, patch).await?)?;
+        let left = rule::weights(&patched.rules).into_iter().find(|w| *w != Weight::ZERO);
+        if let Some(weight) = left {
+            let ask = route.object.ask(Access::Compare, "take the canary out of");
+            let message = format!("we took the canary out, and it still has {weight}");
+            return Err(patched.drift(&ask, self.kube.manager(), &message).effect(Effect::Unknown));
+        }
         Ok(self.traffic(&patched))
     }
 

@@ -156,6 +156,7 @@ pub(super) fn set(
     weight: Weight,
 ) -> Result<Vec<Value>, Error> {
     let mut patch = Vec::new();
+    let mut after = object.clone();
     for rule in rules {
         // A canary that is not there has nothing already.
         let missing = rule.canary.is_none() && weight != Weight::ZERO;
@@ -166,8 +167,15 @@ pub(super) fn set(
             }
             let (unit, canary) = (kind.unit(rule), u64::from(weight.percent()));
             let edit = Edit::Divide { stable: unit * (100 - canary), canary: unit * canary };
-            patch.extend(compare_and_set(&rule.path, &rule.value, &kind.edited(rule, services, edit)));
+            let edited = kind.edited(rule, services, edit);
+            patch.extend(compare_and_set(&rule.path, &rule.value, &edited));
+            after.pointer_mut(&rule.path).into_iter().for_each(|place| *place = edited.clone());
         }
+    }
+    // Text has more ways to say a thing than we know of: what is sent has to read as what is wanted.
+    if let Some((rule, _)) = rules.iter().zip(weights(&kind.rules(&after, services))).find(|(_, w)| *w != weight) {
+        let message = format!("{} is written in a way that cannot be changed", rule.name);
+        return Err(ask.error(ErrorKind::Unsupported, message).hint("write each name in it once and without escapes"));
     }
     if !patch.is_empty() && kind.remembers(rules) {
         let before: Vec<Option<u64>> = rules.iter().map(|rule| rule.original).collect();
@@ -222,13 +230,17 @@ pub(super) mod testing {
     }
 
     /// Applies a patch as the server would: what is missing is null for a test, and an empty map of annotations is none.
+    /// Nothing is written that was not compared just before.
     pub(crate) fn patched(mut object: Value, patch: &[Value]) -> Value {
+        let mut compared = "";
         for operation in patch {
             let path = operation["path"].as_str().unwrap();
             if operation["op"] == "test" {
                 assert_eq!(object.pointer(path).unwrap_or(&Value::Null), &operation["value"], "{path}");
+                compared = path;
                 continue;
             }
+            assert_eq!(compared, path, "it is compared before it is written");
             let (parent, key) = path.rsplit_once('/').unwrap();
             let (parent, key) = (object.pointer_mut(parent).unwrap(), key.replace("~1", "/"));
             match operation["op"].as_str().unwrap() {

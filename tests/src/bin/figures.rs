@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use jiff::Timestamp;
 use moodify_core::journal::MemoryJournal;
 use moodify_core::testing::{Scenario, Simulator};
 use moodify_core::{Engine, planfile};
-use moodify_tests::rig::{Namespace, Rig};
+use moodify_tests::load::{Aim, Load};
+use moodify_tests::rig::{Namespace, PROMPT, Rig};
 use moodify_tests::scene::Scene;
 use moodify_tests::{BoxError, wall_clock};
 
@@ -26,7 +28,8 @@ fn main() -> Result<(), BoxError> {
         for router in ["http-route", "replica-ratio"] {
             writes(rig, router).await?;
         }
-        breaches(rig).await
+        breaches(rig, Signal::Errors).await?;
+        breaches(rig, Signal::Readiness).await
     })
 }
 
@@ -79,46 +82,105 @@ async fn writes(rig: &'static Rig, router: &str) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// From the breach being visible in Prometheus to the write that sends all traffic back.
-async fn breaches(rig: &'static Rig) -> Result<(), BoxError> {
-    let mut seconds = Vec::new();
+/// From the breach being visible to the write that sends all traffic back, and to the last request that went to the new
+/// version all the same.
+async fn breaches(rig: &'static Rig, signal: Signal) -> Result<(), BoxError> {
+    let (mut written, mut followed) = (Vec::new(), Vec::new());
     for _ in 0..BREACHES {
-        let namespace = rig.namespace("breach").await;
-        let Some(seconds_of_one) = breach(&namespace).await? else { return Ok(()) };
-        seconds.push(seconds_of_one);
+        let namespace = rig.namespace("breach").await.quiet();
+        let Some((write, last)) = breach(&namespace, signal).await? else { return Ok(()) };
+        written.push(write);
+        followed.push(last);
     }
-    seconds.sort_by(f64::total_cmp);
-    println!(
-        "\nbreach visible in Prometheus to traffic back, measured every second, none tolerated: n {}, min {:.2}, median {:.2}, max {:.2} s",
-        seconds.len(),
-        seconds[0],
-        seconds[seconds.len() / 2],
-        seconds[seconds.len() - 1]
-    );
+    println!("\nbreach visible in {}, measured every second, none tolerated:", signal.name());
+    println!("  to all traffic back in the API:        {}", spread(written));
+    println!("  to all traffic back in the data plane: {}", spread(followed));
     Ok(())
 }
 
-async fn breach(namespace: &Namespace) -> Result<Option<f64>, BoxError> {
-    let Some(mut scene) = Scene::new(namespace, &[("backend", "v2-err12after25s")], "http-route").await else {
+fn spread(mut seconds: Vec<f64>) -> String {
+    seconds.sort_by(f64::total_cmp);
+    let (n, last) = (seconds.len(), seconds.len() - 1);
+    format!("n {n}, min {:.2}, median {:.2}, max {:.2} s", seconds[0], seconds[n / 2], seconds[last])
+}
+
+/// What tells that the new version is bad.
+#[derive(Clone, Copy)]
+enum Signal {
+    /// Prometheus, which scrapes every second.
+    Errors,
+    /// The pods, which are watched.
+    Readiness,
+}
+
+impl Signal {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Errors => "Prometheus",
+            Self::Readiness => "the state of the pods",
+        }
+    }
+
+    fn tag(self) -> &'static str {
+        match self {
+            Self::Errors => "v2-err12after25s",
+            Self::Readiness => "v2-unready100after25s",
+        }
+    }
+
+    /// Waits until it can be seen, and says since when.
+    async fn seen(self, namespace: &Namespace, scene: &Scene<'_>) -> Result<Timestamp, BoxError> {
+        match self {
+            Self::Errors => {
+                let requests = |code: &str| {
+                    let canary = format!("namespace=\"{}\",pod=~\"backend-canary-.*\"{code}", namespace.name());
+                    format!("sum(rate(http_requests_total{{{canary}}}[5s]))")
+                };
+                let query = format!("{} / {}", requests(",code=\"500\""), requests(""));
+                scene.prometheus.wait_for(&query, |ratio| ratio > 0.05).await;
+                Ok(wall_clock())
+            }
+            Self::Readiness => {
+                let unready = "--for=condition=Available=False";
+                namespace.kubectl(&["wait", "deployment/backend-canary", unready, "--timeout=60s"]).await;
+                // What the node said last of the pod of the canary.
+                let said = namespace.rig().audit().into_iter().filter(|entry| {
+                    entry.namespace == namespace.name()
+                        && entry.subresource == "status"
+                        && entry.name.starts_with("backend-canary-")
+                        && entry.resource == "pods"
+                });
+                said.map(|entry| entry.at).max().ok_or_else(|| "the node said nothing of the canary".into())
+            }
+        }
+    }
+}
+
+async fn breach(namespace: &Namespace, signal: Signal) -> Result<Option<(f64, f64)>, BoxError> {
+    let Some(traefik) = namespace.traefik(PROMPT).await else { return Ok(None) };
+    namespace.kubectl(&["create", "service", "clusterip", "admin", "--tcp=80"]).await;
+    let Some(mut scene) = Scene::new(namespace, &[("backend", signal.tag())], "http-route").await else {
         return Ok(None);
     };
+    traefik.serves("backend").await;
+    let aim = Aim { address: traefik.address(), host: "backend".into(), rate: 400, kept: 24, fresh: 8 };
+    let load = Load::start(&aim);
     scene.canary()["bake"] = "120s".into();
-    scene.canary()["analysis"]["metrics"][0]["tolerance"] = 0.into();
+    for metric in scene.canary()["analysis"]["metrics"].as_array_mut().into_iter().flatten() {
+        metric["tolerance"] = 0.into();
+    }
     let mut running = scene.start_release();
     running.until_step("rollout-bake-10").await;
-    let requests = |code: &str| {
-        format!(
-            "sum(rate(http_requests_total{{namespace=\"{}\",pod=~\"backend-canary-.*\"{code}}}[5s]))",
-            namespace.name()
-        )
-    };
-    let query = format!("{} / {}", requests(",code=\"500\""), requests(""));
-    scene.prometheus.wait_for(&query, |ratio| ratio > 0.05).await;
-    let seen = wall_clock();
+    let seen = signal.seen(namespace, &scene).await?;
     running.until("the way back", |e| e["event"] == "rollback-started").await;
     running.finish().await.ended("rolled-back");
-    let back = namespace.audit().into_iter().filter(|e| e.resource == "httproutes" && e.verb == "patch").map(|e| e.at);
-    let back = back.max().ok_or("no route was patched")?;
-    let took = Duration::try_from(back.duration_since(seen)).unwrap_or_default();
-    Ok(Some(took.as_secs_f64()))
+    let report = load.stop().await;
+    let patches = namespace
+        .audit()
+        .into_iter()
+        .filter(|e| e.resource == "httproutes" && e.verb == "patch" && e.user_agent.starts_with("moodify/"));
+    let back = patches.map(|e| e.at).max().ok_or("no route was patched")?;
+    let last = report.last("v2").ok_or("the new version answered nothing")?;
+    let after = |at: Timestamp| at.duration_since(seen).as_secs_f64();
+    Ok(Some((after(back), after(last))))
 }

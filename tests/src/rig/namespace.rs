@@ -52,7 +52,7 @@ impl Rig {
     ///
     /// When it cannot be created.
     pub async fn namespace(&'static self, name: &str) -> Namespace {
-        let turn = self.turn(|file| file.lock_shared()).await;
+        let turn = self.turn("turn.lock", |file| file.lock_shared()).await;
         self.create_namespace(name, turn).await
     }
 
@@ -62,13 +62,13 @@ impl Rig {
     ///
     /// When it cannot be created.
     pub async fn alone(&'static self, name: &str) -> Alone {
-        let turn = self.turn(File::lock).await;
+        let turn = self.turn("turn.lock", File::lock).await;
         Alone(self.create_namespace(name, turn).await)
     }
 
     /// A lock on a file holds between test binaries, and between the threads of one.
-    async fn turn(&self, lock: fn(&File) -> std::io::Result<()>) -> File {
-        let path = self.state.dir.join("turn.lock");
+    pub(super) async fn turn(&self, file: &str, lock: fn(&File) -> std::io::Result<()>) -> File {
+        let path = self.state.dir.join(file);
         let wait = move || {
             let file = File::options().create(true).truncate(false).write(true).open(path)?;
             lock(&file).map(|()| file)

@@ -55,13 +55,12 @@ impl Traefik {
 
 impl Namespace {
     /// A Traefik for this namespace, which takes over a change at once, but then waits for `throttle` before the next;
-    /// nothing, said aloud, where there is none. It is told of changes by the API server at `server`, or by the rig's
-    /// own.
+    /// nothing, said aloud, where there is none.
     ///
     /// # Panics
     ///
     /// When it does not start; and on a cluster that is not the rig's own, where it would have to be installed.
-    pub async fn traefik(&self, throttle: Duration, server: Option<&str>) -> Option<Traefik> {
+    pub async fn traefik(&self, throttle: Duration) -> Option<Traefik> {
         let program = require("traefik")?;
         let state = self.rig().state();
         assert!(state.is_own(), "a test with a data plane takes Rig::own");
@@ -90,7 +89,7 @@ impl Namespace {
         self.apply(&classes.to_string()).await;
 
         let dir = TempDir::new_in(&state.dir).expect("the rig's directory can be written");
-        let kubeconfig = self.write_kubeconfig(DATA_PLANE, server.unwrap_or(&state.server), None);
+        let kubeconfig = self.write_kubeconfig(DATA_PLANE, &state.server, None);
         let mut command = Command::new(program);
         command.env("KUBECONFIG", kubeconfig).current_dir(dir.path()).args([
             format!("--entrypoints.web.address={address}"),
