@@ -71,7 +71,10 @@ impl Kind for Alb {
             .filter(|service| service["name"] == *services.stable && service["port"]["name"] != BY_ACTION);
         direct.next().map(|_| {
             let stable = &services.stable;
-            format!("one of its paths leads to the Service {stable} itself, where no weights are, and not to an action")
+            format!(
+                "one of its paths leads to the Service {stable} itself, where no weights are; lead it to an action that \
+                 forwards to {stable}"
+            )
         })
     }
 

@@ -69,7 +69,8 @@ impl RouteRouter {
         let meta = typed(&ask, value["metadata"].clone())?;
         let rules = self.kind.rules(&value, &services);
         if rules.is_empty() {
-            return Err(leads_nowhere(&ask, &services));
+            let why = self.kind.obstacle(&value, &services).map(|why| ask.error(ErrorKind::Unsupported, why));
+            return Err(why.unwrap_or_else(|| leads_nowhere(&ask, &services)));
         }
         Ok(Route { object, meta, value, rules, services })
     }
@@ -155,7 +156,7 @@ impl TrafficRouter for RouteRouter {
             Traffic { weight: Weight::ZERO, share: 0.0, verification: Verification::CannotTell, edited_by: None };
         let Some(value) = self.find(cx, &object).await? else { return Ok(none) };
         let route = match self.route(target, value) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(none),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => return Ok(none),
             other => other?,
         };
         let mut patch = rule::reset(self.kind, &route.value, &route.rules, &route.services);
@@ -273,6 +274,20 @@ mod tests {
             assert!(error.to_string().contains(words), "{error}");
             assert_eq!(router.reset(&cx(), &target(), 4).await.unwrap_err().kind(), ErrorKind::Unsupported);
         }
+    }
+
+    #[tokio::test]
+    async fn an_ingress_without_an_action_says_what_it_lacks() {
+        let (kube, asked) = kube(|_, _, _| {
+            let path = json!({"path": "/", "backend": {"service": {"name": "web-svc", "port": {"number": 80}}}});
+            (200, json!({"metadata": {"name": "web-route"}, "spec": {"rules": [{"http": {"paths": [path]}}]}}))
+        });
+        let router = kube.router(Router::Alb);
+        let error = router.read(&cx(), &target()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.message().contains("lead it to an action that forwards to web-svc"), "{error}");
+        router.reset(&cx(), &target(), 4).await.unwrap();
+        assert!(asked.lock().unwrap().iter().all(|line| line.starts_with("GET")));
     }
 
     #[tokio::test]
