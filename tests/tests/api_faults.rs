@@ -82,13 +82,7 @@ async fn release(name: &str, tag: &str, rules: Vec<Rule>, outcomes: &[&str]) -> 
     release_by(ROUTER, name, tag, rules, outcomes).await
 }
 
-async fn release_by(
-    router: &str,
-    name: &str,
-    tag: &str,
-    rules: Vec<Rule>,
-    outcomes: &[&str],
-) -> Option<Vec<Passed>> {
+async fn release_by(router: &str, name: &str, tag: &str, rules: Vec<Rule>, outcomes: &[&str]) -> Option<Vec<Passed>> {
     let rig = Rig::own().await?;
     let namespace = rig.namespace(name).await;
     let (mut scene, proxy) = stage(&namespace, router, tag, rules).await?;
@@ -198,10 +192,8 @@ async fn no_watch_lasts_longer_than_a_second() {
 
 #[tokio::test]
 async fn every_watch_is_told_that_its_version_is_too_old() {
-    let rules = vec![
-        Rule::new(Fault::Refuse(410)).verb("WATCH").each_once(),
-        Rule::new(Fault::Expire).verb("WATCH").always(),
-    ];
+    let rules =
+        vec![Rule::new(Fault::Refuse(410)).verb("WATCH").each_once(), Rule::new(Fault::Expire).verb("WATCH").always()];
     release("expired", "v2", rules, &["completed"]).await;
 }
 

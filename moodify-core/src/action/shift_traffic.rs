@@ -113,7 +113,8 @@ async fn expect_somebody(cx: &StepContext, target: &Target) -> Result<()> {
     if router.read(&cx.call()?, target).await.is_ok_and(|now| now.weight == Weight::ZERO) {
         return Ok(());
     }
-    let message = "no stable instance is available: all requests would fail there; the canary keeps the traffic that it has";
+    let message =
+        "no stable instance is available: all requests would fail there; the canary keeps the traffic that it has";
     Err(Error::new(ErrorKind::Unhealthy, "engine", "send all traffic to stable", message)
         .on(target.to_string())
         .hint(format!("make {} available; it is tried again until then", target.service.workload)))

@@ -139,7 +139,8 @@ fn trap_03_no_switch_to_a_version_of_which_one_pod_is_available() {
 #[test]
 fn trap_04_a_way_back_does_not_ask_whether_the_new_version_is_well() {
     on_virtual_time(async {
-        let stage = with(single(), Scenario::default().canary(Behaviour::crash_loop().from_weight(50).after(seconds(9))));
+        let stage =
+            with(single(), Scenario::default().canary(Behaviour::crash_loop().from_weight(50).after(seconds(9))));
         // From the breach on, nothing that could be asked about the new version answers.
         let (faults, world) = (stage.simulator.faults(), stage.simulator.world());
         let breach = async {
@@ -152,7 +153,9 @@ fn trap_04_a_way_back_does_not_ask_whether_the_new_version_is_well() {
             }
             world.now()
         };
-        let ((_, ending), breach) = tokio::join!(stage.run(), breach);
+        let soon = tokio::time::timeout(seconds(600), stage.run());
+        let (ended, breach) = tokio::join!(soon, breach);
+        let (_, ending) = ended.expect("it comes back");
         assert_eq!(outcome(&ending), Outcome::RolledBack, "{ending:?}");
         assert_whole(&stage.simulator, &stage.plan, Outcome::RolledBack);
         let back = flows(&stage).iter().rfind(|flow| flow.weight == Weight::ZERO).unwrap().at;

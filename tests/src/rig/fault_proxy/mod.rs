@@ -201,7 +201,11 @@ impl Shared {
     }
 }
 
-async fn pass(State(shared): State<Arc<Shared>>, ConnectInfo(way): ConnectInfo<Scissors>, request: Request) -> Response {
+async fn pass(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(way): ConnectInfo<Scissors>,
+    request: Request,
+) -> Response {
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, LARGEST).await.unwrap_or_default();
     let (number, fault) = shared.note(&parts, &body);
