@@ -98,7 +98,7 @@ pub async fn measure(rig: &'static Rig, way: Way) -> Option<Ledger> {
 fn bakes(finished: &Finished) -> Vec<(Timestamp, Timestamp)> {
     let time = |event: &Value| event["time"].as_str().and_then(|time| time.parse().ok());
     let of = |kind: &'static str| {
-        let step = |e: &&Value| e["event"] == kind && e["step"].as_str().is_some_and(|s| s.contains("-bake-"));
+        let step = move |e: &&Value| e["event"] == kind && e["step"].as_str().is_some_and(|s| s.contains("-bake-"));
         finished.events.iter().filter(step).filter_map(time)
     };
     of("step-started").zip(of("step-finished")).collect()
