@@ -30,11 +30,11 @@ pub const WAYS: [Way; 2] = [
 /// What was measured of others with the same release, on the same API server with 10 replicas: tool and router, writes,
 /// reads, events, reads while it waits.
 const OTHERS: [[&str; 5]; 5] = [
-    ["Argo Rollouts 1.10.1, replica ratio", "41", "0", "21", "0"],
-    ["Argo Rollouts 1.10.1, nginx", "40", "2", "17", "0"],
-    ["Argo Rollouts 1.10.1, Istio", "42", "2", "18", "0"],
-    ["Flagger 1.44.0, Gateway API", "14", "98", "8", "10 a tick"],
-    ["Flagger 1.44.0, nginx", "14", "105", "8", "10 a tick"],
+    ["Argo Rollouts 1.10.1, replica ratio", "41", "0", "21", "0, and 6 writes a minute"],
+    ["Argo Rollouts 1.10.1, nginx", "40", "2", "17", "0, and 6 writes a minute"],
+    ["Argo Rollouts 1.10.1, Istio", "42", "2", "18", "0, and 6 writes a minute"],
+    ["Flagger 1.44.0, Gateway API", "14", "98", "8", "78 a minute"],
+    ["Flagger 1.44.0, nginx", "14", "105", "8", "78 a minute"],
 ];
 
 /// What a release cost.

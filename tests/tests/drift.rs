@@ -1,7 +1,5 @@
 //! Somebody else's hands in a release: each ends as promised, within a bounded time.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
-
 use std::time::{Duration, Instant};
 
 use moodify_tests::rig::{Namespace, Rig};
