@@ -395,7 +395,7 @@ pub fn moodify() -> PathBuf {
 }
 
 /// An `HTTPRoute` with a rule of somebody else and the service's own.
-pub(crate) fn route(name: &str) -> Value {
+pub fn route(name: &str) -> Value {
     json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": name},
         "spec": {
