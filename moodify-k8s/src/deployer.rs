@@ -542,6 +542,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn trap_13_what_a_newer_schema_adds_to_an_object_is_no_reason_to_write_it_again() {
+        let mut canary = own_canary().await;
+        canary["metadata"]["generation"] = 1.into();
+        canary["spec"]["template"]["spec"]["fieldOfTheNextVersion"] = json!({"default": true});
+        canary["spec"]["template"]["spec"]["containers"][1]["terminationMessagePath"] = "/dev/termination-log".into();
+        canary["spec"]["strategy"] = json!({"type": "RollingUpdate"});
+        let (deployer, asked) = cluster(Some(canary));
+        deployer.deploy(&cx(), &target(), &spec(true)).await.unwrap();
+        assert!(writes(&asked).is_empty(), "{asked:?}");
+    }
+
+    #[tokio::test]
     async fn another_run_s_canary_is_left_alone() {
         let mut canary = own_canary().await;
         canary["metadata"]["labels"]["moodify.dev/run"] = "r0".into();

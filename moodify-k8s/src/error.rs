@@ -64,6 +64,8 @@ pub(crate) fn from_status(ask: &Ask, status: &Status, retry_after: Option<Durati
     } else {
         status.message.trim().to_owned()
     };
+    let refused = refused_by(&message);
+    let wrong = || status.details.iter().flat_map(|d| &d.causes).map(|c| c.field.as_str()).collect::<Vec<_>>();
     let error = match status.code {
         401 => {
             let message = "the API server does not accept our credentials: they are missing, wrong or expired";
@@ -71,31 +73,57 @@ pub(crate) fn from_status(ask: &Ask, status: &Status, retry_after: Option<Durati
                 .hint("log in again, or check user and context of the kubeconfig")
         }
         403 => forbidden(ask, &message),
-        404 if is_missing_object(status) => ask.error(ErrorKind::NotFound, message),
+        404 if is_missing_object(status) => ask
+            .error(ErrorKind::NotFound, message)
+            .hint("check its name and the namespace; somebody may have removed it"),
         404 => ask
             .error(ErrorKind::Unsupported, format!("the cluster does not know this kind of object: {message}"))
             .hint("install what defines it, in the version that is asked for"),
-        409 if status.reason == "AlreadyExists" => ask.error(ErrorKind::AlreadyExists, message),
+        409 if status.reason == "AlreadyExists" => {
+            ask.error(ErrorKind::AlreadyExists, message).hint("find out whose it is; it is not overwritten")
+        }
         409 => match apply_conflict(status) {
             Some(owners) => ask
                 .error(ErrorKind::Drift, format!("fields that we would write belong to {owners}"))
                 .hint("it is not overwritten; find out who manages it"),
-            None => ask.error(ErrorKind::Conflict, message),
+            None => ask
+                .error(ErrorKind::Conflict, message)
+                .hint("somebody else writes it too; it is read again before it is tried again"),
         },
         410 => ask.error(ErrorKind::Conflict, message),
-        422 if ask.access == Access::Compare && !names_a_field(status) => {
-            ask.error(ErrorKind::Conflict, "it changed between our read and our write")
+        422 if ask.access == Access::Compare && !names_a_field(status) => ask
+            .error(ErrorKind::Conflict, "it changed between our read and our write")
+            .hint("somebody else writes it too; it is read again before it is tried again"),
+        422 if names_a_field(status) => {
+            ask.error(ErrorKind::Invalid, message).hint(format!("correct {}", wrong().join(", ")))
         }
         400 | 413 | 422 => ask.error(ErrorKind::Invalid, message),
         405 | 406 | 415 | 501 => ask.error(ErrorKind::Unsupported, message),
-        429 => ask.error(ErrorKind::Throttled, message),
+        429 => ask.error(ErrorKind::Throttled, message).hint("the API server is busy; it is tried again when it says"),
         500..=599 => ask.error(ErrorKind::Unavailable, message).effect(ask.lost()),
         _ => ask.error(ErrorKind::Internal, message),
+    };
+    let error = match refused {
+        Some(hint) => error.hint(hint),
+        None => error,
     };
     match after {
         Some(after) if error.is_transient() => error.retry_after(after),
         _ => error,
     }
+}
+
+/// What to do where an admission webhook or a quota is in the way. Webhooks choose the code of their answer themselves.
+fn refused_by(message: &str) -> Option<String> {
+    let named = |before: &str| Some(message.split_once(before)?.1.split_once('"')?.0);
+    if let Some(name) = named("admission webhook \"") {
+        return Some(format!("a policy of this cluster (webhook {name}) refuses it: change what it objects to"));
+    }
+    if let Some(name) = named("failed calling webhook \"") {
+        return Some(format!("find out why the webhook {name} does not answer; until it does, this cannot be written"));
+    }
+    let quota = message.split_once("exceeded quota: ")?.1.split(',').next()?;
+    Some(format!("raise the ResourceQuota {quota}, or free what it counts"))
 }
 
 /// RBAC says who may not do what; an admission webhook or a quota says something of its own.
@@ -282,5 +310,38 @@ mod tests {
         let wait = |header| from_status(&ask(Access::Write), &busy, header).retry_after_of();
         assert_eq!(wait(None), Some(Duration::from_secs(3)));
         assert_eq!(wait(Some(Duration::from_secs(7))), Some(Duration::from_secs(7)), "the header wins");
+    }
+
+    #[test]
+    fn every_refusal_names_the_object_the_cause_and_what_to_do() {
+        let quota =
+            "pods \"web-1\" is forbidden: exceeded quota: few, requested: pods=1, used: pods=8, limited: pods=8";
+        let denied = "admission webhook \"images.policy.example\" denied the request: image has no signature";
+        let silent =
+            "Internal error occurred: failed calling webhook \"images.policy.example\": context deadline exceeded";
+        let invalid = "Deployment.apps \"web\" is invalid: spec.replicas: Invalid value: -1: must be at least 0";
+        let field = json!({"causes": [{"field": "spec.replicas", "message": "Invalid value: -1"}]});
+        let named = json!({"name": "web", "kind": "deployments"});
+        let rbac = "deployments.apps \"web\" is forbidden: User \"dev\" cannot patch resource \"deployments\"";
+        for (code, reason, message, details, cause, advice) in [
+            (401, "Unauthorized", "Unauthorized", json!({}), "does not accept our credentials", "log in again"),
+            (403, "Forbidden", rbac, json!({}), "User \"dev\" cannot patch", "RoleBinding"),
+            (403, "Forbidden", quota, json!({}), "exceeded quota: few", "raise the ResourceQuota few"),
+            (403, "Forbidden", denied, json!({}), "image has no signature", "webhook images.policy.example"),
+            (400, "BadRequest", denied, json!({}), "image has no signature", "webhook images.policy.example"),
+            (500, "InternalError", silent, json!({}), "context deadline exceeded", "find out why the webhook"),
+            (404, "NotFound", "deployments \"web\" not found", named, "not found", "check its name"),
+            (409, "AlreadyExists", "deployments \"web\" already exists", json!({}), "already exists", "whose it is"),
+            (409, "Conflict", "the object has been modified", json!({}), "has been modified", "read again"),
+            (422, "Invalid", invalid, field, "must be at least 0", "correct spec.replicas"),
+            (422, "Invalid", "the server rejected our request", json!({}), "changed between", "read again"),
+            (429, "TooManyRequests", "too many requests", json!({}), "too many requests", "tried again"),
+        ] {
+            let answer = status(json!({"code": code, "reason": reason, "message": message, "details": details}));
+            let told = from_status(&ask(Access::Compare), &answer, None).to_string();
+            assert!(told.starts_with("kubernetes: patch Deployment on ns/web: "), "the object: {told}");
+            assert!(told.contains(cause), "{cause:?}: {told}");
+            assert!(told.contains(advice), "{advice:?}: {told}");
+        }
     }
 }

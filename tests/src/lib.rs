@@ -30,6 +30,8 @@ pub mod crash;
 #[cfg(feature = "rig")]
 mod http;
 #[cfg(feature = "rig")]
+pub mod ledger;
+#[cfg(feature = "rig")]
 pub mod load;
 #[cfg(feature = "rig")]
 pub mod node;

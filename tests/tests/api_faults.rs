@@ -1,8 +1,6 @@
 //! Whole releases over a way to the API server on which requests meet faults: each ends as promised, the cluster is as
 //! that end says, and no write is repeated blindly.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
-
 use std::time::Duration;
 
 use moodify_tests::rig::{Fault, FaultProxy, Namespace, Passed, Rig, Rule};

@@ -156,7 +156,8 @@ async fn a_release_by_weights_takes_ten_writes_and_leaves_nothing_behind() {
     let ours = ledger.into_iter().filter(|entry| entry.user_agent.starts_with("moodify/"));
     let writes: Vec<String> =
         ours.filter(|e| e.is_write()).map(|e| format!("{} {} {}", e.verb, e.resource, e.code)).collect();
-    assert_eq!(writes.len(), 10, "{writes:#?}");
+    // Of those that find nothing to do, the way back and the removal let the server compare.
+    assert_eq!(writes.len(), 12, "{writes:#?}");
 }
 
 #[tokio::test]

@@ -55,6 +55,7 @@ struct Baked {
 
 /// How often time is shown to who looks on; also how far a wait may overrun and still count as watched.
 const TICK: Duration = Duration::from_secs(1);
+const LEFT: &str = "moodify leaves it as it is; decide what shall be, then release or roll back by hand";
 /// The longest that one question to a metric source may take.
 const LONGEST_QUERY: Duration = Duration::from_secs(10);
 
@@ -108,6 +109,15 @@ async fn ask(cx: &StepContext, judge: usize, source: &str, query: MetricQuery) -
 
 /// Everything that is seen while baking, from watches that last and from questions that are answered once.
 type Streams<'a> = SelectAll<BoxStream<'a, Result<Seen>>>;
+
+/// What divided the traffic was there when the bake began: where it is not any more, somebody took it away.
+fn gone(e: Error) -> Error {
+    if e.kind() != ErrorKind::NotFound {
+        return e;
+    }
+    let message = format!("somebody took away what divides the traffic: {}", e.message());
+    Error::new(ErrorKind::Drift, "analysis", "watch the new version", message).on(e.target()).hint(LEFT)
+}
 
 /// One bake going on.
 struct Watch<'a> {
@@ -190,7 +200,7 @@ impl<'a> Watch<'a> {
             let router = cx.backends().router(&target.service.traffic.router)?;
             if router.capabilities().granularity == Granularity::Percent {
                 let traffic = opened(&call, router.watch(&call, target)).await?;
-                all.push(traffic.map(move |t| t.map(|t| Seen::Traffic(i, t))).boxed());
+                all.push(traffic.map(move |t| t.map(|t| Seen::Traffic(i, t)).map_err(gone)).boxed());
             }
         }
         Ok(all)
@@ -221,7 +231,7 @@ impl<'a> Watch<'a> {
     fn drift(&self, target: usize, message: String) -> Error {
         Error::new(ErrorKind::Drift, "analysis", "watch the new version", message)
             .on(self.target(target).to_string())
-            .hint("moodify leaves it as it is; decide what shall be, then release or roll back by hand")
+            .hint(LEFT)
     }
 
     fn take(&mut self, seen: Seen) -> Result<()> {

@@ -1,0 +1,36 @@
+//! What a release costs the API server, to the request.
+
+use moodify_tests::ledger::{Ledger, WAYS, measure};
+use moodify_tests::rig::Rig;
+
+async fn ledger(router: &str) -> Option<Ledger> {
+    let rig = Rig::own().await?;
+    let way = WAYS.into_iter().find(|way| way.router == router)?;
+    let ledger = measure(rig, way).await?;
+    assert!(ledger.is_within(), "{ledger:#?}");
+    Some(ledger)
+}
+
+#[tokio::test]
+async fn a_canary_in_place_by_a_route_takes_ten_writes() {
+    let Some(ledger) = ledger("http-route").await else { return };
+    let writes = [
+        "patch deployments/backend-canary",
+        "patch services/backend-canary",
+        "patch httproutes/backend",
+        "patch deployments/backend-canary",
+        "patch httproutes/backend",
+        "patch deployments/backend-canary",
+        "patch httproutes/backend",
+        "patch deployments/backend",
+        "patch httproutes/backend",
+        "delete deployments/backend-canary",
+    ];
+    assert_eq!(ledger.writes, writes, "{ledger:#?}");
+}
+
+#[tokio::test]
+async fn a_canary_in_place_by_ratio_takes_eight_writes() {
+    let Some(ledger) = ledger("replica-ratio").await else { return };
+    assert_eq!(ledger.writes.len(), 8, "{ledger:#?}");
+}
