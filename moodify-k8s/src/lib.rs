@@ -34,6 +34,7 @@ mod pod;
 mod preflight;
 mod route;
 mod traffic;
+pub mod verbs;
 mod workload;
 
 #[cfg(test)]
