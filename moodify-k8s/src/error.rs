@@ -65,16 +65,24 @@ pub(crate) fn from_status(ask: &Ask, status: &Status, retry_after: Option<Durati
         status.message.trim().to_owned()
     };
     let error = match status.code {
+        _ if denied(&message).is_some() => {
+            let (who, why) = denied(&message).unwrap_or_default();
+            ask.error(ErrorKind::Forbidden, format!("{who} denied it: {why}"))
+                .hint("meet that policy, or ask whoever runs it; nothing was changed")
+        }
         401 => {
             let message = "the API server does not accept our credentials: they are missing, wrong or expired";
             ask.error(ErrorKind::Unauthenticated, message)
                 .hint("log in again, or check user and context of the kubeconfig")
         }
         403 => forbidden(ask, &message),
+        404 if is_missing_namespace(status) => ask
+            .error(ErrorKind::NotFound, format!("there is no such namespace: {message}"))
+            .hint("create the namespace, or check its name"),
         404 if is_missing_object(status) => ask.error(ErrorKind::NotFound, message),
         404 => ask
             .error(ErrorKind::Unsupported, format!("the cluster does not know this kind of object: {message}"))
-            .hint("HTTPRoutes need the Gateway API (gateway.networking.k8s.io/v1) installed"),
+            .hint("its API has to be installed first: HTTPRoutes need the Gateway API (gateway.networking.k8s.io/v1), figures of use a metrics server"),
         409 if status.reason == "AlreadyExists" => ask.error(ErrorKind::AlreadyExists, message),
         409 => match apply_conflict(status) {
             Some(owners) => ask
@@ -85,10 +93,21 @@ pub(crate) fn from_status(ask: &Ask, status: &Status, retry_after: Option<Durati
         410 => ask.error(ErrorKind::Conflict, message),
         422 if ask.access == Access::Compare && !names_a_field(status) => {
             ask.error(ErrorKind::Conflict, "it changed between our read and our write")
+                .hint("nothing was changed; look at it and do it once more")
         }
+        422 if names_a_field(status) => ask
+            .error(ErrorKind::Invalid, message)
+            .hint(format!("mend {}; nothing was changed", fields(status).join(", "))),
         400 | 413 | 422 => ask.error(ErrorKind::Invalid, message),
         405 | 406 | 415 | 501 => ask.error(ErrorKind::Unsupported, message),
+        429 if budget(status).is_some() => ask
+            .error(ErrorKind::Refused, budget(status).unwrap_or_default())
+            .transient(true)
+            .hint("wait until more pods are healthy, or change the PodDisruptionBudget; nothing was changed"),
         429 => ask.error(ErrorKind::Throttled, message),
+        500 if message.contains("failed calling webhook") => ask
+            .error(ErrorKind::Unavailable, format!("an admission webhook cannot be asked: {message}"))
+            .hint("mend the webhook's service, or ask whoever runs it"),
         500..=599 => ask.error(ErrorKind::Unavailable, message).effect(ask.lost()),
         _ => ask.error(ErrorKind::Internal, message),
     };
@@ -98,14 +117,61 @@ pub(crate) fn from_status(ask: &Ask, status: &Status, retry_after: Option<Durati
     }
 }
 
-/// RBAC says who may not do what; an admission webhook or a quota says something of its own.
+/// RBAC says who may not do what; a quota, a namespace that goes and a pod's security say something of their own.
 fn forbidden(ask: &Ask, message: &str) -> Error {
-    match message.find("User \"").filter(|_| message.contains("\" cannot ")) {
-        Some(start) => ask
-            .error(ErrorKind::Forbidden, &message[start..])
-            .hint("grant it to this user with a Role and a RoleBinding in the namespace"),
-        None => ask.error(ErrorKind::Forbidden, message),
+    let after = |what: &str| message.find(what).map(|at| &message[at..]);
+    if let Some(denied) = after("User \"").filter(|_| message.contains("\" cannot ")) {
+        let hint = "grant it to this user with a Role and a RoleBinding in the namespace";
+        return ask.error(ErrorKind::Forbidden, denied).hint(hint);
     }
+    if let Some(quota) = after("exceeded quota: ") {
+        return ask
+            .error(ErrorKind::Forbidden, format!("the namespace has no room for it: {quota}"))
+            .hint("free what is not needed in the namespace, or raise the ResourceQuota; nothing was changed");
+    }
+    if message.contains("is being terminated") {
+        return ask
+            .error(ErrorKind::Forbidden, format!("the namespace is being deleted: {message}"))
+            .hint("nothing can be made in it any more; wait until it is gone, then create it anew");
+    }
+    if let Some(violation) = after("violates PodSecurity") {
+        return ask
+            .error(ErrorKind::Forbidden, violation)
+            .hint("meet the pod security standard of the namespace; nothing was changed");
+    }
+    ask.error(ErrorKind::Forbidden, message)
+}
+
+/// Who denied a request at admission, and why: a webhook or a policy. They choose the code of the answer themselves.
+fn denied(message: &str) -> Option<(String, &str)> {
+    if let Some((_, rest)) = message.split_once("admission webhook \"") {
+        let (name, why) = rest.split_once("\" denied the request")?;
+        let why = why.trim_start_matches(':').trim();
+        return Some((format!("the admission webhook {name}"), if why.is_empty() { "it gave no reason" } else { why }));
+    }
+    let (_, rest) = message.split_once("ValidatingAdmissionPolicy '")?;
+    let (name, rest) = rest.split_once('\'')?;
+    let (_, why) = rest.split_once("denied request: ")?;
+    Some((format!("the admission policy {name}"), why))
+}
+
+/// What a disruption budget says against an eviction.
+fn budget(status: &Status) -> Option<String> {
+    let causes = status.details.iter().flat_map(|d| &d.causes);
+    let words: Vec<&str> =
+        causes.filter(|c| c.reason == "DisruptionBudget").map(|c| c.message.trim()).filter(|m| !m.is_empty()).collect();
+    (!words.is_empty()).then(|| format!("a PodDisruptionBudget forbids it: {}", words.join("; ")))
+}
+
+/// Whether this 404 is about the namespace in which the object was to be.
+fn is_missing_namespace(status: &Status) -> bool {
+    is_missing_object(status) && status.details.as_ref().is_some_and(|d| d.kind == "namespaces")
+}
+
+/// The fields that a validation names.
+fn fields(status: &Status) -> Vec<&str> {
+    let causes = status.details.iter().flat_map(|d| &d.causes);
+    causes.map(|c| c.field.as_str()).filter(|field| !field.is_empty()).collect()
 }
 
 /// The other managers of a server-side apply conflict: `"kubectl-edit" using apps/v1: .spec.replicas`.
@@ -274,6 +340,90 @@ mod tests {
             User \"dev\" cannot patch resource \"deployments\" in API group \"apps\" in the namespace \"prod\""}));
         let error = from_status(&ask(Access::Write), &denied, None);
         assert!(error.message().starts_with("User \"dev\" cannot patch resource \"deployments\""), "{error}");
+    }
+
+    #[test]
+    fn every_refusal_says_who_refused_and_what_to_do() {
+        for (code, message, details, kind, told, hint) in [
+            (
+                403,
+                "pods \"a\" is forbidden: exceeded quota: few, requested: pods=1, used: pods=2, limited: pods=2",
+                json!({}),
+                ErrorKind::Forbidden,
+                "no room for it: exceeded quota: few, requested: pods=1",
+                "raise the ResourceQuota",
+            ),
+            (
+                403,
+                "configmaps \"a\" is forbidden: unable to create new content in namespace x because it is being terminated",
+                json!({}),
+                ErrorKind::Forbidden,
+                "the namespace is being deleted",
+                "wait until it is gone",
+            ),
+            (
+                403,
+                "pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\": runAsNonRoot != true",
+                json!({}),
+                ErrorKind::Forbidden,
+                "violates PodSecurity \"restricted:latest\": runAsNonRoot",
+                "meet the pod security",
+            ),
+            (
+                400,
+                "admission webhook \"policy.example.test\" denied the request: no image without a digest",
+                json!({}),
+                ErrorKind::Forbidden,
+                "webhook policy.example.test denied it: no image without a digest",
+                "meet that policy",
+            ),
+            (
+                422,
+                "deployments.apps \"a\" is forbidden: ValidatingAdmissionPolicy 'limits' with binding 'all' denied request: too many",
+                json!({}),
+                ErrorKind::Forbidden,
+                "the admission policy limits denied it: too many",
+                "meet that policy",
+            ),
+            (
+                500,
+                "Internal error occurred: failed calling webhook \"policy.example.test\": connection refused",
+                json!({}),
+                ErrorKind::Unavailable,
+                "an admission webhook cannot be asked",
+                "mend the webhook",
+            ),
+            (
+                404,
+                "namespaces \"x\" not found",
+                json!({"name": "x", "kind": "namespaces"}),
+                ErrorKind::NotFound,
+                "there is no such namespace",
+                "create the namespace",
+            ),
+            (
+                429,
+                "Cannot evict pod as it would violate the pod's disruption budget.",
+                json!({"causes": [
+                {"reason": "DisruptionBudget", "message": "The disruption budget web needs 2 healthy pods and has 2 currently"}]}),
+                ErrorKind::Refused,
+                "budget web needs 2 healthy pods",
+                "change the PodDisruptionBudget",
+            ),
+            (
+                422,
+                "Deployment.apps \"a\" is invalid: spec.replicas: Invalid value: -1",
+                json!({"causes": [{"field": "spec.replicas"}]}),
+                ErrorKind::Invalid,
+                "spec.replicas: Invalid value: -1",
+                "mend spec.replicas; nothing was changed",
+            ),
+        ] {
+            let status = status(json!({"code": code, "message": message, "details": details}));
+            let error = from_status(&ask(Access::Write), &status, None);
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(error.message().contains(told) && error.to_string().contains(hint), "{error}");
+        }
     }
 
     #[test]

@@ -44,10 +44,16 @@
 //! ```
 
 mod age;
+mod apply;
+mod events;
+mod evict;
+mod exec;
 mod get;
 mod list;
+mod logs;
 mod rollout;
 mod rows;
+mod run;
 mod scale;
 mod set;
 mod table;
@@ -56,9 +62,14 @@ mod write;
 
 use std::sync::Arc;
 
+pub use apply::{Applied, AppliedObject, ApplyOptions, Difference, Manifest, Manifests, Outcome};
+pub use events::EventRow;
+pub use exec::{ExecOutput, ExecRequest};
 pub use list::Select;
+pub use logs::{LogContainers, LogLine, LogOptions, LogSource};
 pub use rollout::{Revision, RolloutStatus, Undone};
-pub use rows::{DeploymentRow, PodRow, ServiceRow};
+pub use rows::{ContainerImage, DeploymentRow, PodRow, ServiceRow};
+pub use run::{RunOutput, RunRequest};
 pub use scale::{Remembered, RememberedScale, Scaled};
 pub use set::{EnvChange, ResourceChange};
 pub use table::{Look, Row, table};
