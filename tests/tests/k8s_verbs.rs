@@ -102,11 +102,7 @@ async fn tables_are_kubectls() {
         "spec": {"clusterIP": "None", "selector": {"b": "2", "a": "1"}}});
     namespace.apply(&service.to_string()).await;
     namespace.wait_ready("backend").await;
-    namespace
-        .wait_for::<k8s_openapi::api::apps::v1::Deployment>("crashing", |d| {
-            d.status.as_ref().is_some_and(|s| s.replicas == Some(1))
-        })
-        .await;
+    namespace.wait_for::<Deployment>("crashing", |d| d.status.as_ref().is_some_and(|s| s.replicas == Some(1))).await;
 
     let all = Select::all();
     let cx = cx();

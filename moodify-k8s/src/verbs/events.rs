@@ -62,7 +62,7 @@ impl EventRow {
         }
     }
 
-    /// The length of time from `earlier` to the last time.
+    /// Whether it happened last no longer ago than that.
     pub(super) fn is_within(&self, age: Duration, now: Timestamp) -> bool {
         self.last.is_some_and(|last| moodify_core::clock::since(last, now) < age)
     }
@@ -109,7 +109,7 @@ impl Verbs {
         let mut listed: Option<Vec<EventRow>> = None;
         let mut told: Option<Timestamp> = None;
         let rows = self.watch(cx, EVENT, select).flat_map(move |event| {
-            let mut row = |object: kube::api::DynamicObject| {
+            let row = |object: kube::api::DynamicObject| {
                 typed::<Event>(&ask, serde_json::to_value(object).unwrap_or_default()).map(|e| EventRow::of(&e))
             };
             let news: Vec<Result<EventRow>> = match event {

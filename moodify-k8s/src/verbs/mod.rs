@@ -45,24 +45,28 @@
 
 mod age;
 mod apply;
+mod describe;
 mod events;
 mod evict;
 mod exec;
 mod get;
 mod list;
 mod logs;
+mod quantity;
 mod rollout;
 mod rows;
 mod run;
 mod scale;
 mod set;
 mod table;
+mod top;
 mod workload;
 mod write;
 
 use std::sync::Arc;
 
 pub use apply::{Applied, AppliedObject, ApplyOptions, Difference, Manifest, Manifests, Outcome};
+pub use describe::{Condition, ContainerDescription, PodDescription, WorkloadDescription};
 pub use events::EventRow;
 pub use exec::{ExecOutput, ExecRequest};
 pub use list::Select;
@@ -73,6 +77,7 @@ pub use run::{RunOutput, RunRequest};
 pub use scale::{Remembered, RememberedScale, Scaled};
 pub use set::{EnvChange, ResourceChange};
 pub use table::{Look, Row, table};
+pub use top::{ContainerUsage, NodeUsage, PodUsage, SortBy};
 pub use workload::{Workload, WorkloadKind};
 pub use write::Change;
 

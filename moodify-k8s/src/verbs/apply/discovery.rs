@@ -25,10 +25,6 @@ impl Resource {
         root(&self.group, &self.version)
     }
 
-    pub(super) fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
-    }
-
     /// The requests for the objects of a namespace; of the whole cluster, if there is no namespace.
     pub(super) fn request(&self, namespace: Option<&str>) -> Request {
         let (root, plural) = (self.root(), &self.plural);

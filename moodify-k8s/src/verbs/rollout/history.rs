@@ -92,7 +92,12 @@ impl Verbs {
         Ok(workloads.iter().map(|w| (name(w), owned(kind, w, &kept))).collect())
     }
 
-    pub(super) async fn revisions(&self, cx: &CallContext, workload: &Workload, read: &Value) -> Result<Vec<Revision>> {
+    pub(in super::super) async fn revisions(
+        &self,
+        cx: &CallContext,
+        workload: &Workload,
+        read: &Value,
+    ) -> Result<Vec<Revision>> {
         let ask = workload.object(&self.namespace).ask(Access::Read, "read the history of");
         let selector: LabelSelector = typed(&ask, read["spec"]["selector"].clone())?;
         let select = Select::all().labels(selector_text(&selector));
