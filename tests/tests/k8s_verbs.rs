@@ -24,7 +24,9 @@ async fn verbs(namespace: &Namespace) -> Verbs {
 
 /// What the two twins have that need not be the same.
 fn plain(mut object: Value) -> Value {
-    for key in ["managedFields", "uid", "resourceVersion", "generation", "creationTimestamp", "selfLink", "ownerReferences"] {
+    for key in
+        ["managedFields", "uid", "resourceVersion", "generation", "creationTimestamp", "selfLink", "ownerReferences"]
+    {
         object["metadata"].as_object_mut().unwrap().remove(key);
     }
     object.as_object_mut().unwrap().remove("status");
