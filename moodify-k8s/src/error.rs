@@ -105,6 +105,10 @@ pub(crate) fn from_status(ask: &Ask, status: &Status, retry_after: Option<Durati
             .transient(true)
             .hint("wait until more pods are healthy, or change the PodDisruptionBudget; nothing was changed"),
         429 => ask.error(ErrorKind::Throttled, message),
+        // Server-side apply answers so to a field that the kind does not have.
+        500 if message.contains("failed to create typed patch object") => ask
+            .error(ErrorKind::Invalid, message)
+            .hint("check how the field is spelt and where it stands; nothing was changed"),
         500 if message.contains("failed calling webhook") => ask
             .error(ErrorKind::Unavailable, format!("an admission webhook cannot be asked: {message}"))
             .hint("mend the webhook's service, or ask whoever runs it"),

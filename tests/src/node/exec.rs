@@ -19,7 +19,8 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::process;
 
@@ -109,7 +110,9 @@ async fn serve(socket: Socket, ask: Ask, pod: &str) {
     let mut last = vec![STATUS];
     last.extend(status.to_string().into_bytes());
     let _ = sink.send(Message::binary(last)).await;
-    let _ = sink.close().await;
+    // Without a code the other end takes it for a failure.
+    let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    let _ = sink.send(Message::Close(Some(normal))).await;
     // Until the other end has closed, too: what is unread would be lost with the connection.
     while let Some(Ok(_)) = messages.next().await {}
 }

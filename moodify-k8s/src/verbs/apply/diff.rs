@@ -77,7 +77,7 @@ fn masked(mut before: Option<Value>, mut after: Value) -> (Option<Value>, Value)
         let old = before.as_ref().map(|b| b[map].clone()).unwrap_or_default();
         let new = after[map].clone();
         let mask = |object: &mut Value, mark: &str| {
-            for (key, value) in object[map].as_object_mut().into_iter().flatten() {
+            for (key, value) in object.get_mut(map).and_then(Value::as_object_mut).into_iter().flatten() {
                 let same = old[key.as_str()] == new[key.as_str()];
                 *value = Value::String(if same { "***".to_owned() } else { format!("*** ({mark})") });
             }
@@ -88,10 +88,10 @@ fn masked(mut before: Option<Value>, mut after: Value) -> (Option<Value>, Value)
         }
     }
     for object in before.iter_mut().chain([&mut after]) {
-        if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
-            // Client-side apply keeps all of the manifest in there, the values too.
-            let applied = annotations.get_mut("kubectl.kubernetes.io/last-applied-configuration");
-            applied.into_iter().for_each(|value| *value = Value::String("***".to_owned()));
+        // Client-side apply keeps all of the manifest in there, the values too.
+        let applied = "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration";
+        if let Some(applied) = object.pointer_mut(applied) {
+            *applied = Value::String("***".to_owned());
         }
     }
     (before, after)
