@@ -92,7 +92,7 @@ pub struct WorkloadDescription {
     pub created: Option<Timestamp>,
     /// Its generation, and the one that its controller has seen.
     pub generations: (i64, i64),
-    /// How many pods there are to be; none for a DaemonSet.
+    /// How many pods there are to be; none for a `DaemonSet`.
     pub desired: Option<u32>,
     /// How new pods take the place of old ones.
     pub strategy: String,
@@ -108,7 +108,7 @@ pub struct WorkloadDescription {
     pub revision: Option<String>,
     /// Its pods, and for those that are not ready why.
     pub pods: Vec<(PodRow, Option<String>)>,
-    /// What happened in the last hour to it, its ReplicaSets and its pods, the newest last.
+    /// What happened in the last hour to it, its `ReplicaSets` and its pods, the newest last.
     pub events: Vec<EventRow>,
 }
 

@@ -16,7 +16,7 @@ impl Verbs {
     /// may say no.
     ///
     /// # Errors
-    /// [`Refused`](ErrorKind::Refused), naming the PodDisruptionBudget; [`NotFound`](ErrorKind::NotFound);
+    /// [`Refused`](ErrorKind::Refused), naming the `PodDisruptionBudget`; [`NotFound`](ErrorKind::NotFound);
     /// [`Conflict`](ErrorKind::Conflict) if another pod of that name has come since.
     pub async fn evict(&self, cx: &CallContext, pod: &str, grace: Option<Duration>) -> Result<String> {
         let object = Object::new(POD, &self.namespace, pod);

@@ -269,16 +269,18 @@ impl Verbs {
 /// A line that begins with its time.
 fn parsed(pod: &str, container: &str, line: &str) -> LogLine {
     let line = line.trim_end_matches('\r');
-    let (at, text) = match line.split_once(' ').unwrap_or((line, "")) {
-        (time, text) => match time.parse::<Timestamp>() {
-            Ok(at) => (Some(at), text),
-            Err(_) => (None, line),
-        },
+    let (time, rest) = line.split_once(' ').unwrap_or((line, ""));
+    let (at, text) = match time.parse::<Timestamp>() {
+        Ok(at) => (Some(at), rest),
+        Err(_) => (None, line),
     };
     LogLine { pod: pod.to_owned(), container: container.to_owned(), at, text: secret::redact(text).into_owned() }
 }
 
 type Lines = BoxStream<'static, Result<LogLine>>;
+
+/// Which container, its next line if there is one, and those after it.
+type Read = (usize, Option<Result<LogLine>>, Lines);
 
 /// A container's next line, and those after it.
 struct Head {
@@ -290,7 +292,7 @@ struct Head {
 /// The lines of many containers by time.
 struct Merge {
     /// Containers whose next line is not there yet.
-    waiting: FuturesUnordered<BoxFuture<'static, (usize, Option<Result<LogLine>>, Lines)>>,
+    waiting: FuturesUnordered<BoxFuture<'static, Read>>,
     /// The next lines of the others, the oldest first.
     heads: BTreeMap<(Option<Timestamp>, usize), Head>,
     follow: bool,

@@ -89,7 +89,7 @@ impl Verbs {
     ///
     /// # Errors
     /// [`Conflict`](ErrorKind::Conflict) if there are not `expected` ones, or somebody else scaled in between;
-    /// [`Unsupported`](ErrorKind::Unsupported) for a DaemonSet.
+    /// [`Unsupported`](ErrorKind::Unsupported) for a `DaemonSet`.
     pub async fn scale(&self, cx: &CallContext, workload: &Workload, to: u32, expected: Option<u32>) -> Result<Scaled> {
         let object = workload.object(&self.namespace);
         let ask = object.ask(Access::Compare, "scale");

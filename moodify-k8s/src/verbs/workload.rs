@@ -71,7 +71,7 @@ impl Workload {
         Self { kind: WorkloadKind::StatefulSet, name: name.into() }
     }
 
-    /// A DaemonSet.
+    /// A `DaemonSet`.
     #[must_use]
     pub fn daemon_set(name: impl Into<String>) -> Self {
         Self { kind: WorkloadKind::DaemonSet, name: name.into() }

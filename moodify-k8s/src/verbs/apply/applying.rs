@@ -37,9 +37,9 @@ impl ApplyOptions {
 
     /// Deletes what was applied under this name before and is not in the manifests any more: `--prune --applyset`.
     ///
-    /// The set is kept as kubectl keeps one, by an ApplySet parent: a ConfigMap of this name, and the label
+    /// The set is kept as kubectl keeps one, by an `ApplySet` parent: a `ConfigMap` of this name, and the label
     /// `applyset.kubernetes.io/part-of` on its objects. What has the label but was not applied by our field manager is
-    /// left alone (a copy has the labels of its original), and so are Namespaces, CustomResourceDefinitions and volumes,
+    /// left alone (a copy has the labels of its original), and so are Namespaces, `CustomResourceDefinitions` and volumes,
     /// which take with them what nobody named: they are only told.
     #[must_use]
     pub fn prune(mut self, set: impl Into<String>) -> Self {

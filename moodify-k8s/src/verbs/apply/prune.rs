@@ -1,4 +1,4 @@
-//! Which objects belong together, kept as kubectl keeps an ApplySet: a parent object that names the kinds, and a label on
+//! Which objects belong together, kept as kubectl keeps an `ApplySet`: a parent object that names the kinds, and a label on
 //! the members.
 
 use std::collections::BTreeSet;

@@ -15,7 +15,7 @@ use crate::error::Access;
 
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
 
-/// The label by which a Deployment tells its ReplicaSets apart; no part of what it rolls out.
+/// The label by which a Deployment tells its `ReplicaSets` apart; no part of what it rolls out.
 const HASH: &str = "pod-template-hash";
 
 /// What a workload ran at some time, and can run again.
