@@ -453,3 +453,31 @@ async fn an_edit_in_between_is_a_conflict_and_stays() {
     }
     assert!(results.iter().any(|(_, r)| r.is_ok()));
 }
+
+#[tokio::test]
+async fn the_small_program_restarts_and_takes_back() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("operate").await;
+    namespace.deploy("web", "registry.test/web:v1", 2).await;
+    namespace.wait_ready("web").await;
+    namespace.kubectl(&["set", "image", "deployment/web", "web=registry.test/web:v2"]).await;
+    let kubeconfig = namespace.kubeconfig("admin");
+    let operate = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(moodify_tests::program("operate"));
+        command.env("MOODIFY_KUBE_KUBECONFIG", &kubeconfig).args(["--namespace", namespace.name(), "--timeout", "60"]);
+        let output = command.args(arguments).output().await.unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    let (ok, out, err) = operate(&["restart", "deployment/web"]).await;
+    assert!(ok && out.ends_with("deployment \"web\" successfully rolled out\n"), "{out}{err}");
+    let (ok, out, err) = operate(&["undo", "deployment/web", "--to-revision", "1", "--reason", "v2 leaks"]).await;
+    assert!(ok && out.starts_with("back to revision 1\n"), "{out}{err}");
+    let (ok, out, err) = operate(&["status", "deploy/web"]).await;
+    assert!(
+        ok && out.contains("2 of 2 pods ready") && out.contains("v2 leaks") && out.contains("registry.test/web:v1"),
+        "{out}{err}"
+    );
+    let (ok, _, err) = operate(&["status", "deploy/nobody"]).await;
+    assert!(!ok && err.contains("there is no Deployment nobody in the namespace"), "{err}");
+}

@@ -473,6 +473,10 @@ async fn commands_run_in_pods_as_with_kubectl() {
     assert!(cat.code == 0 && cat.text() == big && !cat.cut);
     let cut = verbs.exec(&cx, &pod, &ExecRequest::new(["cat"]).stdin(big).keep(10)).await.unwrap();
     assert!(cut.cut && cut.text() == "xxxxxxxxxx");
+    // More than any buffer on the way holds, in both directions at once.
+    let much = "0123456789abcdef".repeat(2 << 20);
+    let echoed = verbs.exec(&cx, &pod, &ExecRequest::new(["cat"]).stdin(much.clone()).keep(64 << 20)).await.unwrap();
+    assert!(echoed.stdout == much.as_bytes());
     let late = ExecRequest::new(["sleep", "60"]).timeout(Duration::from_millis(500));
     let late = verbs.exec(&cx, &pod, &late).await.unwrap_err();
     assert_eq!((late.kind(), late.effect_of()), (ErrorKind::Timeout, Effect::Unknown));

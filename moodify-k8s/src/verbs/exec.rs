@@ -1,10 +1,11 @@
+use std::convert::Infallible;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use futures::{Sink, SinkExt as _, Stream, StreamExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
-use kube::api::{Api, AttachParams};
+use kube::api::AttachParams;
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result, secret};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use super::{PodRow, Select, Verbs, Workload};
 use crate::client::{Object, POD};
@@ -144,68 +145,95 @@ impl Verbs {
     }
 
     async fn attached(&self, cx: &CallContext, ask: &Ask, pod: &str, request: &ExecRequest) -> Result<ExecOutput> {
-        let api: Api<Pod> = Api::namespaced(self.kube.client().clone(), &self.namespace);
         let params = AttachParams {
             container: request.container.clone(),
             stdin: request.stdin.is_some(),
             stdout: true,
             stderr: true,
-            tty: false,
-            max_stdin_buf_size: Some(64 << 10),
-            max_stdout_buf_size: Some(64 << 10),
-            max_stderr_buf_size: Some(64 << 10),
+            ..AttachParams::default()
         };
-        let connect = async {
-            let connected = api.exec(pod, request.command.iter().map(String::as_str), &params).await;
-            connected.map_err(|e| error::from_client(ask, e))
-        };
+        let asked = Object::new(POD, &self.namespace, pod).request(ask)?;
+        let asked = asked.exec(pod, request.command.iter().map(String::as_str), &params);
+        let asked = asked.map_err(|e| error::from_client(ask, kube::Error::BuildRequest(e)))?;
+        let connect = async { self.kube.client().connect(asked).await.map_err(|e| error::from_client(ask, e)) };
         let connected = cx.at_most(self.kube.timeout()).run(BACKEND, "request", connect).await;
-        let mut process = connected.map_err(|e| error::given_up(ask, e, self.kube.timeout()))?;
-        let (stdin, stdout, stderr) = (process.stdin(), process.stdout(), process.stderr());
-        let status = process.take_status();
-        let input = async {
-            if let (Some(mut stdin), Some(input)) = (stdin, &request.stdin) {
-                // A command may end without reading it.
-                let _ = stdin.write_all(input).await;
-                let _ = stdin.shutdown().await;
-            }
-        };
-        let status = async {
-            match status {
-                Some(status) => status.await,
-                None => None,
-            }
-        };
-        let ((), stdout, stderr, status) =
-            tokio::join!(input, read(stdout, request.most), read(stderr, request.most), status);
-        let status = status.ok_or_else(|| {
-            ask.error(ErrorKind::Unavailable, "the connection broke before the command had ended")
-                .effect(Effect::Unknown)
-                .hint("it may still run in the container: look there")
-        })?;
-        let code = exit_code(ask, &status)?;
-        let cut = stdout.len() > request.most || stderr.len() > request.most;
-        let kept = |mut bytes: Vec<u8>| {
-            bytes.truncate(request.most);
-            bytes
-        };
-        Ok(ExecOutput { pod: pod.to_owned(), code, stdout: kept(stdout), stderr: kept(stderr), cut })
+        let connection = connected.map_err(|e| error::given_up(ask, e, self.kube.timeout()))?;
+        if request.stdin.is_some() && !connection.supports_stream_close() {
+            let message = "this API server is too old to be told where the input ends (it needs v5.channel.k8s.io)";
+            return Err(ask.error(ErrorKind::Unsupported, message).hint("give the input as an argument"));
+        }
+        let (sink, messages) = connection.into_stream().split();
+        // Both at once: a command that writes while it reads would else wait for us, and we for it.
+        tokio::select! {
+            never = send(sink, request.stdin.as_deref()) => match never {},
+            output = receive(ask, messages, pod, request.most) => output,
+        }
     }
 }
 
-/// All that can be read, one byte more than `most` of it at most.
-async fn read(from: Option<impl AsyncRead + Unpin>, most: usize) -> Vec<u8> {
-    let (mut kept, mut buffer) = (Vec::new(), vec![0; 16 << 10]);
-    let Some(mut from) = from else { return kept };
-    // An output that breaks off ends; the status says why.
-    while let Ok(length) = from.read(&mut buffer).await {
-        if length == 0 {
-            break;
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const STATUS: u8 = 3;
+const CLOSE: u8 = 255;
+/// How much of the input is a message.
+const CHUNK: usize = 32 << 10;
+/// A connection on which nothing happens is cut off by whatever is in between.
+const ALIVE: Duration = Duration::from_secs(30);
+
+/// Sends the input and that it has ended, then signs of life. What cannot be sent is for [`receive`] to say.
+async fn send(mut sink: impl Sink<Message> + Unpin, input: Option<&[u8]>) -> Infallible {
+    let with = |channel: u8, data: &[u8]| Message::binary([&[channel], data].concat());
+    if let Some(input) = input {
+        for chunk in input.chunks(CHUNK) {
+            if sink.send(with(STDIN, chunk)).await.is_err() {
+                return std::future::pending().await;
+            }
         }
-        let room = (most + 1).saturating_sub(kept.len());
-        kept.extend_from_slice(&buffer[..length.min(room)]);
+        let _ = sink.send(with(CLOSE, &[STDIN])).await;
     }
-    kept
+    loop {
+        tokio::time::sleep(ALIVE).await;
+        if sink.send(Message::Ping(Bytes::new())).await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Reads the outputs until the status comes, which is the last message.
+async fn receive<E: std::error::Error + Send + Sync + 'static>(
+    ask: &Ask,
+    mut messages: impl Stream<Item = std::result::Result<Message, E>> + Unpin,
+    pod: &str,
+    most: usize,
+) -> Result<ExecOutput> {
+    let lost = |why: String| {
+        ask.error(ErrorKind::Unavailable, format!("the connection broke before the command had ended{why}"))
+            .effect(Effect::Unknown)
+            .hint("it may still run in the container: look there")
+    };
+    let mut output = ExecOutput { pod: pod.to_owned(), code: 0, stdout: Vec::new(), stderr: Vec::new(), cut: false };
+    loop {
+        let message = match messages.next().await {
+            Some(Ok(message)) => message,
+            Some(Err(e)) => return Err(lost(format!(": {e}")).with_source(e)),
+            None => return Err(lost(String::new())),
+        };
+        let Message::Binary(data) = message else { continue };
+        let (kept, data) = match data.split_first() {
+            Some((&STDOUT, data)) => (&mut output.stdout, data),
+            Some((&STDERR, data)) => (&mut output.stderr, data),
+            Some((&STATUS, data)) => {
+                let status = serde_json::from_slice(data).map_err(|e| error::unreadable(ask, e))?;
+                output.code = exit_code(ask, &status)?;
+                return Ok(output);
+            }
+            _ => continue,
+        };
+        let room = most.saturating_sub(kept.len());
+        output.cut |= data.len() > room;
+        kept.extend_from_slice(&data[..data.len().min(room)]);
+    }
 }
 
 /// The exit code that a kubelet puts into the status at the end.
@@ -244,9 +272,27 @@ mod tests {
         assert!(code(none).unwrap_err().message().contains("no such file: psql"));
     }
 
+    async fn received(messages: &[(u8, &str)], most: usize) -> Result<ExecOutput> {
+        let ask = Object::new(POD, "shop", "web-1").ask(Access::Write, "exec");
+        let message = |(channel, text): &(u8, &str)| {
+            Ok::<_, std::io::Error>(Message::binary([&[*channel], text.as_bytes()].concat()))
+        };
+        let messages: Vec<_> = messages.iter().map(message).collect();
+        receive(&ask, futures::stream::iter(messages), "web-1", most).await
+    }
+
     #[tokio::test]
     async fn what_is_too_much_is_read_and_forgotten() {
-        assert_eq!(read(Some(&b"abcdef"[..]), 3).await, b"abcd");
-        assert_eq!(read(Some(&b"abc"[..]), 3).await, b"abc");
+        let done = r#"{"status": "Success"}"#;
+        let messages = [(STDOUT, ""), (STDOUT, "ab"), (STDERR, "x"), (STDOUT, "cd"), (STATUS, done)];
+        let output = received(&messages, 3).await.unwrap();
+        assert_eq!((output.stdout.as_slice(), output.stderr.as_slice(), output.cut), (&b"abc"[..], &b"x"[..], true));
+        assert!(!received(&messages, 4).await.unwrap().cut);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_leaves_the_effect_unknown() {
+        let broken = received(&[(STDOUT, "half")], 100).await.unwrap_err();
+        assert_eq!((broken.kind(), broken.effect_of()), (ErrorKind::Unavailable, Effect::Unknown));
     }
 }

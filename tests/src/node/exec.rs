@@ -8,7 +8,7 @@ use axum::extract::{Path, RawQuery, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use futures::stream::SplitSink;
+use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -89,22 +89,29 @@ async fn upgrade(
 
 /// Runs the command for as long as the connection stands.
 async fn serve(socket: Socket, ask: Ask, pod: &str) {
-    let (mut sink, mut messages) = socket.split();
+    let (mut sink, messages) = socket.split();
     // The client waits for a first word, which is empty.
     let _ = sink.send(Message::binary(vec![STDOUT])).await;
     let mut command = process::command(ask.argv.iter(), pod);
     command.stdin(if ask.input { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let status = match command.spawn() {
-        Ok(child) => {
-            let run = run(child, &mut sink, &mut messages);
-            let Some(code) = run.await else { return };
-            ended(code)
+    let (status, reader) = match command.spawn() {
+        Ok(mut child) => {
+            // On its own: a command that reads nothing while it waits for us to read must not stop us.
+            let mut reader = tokio::spawn(heed(child.stdin.take(), messages));
+            let code = tokio::select! {
+                code = run(child, &mut sink) => code,
+                // The connection ended first, and the process does with it.
+                _ = &mut reader => return,
+            };
+            let Some(code) = code else { return };
+            (ended(code), reader)
         }
         Err(error) => {
             let program = ask.argv.first().map_or("", String::as_str);
             let message = format!("error executing command in container: exec: {program:?}: {error}");
-            json!({"metadata": {}, "status": "Failure", "reason": "InternalError", "message": message, "code": 500})
+            let status = json!({"metadata": {}, "status": "Failure", "reason": "InternalError", "message": message, "code": 500});
+            (status, tokio::spawn(heed(None, messages)))
         }
     };
     let mut last = vec![STATUS];
@@ -114,47 +121,34 @@ async fn serve(socket: Socket, ask: Ask, pod: &str) {
     let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
     let _ = sink.send(Message::Close(Some(normal))).await;
     // Until the other end has closed, too: what is unread would be lost with the connection.
-    while let Some(Ok(_)) = messages.next().await {}
+    let _ = reader.await;
 }
 
-/// The exit code; `None` if the connection ended first, and the process with it.
-async fn run(
-    mut child: Child,
-    sink: &mut SplitSink<Socket, Message>,
-    messages: &mut futures::stream::SplitStream<Socket>,
-) -> Option<i32> {
+/// The exit code, after both outputs; `None` if nobody reads them any more.
+async fn run(mut child: Child, sink: &mut SplitSink<Socket, Message>) -> Option<i32> {
     let (output, mut outputs) = mpsc::channel::<Vec<u8>>(16);
     tokio::spawn(copy(child.stdout.take(), STDOUT, output.clone()));
     tokio::spawn(copy(child.stderr.take(), STDERR, output));
-    let mut stdin = child.stdin.take();
-    loop {
-        tokio::select! {
-            chunk = outputs.recv() => match chunk {
-                Some(chunk) => sink.send(Message::binary(chunk)).await.ok()?,
-                // Both outputs have ended.
-                None => return Some(process::exit_code(child.wait().await)),
-            },
-            message = messages.next() => match message {
-                Some(Ok(Message::Binary(data))) => heed(&mut stdin, &data).await,
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
-                Some(Ok(_)) => {}
-            },
-        }
+    while let Some(chunk) = outputs.recv().await {
+        sink.send(Message::binary(chunk)).await.ok()?;
     }
+    Some(process::exit_code(child.wait().await))
 }
 
-async fn heed(stdin: &mut Option<ChildStdin>, data: &[u8]) {
-    match data {
-        [STDIN, input @ ..] => {
-            if let Some(open) = stdin {
+/// Passes the input on, until the connection ends.
+async fn heed(mut stdin: Option<ChildStdin>, mut messages: SplitStream<Socket>) {
+    while let Some(Ok(message)) = messages.next().await {
+        let Message::Binary(data) = message else { continue };
+        match (&data[..], &mut stdin) {
+            ([STDIN, input @ ..], Some(open)) => {
                 // A process that reads no more has closed its end.
                 if open.write_all(input).await.is_err() {
-                    *stdin = None;
+                    stdin = None;
                 }
             }
+            ([CLOSE, STDIN], _) => stdin = None,
+            _ => {}
         }
-        [CLOSE, STDIN] => *stdin = None,
-        _ => {}
     }
 }
 
