@@ -167,6 +167,112 @@ async fn manifests_become_what_kubectl_makes_of_them() {
     rig.kubectl(&["delete", "crd", "recipes.example.moodify.dev"]).await;
 }
 
+/// What other projects ship: many kinds, names with colons, YAML as people write it.
+const FOREIGN: &str = "\
+# A comment before everything
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: agent}
+automountServiceAccountToken: no
+--- # roles
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: \"agent:reader\"}
+rules: [{apiGroups: [\"\"], resources: [pods, pods/log], verbs: [get, list]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: agent}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: \"agent:reader\"}
+subjects: [{kind: ServiceAccount, name: agent}]
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db, labels: &labels {app.kubernetes.io/name: db}}
+spec:
+  serviceName: db
+  replicas: 0
+  selector: {matchLabels: *labels}
+  template:
+    metadata: {labels: *labels}
+    spec:
+      volumes:
+      - {name: config, configMap: {name: none, defaultMode: 0440, optional: true}}
+      containers:
+      - name: db
+        image: registry.test/db:v1
+        resources: {limits: {memory: 1Gi, cpu: 0.5}, requests: {cpu: 100m}}
+        args:
+        - --long
+        - >-
+          folded
+          text
+        livenessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1e1}
+        volumeMounts: [{name: config, mountPath: /etc/db}]
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: nightly}
+spec:
+  schedule: \"0 3 * * *\"
+  suspend: on
+  jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: a, image: \"registry.test/a:v1\"}]}}}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed}
+spec: {podSelector: {}, policyTypes: [Ingress]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web, annotations: {example.test/timeout: \"60\"}}
+spec: {rules: [{host: web.example.test, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: db}
+spec: {maxUnavailable: 25%, selector: {matchLabels: {app.kubernetes.io/name: db}}}
+---
+{\"apiVersion\": \"autoscaling/v2\", \"kind\": \"HorizontalPodAutoscaler\", \"metadata\": {\"name\": \"web\"}, \"spec\": {
+\t\"scaleTargetRef\": {\"apiVersion\": \"apps/v1\", \"kind\": \"Deployment\", \"name\": \"web\"}, \"maxReplicas\": 3}}
+...
+";
+
+#[tokio::test]
+async fn manifests_of_others_are_applied_as_they_are() {
+    let Some(rig) = Rig::shared().await else { return };
+    let (ours, theirs) = (rig.namespace("foreign-a").await, rig.namespace("foreign-b").await);
+    let verbs = verbs(&ours).await;
+    let cx = cx();
+    let manifests = Manifests::read(FOREIGN, "release.yaml").unwrap();
+    let applied = verbs.apply(&cx, &manifests, &ApplyOptions::new()).await.unwrap();
+    let (ok, _, problem) = kubectl(&theirs, &["apply", "--server-side", "-f", "-"], FOREIGN).await;
+    assert!(ok, "{problem}");
+    assert_eq!(applied.len(), 9);
+    for object in applied {
+        let object = format!("{}/{}", object.kind, object.name);
+        let mut both = Vec::new();
+        for namespace in [&ours, &theirs] {
+            let text = namespace.kubectl(&["get", &object, "-o", "json"]).await;
+            let mut value: Value = serde_json::from_str(&text).unwrap();
+            for key in ["managedFields", "uid", "resourceVersion", "creationTimestamp", "namespace"] {
+                value["metadata"].as_object_mut().unwrap().remove(key);
+            }
+            value.as_object_mut().unwrap().remove("status");
+            both.push(value);
+        }
+        assert_eq!(both[0], both[1], "{object}");
+    }
+    // The definitions of the Gateway API, which are long and nest far, are there already just as they are written.
+    let crds = Manifests::load(rig.state().bin.parent().unwrap().join("crds")).unwrap();
+    assert!(crds.objects().len() >= 3);
+    let difference = verbs.diff(&cx, &crds).await.unwrap();
+    assert!(difference.is_empty(), "{}", difference[0].text);
+}
+
 #[tokio::test]
 async fn a_set_deletes_what_left_it_and_nothing_else() {
     let Some(rig) = Rig::shared().await else { return };

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::age::ago;
+use super::logs::selector_in;
 use super::table::columns;
 use super::write::missing;
 use super::{EventRow, PodRow, Select, Verbs, Workload};
@@ -145,7 +146,7 @@ impl Verbs {
     pub async fn describe_workload(&self, cx: &CallContext, workload: &Workload) -> Result<WorkloadDescription> {
         let read = self.read(cx, workload).await?;
         let revisions = self.revisions(cx, workload, &read).await?;
-        let selector = self.selector_of(cx, workload).await?;
+        let selector = selector_in(&workload.object(&self.namespace), &read)?;
         let pods: Vec<Pod> = self.list(cx, POD, &Select::all().labels(selector)).await?;
         let pods: Vec<(PodRow, Option<String>)> = pods.iter().map(|p| (PodRow::of(p), reason(p))).collect();
         let about = |event: &EventRow| match event.object_kind.as_str() {

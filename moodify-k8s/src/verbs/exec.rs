@@ -1,4 +1,5 @@
 use std::convert::Infallible;
+use std::fmt;
 use std::time::Duration;
 
 use futures::{Sink, SinkExt as _, Stream, StreamExt as _};
@@ -18,7 +19,7 @@ use crate::error::{self, Access, Ask, BACKEND};
 /// use moodify_k8s::verbs::ExecRequest;
 /// let ask = ExecRequest::new(["psql", "-c", "SELECT 1;"]).container("db").timeout(Duration::from_secs(10));
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExecRequest {
     pub(super) command: Vec<String>,
@@ -26,6 +27,16 @@ pub struct ExecRequest {
     stdin: Option<Vec<u8>>,
     timeout: Option<Duration>,
     most: usize,
+}
+
+impl fmt::Debug for ExecRequest {
+    /// Without the input, which may hold a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let input = self.stdin.as_ref().map(Vec::len);
+        let mut shown = f.debug_struct("ExecRequest");
+        shown.field("command", &self.command).field("container", &self.container).field("stdin_bytes", &input);
+        shown.field("timeout", &self.timeout).finish_non_exhaustive()
+    }
 }
 
 /// How much is kept of each output, unless the request says otherwise.

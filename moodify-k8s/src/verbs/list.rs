@@ -177,3 +177,41 @@ impl Known {
         self.listed.is_none().then(|| self.now.values().cloned().collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::client::POD;
+    use crate::testing::{cx, kube};
+
+    #[tokio::test]
+    async fn long_lists_come_in_pages() {
+        let (kube, asked) = kube(|_, path, _| {
+            let (items, next) =
+                if path.contains("continue=more") { (json!(["c"]), "") } else { (json!(["a", "b"]), "more") };
+            (200, json!({"metadata": {"continue": next}, "items": items}))
+        });
+        let verbs = kube.verbs("shop");
+        let all: Vec<String> = verbs.list(&cx(), POD, &Select::all().labels("app=web")).await.unwrap();
+        assert_eq!(all, ["a", "b", "c"]);
+        let asked = asked.lock().unwrap();
+        assert!(
+            asked.len() == 2 && asked.iter().all(|a| a.contains("/namespaces/shop/pods?") && a.contains("app%3Dweb")),
+            "{asked:?}"
+        );
+        assert!(asked[0].contains("limit=500"), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn a_name_never_becomes_another_path() {
+        let (kube, asked) = kube(|_, _, _| (200, json!({"items": []})));
+        for namespace in ["", "../x", "a/b", "A", "a?b"] {
+            let error = kube.verbs(namespace).pods(&cx(), &Select::all()).await.unwrap_err();
+            assert_eq!(error.kind(), moodify_core::ErrorKind::Invalid, "{namespace}");
+        }
+        kube.verbs("shop").pods(&cx(), &Select::all().all_namespaces()).await.unwrap();
+        assert_eq!(asked.lock().unwrap().len(), 1);
+    }
+}

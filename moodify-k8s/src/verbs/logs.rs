@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::subresource::LogParams;
 use moodify_core::{CallContext, ErrorKind, Result, secret};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{Select, Verbs, Workload};
@@ -204,9 +205,7 @@ impl Verbs {
     /// The labels of a workload's pods.
     pub(super) async fn selector_of(&self, cx: &CallContext, workload: &Workload) -> Result<String> {
         let object = workload.object(&self.namespace);
-        let read = self.read_object(cx, &object).await?;
-        let selector: LabelSelector = typed(&object.ask(Access::Read, "get"), read["spec"]["selector"].clone())?;
-        Ok(selector_text(&selector))
+        selector_in(&object, &self.read_object(cx, &object).await?)
     }
 
     fn containers(&self, pod: &Pod, name: &str, which: &LogContainers) -> Result<Vec<String>> {
@@ -264,6 +263,12 @@ impl Verbs {
         };
         Ok(lines.map(line).boxed())
     }
+}
+
+/// The labels of the pods of a workload that was read.
+pub(super) fn selector_in(object: &Object, read: &Value) -> Result<String> {
+    let selector: LabelSelector = typed(&object.ask(Access::Read, "get"), read["spec"]["selector"].clone())?;
+    Ok(selector_text(&selector))
 }
 
 /// A line that begins with its time.

@@ -290,7 +290,7 @@ impl Verbs {
         Err(Error::new(error.kind(), BACKEND, verb, message)
             .on(self.namespace.to_string())
             .effect(error.effect_of())
-            .hint("the counts are kept as they were remembered: look at those that failed, and do it once more")
+            .hint("look at those that failed, and do it once more: what is done stays as it is")
             .with_source(error))
     }
 }

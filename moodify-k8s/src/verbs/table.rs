@@ -72,8 +72,8 @@ pub fn table<R: Row>(rows: &[R], look: &Look) -> String {
     let mut lines: Vec<Vec<String>> = vec![titles];
     // The cell would break the line, or hide what comes before it.
     let plain = |cell: String| match cell.find(['\n', '\r', '\x0c']) {
-        Some(end) => format!("{}...", &cell[..end]),
-        None => cell,
+        Some(end) => format!("{}...", visible(&cell[..end])),
+        None => visible(&cell),
     };
     lines.extend(rows.iter().map(|row| row.cells(look.wide, look.now).into_iter().map(plain).collect()));
     if look.namespaces {
@@ -81,6 +81,11 @@ pub fn table<R: Row>(rows: &[R], look: &Look) -> String {
         lines.iter_mut().skip(1).zip(rows).for_each(|(line, row)| line.insert(0, row.namespace().to_owned()));
     }
     columns(&lines, 6, 3)
+}
+
+/// What others wrote must not command the terminal.
+fn visible(text: &str) -> String {
+    text.replace('\u{1b}', "^[")
 }
 
 /// Lines of cells, one under the other: columns at least so wide, with so much space between them.
@@ -139,5 +144,6 @@ mod tests {
         let expected = "NAMESPACE   NAME\nshop        web\n";
         assert_eq!(table(&rows[..1], &Look::plain().namespaces()), expected);
         assert_eq!(table::<Line>(&[], &Look::plain()), "");
+        assert_eq!(table(&[Line("\u{1b}[2J", "")], &Look::plain()), "NAME\n^[[2J\n");
     }
 }

@@ -103,4 +103,20 @@ mod tests {
             ]
         );
     }
+
+    #[tokio::test]
+    async fn a_write_whose_answer_is_lost_is_unknown_and_not_repeated() {
+        use crate::testing::{cx, kube, stable_deployment};
+        let (kube, asked) = kube(|method, _, _| match method {
+            "GET" => (200, stable_deployment()),
+            _ => (500, json!({"code": 500, "message": "etcdserver: request timed out"})),
+        });
+        let image = [("web", "registry/web:v2")];
+        let lost = kube.verbs("ns").set_image(&cx(), &Workload::deployment("web"), &image).await.unwrap_err();
+        assert_eq!(lost.effect_of(), moodify_core::Effect::Unknown);
+        let asked = asked.lock().unwrap();
+        assert_eq!(asked.iter().filter(|a| a.starts_with("PATCH")).count(), 1, "{asked:?}");
+        let tested = r#"{"op":"test","path":"/metadata/generation","value":1}"#;
+        assert!(asked[1].contains(tested), "{asked:?}");
+    }
 }

@@ -10,7 +10,7 @@ use serde_saphyr::options::DuplicateKeyPolicy;
 use crate::error::BACKEND;
 
 /// One object of a manifest, and where it stands.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Manifest {
     /// The file's name.
@@ -35,6 +35,13 @@ impl Manifest {
     /// An error about this object, with its place.
     pub(super) fn error(&self, kind: ErrorKind, message: impl fmt::Display) -> Error {
         Error::new(kind, BACKEND, "read the manifest", message.to_string()).on(self.to_string())
+    }
+}
+
+impl fmt::Debug for Manifest {
+    /// Only the place: the object may be a Secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Manifest({self})")
     }
 }
 
@@ -157,7 +164,8 @@ fn documents(text: &str, file: &str) -> (Vec<Manifest>, Vec<String>) {
         if manifest.object.is_null() {
             continue;
         }
-        let list = manifest.text("kind") == "List" || manifest.text("kind").ends_with("List");
+        let kind = manifest.text("kind");
+        let list = kind == "List" || (kind.ends_with("List") && manifest.name().is_empty());
         let parts = match manifest.object["items"].as_array() {
             Some(items) if list => items.iter().map(|i| Manifest { object: i.clone(), ..manifest.clone() }).collect(),
             _ => vec![manifest],
@@ -262,6 +270,20 @@ mod tests {
         let expected = json!({"mode": 420, "a": true, "b": false, "c": 1.5, "d": "0644", "e": null, "f": 1000.0, "g": 16,
             "h": 12_345_678_901_u64});
         assert_eq!(spec, expected);
+    }
+
+    #[test]
+    fn json_may_be_indented_with_tabs() {
+        let text =
+            "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"Pod\",\n\t\"metadata\": {\n\t\t\"name\": \"a\"\n\t}\n}\n";
+        assert_eq!(Manifests::read(text, "a.json").unwrap().objects()[0].name(), "a");
+    }
+
+    #[test]
+    fn what_is_printed_of_it_is_no_secret() {
+        let text = "apiVersion: v1\nkind: Secret\nmetadata: {name: key}\nstringData: {a: hunter2}\n";
+        let shown = format!("{:?}", Manifests::read(text, "x.yaml").unwrap());
+        assert!(shown.contains("Secret key") && !shown.contains("hunter2"), "{shown}");
     }
 
     #[test]

@@ -1,17 +1,14 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use moodify_core::{CallContext, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::super::logs::selector_in;
 use super::super::rows::{ContainerImage, images};
 use super::super::table::{Row, or_none};
 use super::super::write::CHANGE_CAUSE;
 use super::super::{CONTROLLER_REVISION, REPLICA_SET, Select, Verbs, Workload, WorkloadKind};
-use crate::client::typed;
-use crate::diagnostics::selector_text;
-use crate::error::Access;
 
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
 
@@ -98,9 +95,7 @@ impl Verbs {
         workload: &Workload,
         read: &Value,
     ) -> Result<Vec<Revision>> {
-        let ask = workload.object(&self.namespace).ask(Access::Read, "read the history of");
-        let selector: LabelSelector = typed(&ask, read["spec"]["selector"].clone())?;
-        let select = Select::all().labels(selector_text(&selector));
+        let select = Select::all().labels(selector_in(&workload.object(&self.namespace), read)?);
         let kept: Vec<Value> = self.list(cx, keeper(workload.kind), &select).await?;
         Ok(owned(workload.kind, read, &kept))
     }
