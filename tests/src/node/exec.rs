@@ -132,22 +132,25 @@ async fn run(mut child: Child, sink: &mut SplitSink<Socket, Message>) -> Option<
     while let Some(chunk) = outputs.recv().await {
         sink.send(Message::binary(chunk)).await.ok()?;
     }
-    Some(process::exit_code(child.wait().await))
+    Some(process::exit_code(&child.wait().await))
 }
 
 /// Passes the input on, until the connection ends.
 async fn heed(mut stdin: Option<ChildStdin>, mut messages: SplitStream<Socket>) {
     while let Some(Ok(message)) = messages.next().await {
         let Message::Binary(data) = message else { continue };
-        match (&data[..], &mut stdin) {
-            ([STDIN, input @ ..], Some(open)) => {
-                // A process that reads no more has closed its end.
-                if open.write_all(input).await.is_err() {
-                    stdin = None;
-                }
+        let input = match &data[..] {
+            [STDIN, input @ ..] => input,
+            [CLOSE, STDIN] => {
+                stdin = None;
+                continue;
             }
-            ([CLOSE, STDIN], _) => stdin = None,
-            _ => {}
+            _ => continue,
+        };
+        let Some(open) = &mut stdin else { continue };
+        // A process that reads no more has closed its end.
+        if open.write_all(input).await.is_err() {
+            stdin = None;
         }
     }
 }

@@ -41,11 +41,11 @@ pub(super) async fn run(container: &Container, pod: &str, log: &Log) -> i32 {
     };
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     tokio::join!(copy(stdout, log), copy(stderr, log));
-    exit_code(child.wait().await)
+    exit_code(&child.wait().await)
 }
 
 /// The exit code as a container runtime tells it.
-pub(super) fn exit_code(status: std::io::Result<std::process::ExitStatus>) -> i32 {
+pub(super) fn exit_code(status: &std::io::Result<std::process::ExitStatus>) -> i32 {
     use std::os::unix::process::ExitStatusExt as _;
     match status {
         Ok(status) => status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1),
