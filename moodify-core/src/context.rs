@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::{Clock as _, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::RunId;
 
@@ -66,6 +67,22 @@ impl CallContext {
     #[must_use]
     pub fn new(run: RunId, key: IdempotencyKey, timeout: Duration) -> Self {
         Self { run, key, deadline: Instant::now() + timeout, cancel: CancellationToken::new() }
+    }
+
+    /// A context for what no plan asked for, as a tool that a person runs: `what` says what it does, and a fresh name
+    /// stands for the run.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let cx = moodify_core::CallContext::by_hand("restart", std::time::Duration::from_secs(60));
+    /// assert!(cx.key().as_str().ends_with("/restart"));
+    /// # });
+    /// ```
+    #[must_use]
+    pub fn by_hand(what: &str, timeout: Duration) -> Self {
+        let run = RunId::generate(SystemClock.now());
+        let key = IdempotencyKey::new(format!("{run}/{what}"));
+        Self::new(run, key, timeout)
     }
 
     /// The same, cancelled when `token` is.

@@ -23,6 +23,7 @@ use crate::diagnostics::PodDiagnostics;
 use crate::error::{self, Access, Ask, BACKEND};
 use crate::journal::KubeJournal;
 use crate::traffic::{NginxRouter, RouteRouter, Router};
+use crate::verbs::Verbs;
 
 /// A connection to one cluster, cheap to clone; makes the backends.
 ///
@@ -115,6 +116,22 @@ impl Kube {
         backends
     }
 
+    /// Does in a namespace what people do with kubectl.
+    #[must_use]
+    pub fn verbs(&self, namespace: &str) -> Verbs {
+        Verbs::new(self.clone(), namespace)
+    }
+
+    /// The client itself, for answers that are streams.
+    pub(crate) fn client(&self) -> &kube::Client {
+        &self.inner.client
+    }
+
+    /// How long a request may take until its answer begins.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.inner.timeout
+    }
+
     /// The field manager under which we write.
     pub(crate) fn manager(&self) -> &str {
         &self.inner.manager
@@ -158,7 +175,7 @@ pub(crate) const INGRESS: Kind =
 
 impl Kind {
     /// The path under which the objects of a namespace are.
-    fn path(self, namespace: &str) -> String {
+    pub(crate) fn path(self, namespace: &str) -> String {
         let root = self.root();
         format!("{root}/namespaces/{namespace}/{}", self.plural)
     }
@@ -176,7 +193,7 @@ impl Kind {
         if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
     }
 
-    fn resource(self) -> ApiResource {
+    pub(crate) fn resource(self) -> ApiResource {
         ApiResource {
             group: self.group.to_owned(),
             version: self.version.to_owned(),
@@ -205,7 +222,7 @@ impl Object {
     }
 
     /// A request builder; the names come from a plan and must not become path segments of their own.
-    fn request(&self, ask: &Ask) -> Result<Request> {
+    pub(crate) fn request(&self, ask: &Ask) -> Result<Request> {
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
         for name in [&self.namespace, &self.name] {
             let ends = |c: char| c.is_ascii_alphanumeric();
@@ -254,7 +271,7 @@ impl Kube {
         bounded.map_err(|e| error::given_up(ask, e, self.inner.timeout))
     }
 
-    async fn json<T: DeserializeOwned>(&self, cx: &CallContext, ask: &Ask, request: Built) -> Result<T> {
+    pub(crate) async fn json<T: DeserializeOwned>(&self, cx: &CallContext, ask: &Ask, request: Built) -> Result<T> {
         let body = self.send(cx, ask, request).await?;
         serde_json::from_slice(&body).map_err(|e| error::unreadable(ask, e))
     }
@@ -397,7 +414,8 @@ impl Kube {
         Ok(String::from_utf8_lossy(&self.send(cx, &ask, request).await?).into_owned())
     }
 
-    /// The changes of the chosen objects: one list, then one watch, until the context ends.
+    /// The changes of the chosen objects: one list, then one watch, until the context ends. Of all namespaces if the
+    /// name is empty.
     ///
     /// Absences of the server are waited out. The first error ends the stream: we may not watch, or there is no such
     /// kind of object, and that several times in a row (a server that just started refuses what it will allow soon).
@@ -410,7 +428,11 @@ impl Kube {
     ) -> impl Stream<Item = Result<Event<DynamicObject>>> + Send + 'static {
         const REFUSALS: u32 = 4;
         let ask = Ask::new(Access::Read, format!("watch {}", kind.plural), namespace);
-        let api = Api::namespaced_with(self.inner.client.clone(), namespace, &kind.resource());
+        let client = self.inner.client.clone();
+        let api = match namespace {
+            "" => Api::all_with(client, &kind.resource()),
+            _ => Api::namespaced_with(client, namespace, &kind.resource()),
+        };
         let events = begun(watcher(api, config.timeout(60))).backoff(Pause::default());
         let mut refusals = 0;
         let events = events.filter_map(move |event| {

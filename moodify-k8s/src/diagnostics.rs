@@ -55,7 +55,7 @@ impl PodDiagnostics {
         }
         let stable: Option<Deployment> = self.kube.find(cx, &deployment_of(target, track)).await?;
         let selector = stable.and_then(|d| d.spec).map(|spec| spec.selector);
-        Ok(selector.map(|s| format!("{},{TRACK}!={}", text(&s), names::mark(target))))
+        Ok(selector.map(|s| format!("{},{TRACK}!={}", selector_text(&s), names::mark(target))))
     }
 
     async fn list(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Vec<Pod>> {
@@ -68,19 +68,24 @@ impl PodDiagnostics {
     }
 }
 
-/// A selector as the text that lists and watches take.
-fn text(selector: &LabelSelector) -> String {
-    let labels = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
+/// A selector as the text that lists and watches take, in the order of the labels.
+pub(crate) fn selector_text(selector: &LabelSelector) -> String {
+    let labels = selector.match_labels.iter().flatten().map(|(key, value)| (key, format!("{key}={value}")));
     let expressions = selector.match_expressions.iter().flatten().map(|e| {
-        let values = e.values.as_ref().map(|v| v.join(",")).unwrap_or_default();
-        match e.operator.as_str() {
+        let mut values = e.values.clone().unwrap_or_default();
+        values.sort();
+        let values = values.join(",");
+        let text = match e.operator.as_str() {
             "In" => format!("{} in ({values})", e.key),
             "NotIn" => format!("{} notin ({values})", e.key),
             "DoesNotExist" => format!("!{}", e.key),
             _ => e.key.clone(),
-        }
+        };
+        (&e.key, text)
     });
-    labels.chain(expressions).collect::<Vec<_>>().join(",")
+    let mut all: Vec<(&String, String)> = labels.chain(expressions).collect();
+    all.sort_by_key(|(key, _)| *key);
+    all.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(",")
 }
 
 /// The pods that a watch has seen.
@@ -336,6 +341,6 @@ mod tests {
         let selector = serde_json::from_value(json!({"matchLabels": {"app": "web"}, "matchExpressions": [
             {"key": "tier", "operator": "In", "values": ["a", "b"]}, {"key": "old", "operator": "DoesNotExist"}]}))
         .unwrap();
-        assert_eq!(text(&selector), "app=web,tier in (a,b),!old");
+        assert_eq!(selector_text(&selector), "app=web,!old,tier in (a,b)");
     }
 }

@@ -64,15 +64,21 @@ pub(crate) fn from_status(ask: &Ask, status: &Status, retry_after: Option<Durati
     } else {
         status.message.trim().to_owned()
     };
-    let refused = refused_by(&message);
-    let wrong = || status.details.iter().flat_map(|d| &d.causes).map(|c| c.field.as_str()).collect::<Vec<_>>();
     let error = match status.code {
+        _ if denied(&message).is_some() => {
+            let (who, why) = denied(&message).unwrap_or_default();
+            ask.error(ErrorKind::Forbidden, format!("{who} denied it: {why}"))
+                .hint("meet that policy, or ask whoever runs it; nothing was changed")
+        }
         401 => {
             let message = "the API server does not accept our credentials: they are missing, wrong or expired";
             ask.error(ErrorKind::Unauthenticated, message)
                 .hint("log in again, or check user and context of the kubeconfig")
         }
         403 => forbidden(ask, &message),
+        404 if is_missing_namespace(status) => ask
+            .error(ErrorKind::NotFound, format!("there is no such namespace: {message}"))
+            .hint("create the namespace, or check its name"),
         404 if is_missing_object(status) => ask
             .error(ErrorKind::NotFound, message)
             .hint("check its name and the namespace; somebody may have removed it"),
@@ -94,18 +100,25 @@ pub(crate) fn from_status(ask: &Ask, status: &Status, retry_after: Option<Durati
         422 if ask.access == Access::Compare && !names_a_field(status) => ask
             .error(ErrorKind::Conflict, "it changed between our read and our write")
             .hint("somebody else writes it too; it is read again before it is tried again"),
-        422 if names_a_field(status) => {
-            ask.error(ErrorKind::Invalid, message).hint(format!("correct {}", wrong().join(", ")))
-        }
+        422 if names_a_field(status) => ask
+            .error(ErrorKind::Invalid, message)
+            .hint(format!("mend {}; nothing was changed", fields(status).join(", "))),
         400 | 413 | 422 => ask.error(ErrorKind::Invalid, message),
         405 | 406 | 415 | 501 => ask.error(ErrorKind::Unsupported, message),
+        429 if budget(status).is_some() => ask
+            .error(ErrorKind::Refused, budget(status).unwrap_or_default())
+            .transient(true)
+            .hint("wait until more pods are healthy, or change the PodDisruptionBudget; nothing was changed"),
         429 => ask.error(ErrorKind::Throttled, message).hint("the API server is busy; it is tried again when it says"),
+        // Server-side apply answers so to a field that the kind does not have.
+        500 if message.contains("failed to create typed patch object") => ask
+            .error(ErrorKind::Invalid, message)
+            .hint("check how the field is spelt and where it stands; nothing was changed"),
+        500 if message.contains("failed calling webhook") => ask
+            .error(ErrorKind::Unavailable, format!("an admission webhook cannot be asked: {message}"))
+            .hint("find out why the webhook does not answer; until it does, this cannot be written"),
         500..=599 => ask.error(ErrorKind::Unavailable, message).effect(ask.lost()),
         _ => ask.error(ErrorKind::Internal, message),
-    };
-    let error = match refused {
-        Some(hint) => error.hint(hint),
-        None => error,
     };
     match after {
         Some(after) if error.is_transient() => error.retry_after(after),
@@ -113,27 +126,61 @@ pub(crate) fn from_status(ask: &Ask, status: &Status, retry_after: Option<Durati
     }
 }
 
-/// What to do where an admission webhook or a quota is in the way. Webhooks choose the code of their answer themselves.
-fn refused_by(message: &str) -> Option<String> {
-    let named = |before: &str| Some(message.split_once(before)?.1.split_once('"')?.0);
-    if let Some(name) = named("admission webhook \"") {
-        return Some(format!("a policy of this cluster (webhook {name}) refuses it: change what it objects to"));
+/// RBAC says who may not do what; a quota, a namespace that goes and a pod's security say something of their own.
+fn forbidden(ask: &Ask, message: &str) -> Error {
+    let after = |what: &str| message.find(what).map(|at| &message[at..]);
+    if let Some(denied) = after("User \"").filter(|_| message.contains("\" cannot ")) {
+        let hint = "grant it to this user with a Role and a RoleBinding in the namespace";
+        return ask.error(ErrorKind::Forbidden, denied).hint(hint);
     }
-    if let Some(name) = named("failed calling webhook \"") {
-        return Some(format!("find out why the webhook {name} does not answer; until it does, this cannot be written"));
+    if let Some(quota) = after("exceeded quota: ") {
+        return ask
+            .error(ErrorKind::Forbidden, format!("the namespace has no room for it: {quota}"))
+            .hint("free what is not needed in the namespace, or raise the ResourceQuota; nothing was changed");
     }
-    let quota = message.split_once("exceeded quota: ")?.1.split(',').next()?;
-    Some(format!("raise the ResourceQuota {quota}, or free what it counts"))
+    if message.contains("is being terminated") {
+        return ask
+            .error(ErrorKind::Forbidden, format!("the namespace is being deleted: {message}"))
+            .hint("nothing can be made in it any more; wait until it is gone, then create it anew");
+    }
+    if let Some(violation) = after("violates PodSecurity") {
+        return ask
+            .error(ErrorKind::Forbidden, violation)
+            .hint("meet the pod security standard of the namespace; nothing was changed");
+    }
+    ask.error(ErrorKind::Forbidden, message)
 }
 
-/// RBAC says who may not do what; an admission webhook or a quota says something of its own.
-fn forbidden(ask: &Ask, message: &str) -> Error {
-    match message.find("User \"").filter(|_| message.contains("\" cannot ")) {
-        Some(start) => ask
-            .error(ErrorKind::Forbidden, &message[start..])
-            .hint("grant it to this user with a Role and a RoleBinding in the namespace"),
-        None => ask.error(ErrorKind::Forbidden, message),
+/// Who denied a request at admission, and why: a webhook or a policy. They choose the code of the answer themselves.
+fn denied(message: &str) -> Option<(String, &str)> {
+    if let Some((_, rest)) = message.split_once("admission webhook \"") {
+        let (name, why) = rest.split_once("\" denied the request")?;
+        let why = why.trim_start_matches(':').trim();
+        return Some((format!("the admission webhook {name}"), if why.is_empty() { "it gave no reason" } else { why }));
     }
+    let (_, rest) = message.split_once("ValidatingAdmissionPolicy '")?;
+    let (name, rest) = rest.split_once('\'')?;
+    let (_, why) = rest.split_once("denied request: ")?;
+    Some((format!("the admission policy {name}"), why))
+}
+
+/// What a disruption budget says against an eviction.
+fn budget(status: &Status) -> Option<String> {
+    let causes = status.details.iter().flat_map(|d| &d.causes);
+    let words: Vec<&str> =
+        causes.filter(|c| c.reason == "DisruptionBudget").map(|c| c.message.trim()).filter(|m| !m.is_empty()).collect();
+    (!words.is_empty()).then(|| format!("a PodDisruptionBudget forbids it: {}", words.join("; ")))
+}
+
+/// Whether this 404 is about the namespace in which the object was to be.
+fn is_missing_namespace(status: &Status) -> bool {
+    is_missing_object(status) && status.details.as_ref().is_some_and(|d| d.kind == "namespaces")
+}
+
+/// The fields that a validation names.
+fn fields(status: &Status) -> Vec<&str> {
+    let causes = status.details.iter().flat_map(|d| &d.causes);
+    causes.map(|c| c.field.as_str()).filter(|field| !field.is_empty()).collect()
 }
 
 /// The other managers of a server-side apply conflict: `"kubectl-edit" using apps/v1: .spec.replicas`.
@@ -305,6 +352,90 @@ mod tests {
     }
 
     #[test]
+    fn every_refusal_says_who_refused_and_what_to_do() {
+        for (code, message, details, kind, told, hint) in [
+            (
+                403,
+                "pods \"a\" is forbidden: exceeded quota: few, requested: pods=1, used: pods=2, limited: pods=2",
+                json!({}),
+                ErrorKind::Forbidden,
+                "no room for it: exceeded quota: few, requested: pods=1",
+                "raise the ResourceQuota",
+            ),
+            (
+                403,
+                "configmaps \"a\" is forbidden: unable to create new content in namespace x because it is being terminated",
+                json!({}),
+                ErrorKind::Forbidden,
+                "the namespace is being deleted",
+                "wait until it is gone",
+            ),
+            (
+                403,
+                "pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\": runAsNonRoot != true",
+                json!({}),
+                ErrorKind::Forbidden,
+                "violates PodSecurity \"restricted:latest\": runAsNonRoot",
+                "meet the pod security",
+            ),
+            (
+                400,
+                "admission webhook \"policy.example.test\" denied the request: no image without a digest",
+                json!({}),
+                ErrorKind::Forbidden,
+                "webhook policy.example.test denied it: no image without a digest",
+                "meet that policy",
+            ),
+            (
+                422,
+                "deployments.apps \"a\" is forbidden: ValidatingAdmissionPolicy 'limits' with binding 'all' denied request: too many",
+                json!({}),
+                ErrorKind::Forbidden,
+                "the admission policy limits denied it: too many",
+                "meet that policy",
+            ),
+            (
+                500,
+                "Internal error occurred: failed calling webhook \"policy.example.test\": connection refused",
+                json!({}),
+                ErrorKind::Unavailable,
+                "an admission webhook cannot be asked",
+                "find out why the webhook",
+            ),
+            (
+                404,
+                "namespaces \"x\" not found",
+                json!({"name": "x", "kind": "namespaces"}),
+                ErrorKind::NotFound,
+                "there is no such namespace",
+                "create the namespace",
+            ),
+            (
+                429,
+                "Cannot evict pod as it would violate the pod's disruption budget.",
+                json!({"causes": [
+                {"reason": "DisruptionBudget", "message": "The disruption budget web needs 2 healthy pods and has 2 currently"}]}),
+                ErrorKind::Refused,
+                "budget web needs 2 healthy pods",
+                "change the PodDisruptionBudget",
+            ),
+            (
+                422,
+                "Deployment.apps \"a\" is invalid: spec.replicas: Invalid value: -1",
+                json!({"causes": [{"field": "spec.replicas"}]}),
+                ErrorKind::Invalid,
+                "spec.replicas: Invalid value: -1",
+                "mend spec.replicas; nothing was changed",
+            ),
+        ] {
+            let status = status(json!({"code": code, "message": message, "details": details}));
+            let error = from_status(&ask(Access::Write), &status, None);
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(error.message().contains(told) && error.to_string().contains(hint), "{error}");
+        }
+    }
+
+    #[test]
     fn the_server_says_when_to_come_back() {
         let busy = status(json!({"code": 429, "message": "slow down", "details": {"retryAfterSeconds": 3}}));
         let wait = |header| from_status(&ask(Access::Write), &busy, header).retry_after_of();
@@ -326,14 +457,14 @@ mod tests {
         for (code, reason, message, details, cause, advice) in [
             (401, "Unauthorized", "Unauthorized", json!({}), "does not accept our credentials", "log in again"),
             (403, "Forbidden", rbac, json!({}), "User \"dev\" cannot patch", "RoleBinding"),
-            (403, "Forbidden", quota, json!({}), "exceeded quota: few", "raise the ResourceQuota few"),
+            (403, "Forbidden", quota, json!({}), "exceeded quota: few", "raise the ResourceQuota"),
             (403, "Forbidden", denied, json!({}), "image has no signature", "webhook images.policy.example"),
             (400, "BadRequest", denied, json!({}), "image has no signature", "webhook images.policy.example"),
             (500, "InternalError", silent, json!({}), "context deadline exceeded", "find out why the webhook"),
             (404, "NotFound", "deployments \"web\" not found", named, "not found", "check its name"),
             (409, "AlreadyExists", "deployments \"web\" already exists", json!({}), "already exists", "whose it is"),
             (409, "Conflict", "the object has been modified", json!({}), "has been modified", "read again"),
-            (422, "Invalid", invalid, field, "must be at least 0", "correct spec.replicas"),
+            (422, "Invalid", invalid, field, "must be at least 0", "mend spec.replicas"),
             (422, "Invalid", "the server rejected our request", json!({}), "changed between", "read again"),
             (429, "TooManyRequests", "too many requests", json!({}), "too many requests", "tried again"),
         ] {

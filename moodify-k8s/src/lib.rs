@@ -36,6 +36,7 @@ mod pod;
 mod preflight;
 mod traffic;
 mod turns;
+pub mod verbs;
 mod workload;
 
 #[cfg(test)]

@@ -1,20 +1,24 @@
-//! What the containers have written, and the part of the kubelet's own API that `kubectl logs` reaches through the API
-//! server.
+//! What the containers have written, and how `kubectl logs` reads it through the API server.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use axum::{BoxError as BodyError, Router};
+use futures::stream;
 use jiff::Timestamp;
 use rustls::ServerConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use serde::Deserialize;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -23,67 +27,137 @@ use crate::{BoxError, wall_clock};
 /// Lines that are kept of each container.
 const KEPT: usize = 1000;
 
-type Lines = VecDeque<(Timestamp, String)>;
+type Key = (String, String, String);
 
-/// The logs of all pods, by namespace and name.
+/// The logs of all containers, by namespace, pod and name.
 #[derive(Default)]
-pub(super) struct Logs(Mutex<HashMap<(String, String), Arc<Log>>>);
+pub(super) struct Logs(Mutex<HashMap<Key, Arc<Log>>>);
 
-/// The log of one pod: of the running container and of the one before.
+/// The log of one container: of the present run and of the one before.
 #[derive(Default)]
-pub(super) struct Log(Mutex<[Lines; 2]>);
+pub(super) struct Log {
+    runs: Mutex<Runs>,
+    /// Changes when there is something new to read.
+    news: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Runs {
+    /// How many have begun.
+    count: u32,
+    now: VecDeque<Line>,
+    before: VecDeque<Line>,
+    /// The number of the next line.
+    next: u64,
+    /// Nothing more will come.
+    ended: bool,
+}
+
+struct Line {
+    number: u64,
+    at: Timestamp,
+    text: String,
+}
 
 impl Logs {
-    /// A new log for a pod.
-    pub(super) fn open(&self, namespace: String, pod: String) -> Arc<Log> {
+    /// A new log for a container of a pod.
+    pub(super) fn open(&self, namespace: &str, pod: &str, container: &str) -> Arc<Log> {
         let log = Arc::new(Log::default());
         let mut logs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // The log of a pod that is gone has no other owner.
         logs.retain(|_, log| Arc::strong_count(log) > 1);
-        logs.insert((namespace, pod), Arc::clone(&log));
+        logs.insert((namespace.to_owned(), pod.to_owned(), container.to_owned()), Arc::clone(&log));
         log
     }
 
-    fn find(&self, namespace: String, pod: String) -> Option<Arc<Log>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&(namespace, pod)).cloned()
+    fn find(&self, key: &Key) -> Option<Arc<Log>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 }
 
 impl Log {
-    /// A new container writes from now on.
+    /// A new run writes from now on.
     pub(super) fn restart(&self) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lines[1] = std::mem::take(&mut lines[0]);
+        self.change(|runs| {
+            runs.before = std::mem::take(&mut runs.now);
+            runs.count += 1;
+        });
     }
 
     /// Adds a line.
-    pub(super) fn write(&self, line: String) {
-        let current = &mut self.0.lock().unwrap_or_else(PoisonError::into_inner)[0];
-        if current.len() == KEPT {
-            current.pop_front();
-        }
-        current.push_back((wall_clock(), line));
+    pub(super) fn write(&self, text: String) {
+        self.change(|runs| {
+            if runs.now.len() == KEPT {
+                runs.now.pop_front();
+            }
+            let number = runs.next;
+            runs.next += 1;
+            runs.now.push_back(Line { number, at: wall_clock(), text });
+        });
     }
 
-    fn text(&self, options: &Options) -> String {
-        let lines = &self.0.lock().unwrap_or_else(PoisonError::into_inner)[usize::from(options.previous)];
-        let wanted = options.tail_lines.unwrap_or(KEPT).min(lines.len());
-        let lines = lines.range(lines.len() - wanted..);
-        let line = |(at, line): &(Timestamp, String)| match options.timestamps {
-            true => format!("{at} {line}\n"),
-            false => format!("{line}\n"),
-        };
-        lines.map(line).collect()
+    /// The container writes nothing any more.
+    pub(super) fn end(&self) {
+        self.change(|runs| runs.ended = true);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Runs)) {
+        change(&mut self.runs.lock().unwrap_or_else(PoisonError::into_inner));
+        self.news.send_modify(|version| *version += 1);
+    }
+
+    /// The lines that are asked for, and how to go on from there; `None` if there is no run before.
+    fn read(&self, options: &Options) -> Option<(String, Next)> {
+        let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        if options.previous && runs.count < 2 {
+            return None;
+        }
+        let lines = if options.previous { &runs.before } else { &runs.now };
+        let since = options.since();
+        let recent = lines.iter().skip_while(|line| since.is_some_and(|since| line.at < since));
+        let recent: Vec<&Line> = recent.collect();
+        let wanted = options.tail_lines.unwrap_or(KEPT).min(recent.len());
+        let text = recent[recent.len() - wanted..].iter().map(|line| options.show(line)).collect();
+        Some((text, Next { run: runs.count, number: runs.next }))
+    }
+
+    /// The lines from `next` on; `None` after the last one of that run.
+    fn more(&self, next: &mut Next, options: &Options) -> Option<String> {
+        let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = runs.count != next.run || runs.ended;
+        let lines = if runs.count == next.run + 1 { &runs.before } else { &runs.now };
+        let text: String = lines.iter().filter(|l| l.number >= next.number).map(|line| options.show(line)).collect();
+        next.number = runs.next;
+        (!over || !text.is_empty()).then_some(text)
     }
 }
 
+/// Where to go on reading.
+struct Next {
+    run: u32,
+    number: u64,
+}
+
 /// What the API server passes on of a request for logs, as far as it is heeded here.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Clone, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Options {
     tail_lines: Option<usize>,
     previous: bool,
     timestamps: bool,
+    follow: bool,
+    since_seconds: Option<u64>,
+    since_time: Option<Timestamp>,
+}
+
+impl Options {
+    fn since(&self) -> Option<Timestamp> {
+        self.since_time.or_else(|| self.since_seconds.map(|seconds| wall_clock() - Duration::from_secs(seconds)))
+    }
+
+    fn show(&self, Line { at, text, .. }: &Line) -> String {
+        if self.timestamps { format!("{at:.9} {text}\n") } else { format!("{text}\n") }
+    }
 }
 
 /// Binds the port of the kubelet's API: any that is free, as the node's status names it and the usual one may have
@@ -98,22 +172,52 @@ pub(super) async fn bind(address: Ipv4Addr) -> Result<TlsListener, BoxError> {
     Ok(TlsListener { tcp, tls: TlsAcceptor::from(Arc::new(config)) })
 }
 
-/// Serves the logs to the API server, for ever.
-pub(super) async fn serve(listener: TlsListener, logs: Arc<Logs>) -> Result<(), BoxError> {
-    let router = Router::new().route("/containerLogs/{namespace}/{pod}/{container}", get(answer)).with_state(logs);
-    let router = router.route("/healthz", get(|| async { "ok" }));
-    Ok(axum::serve(listener, router).await?)
+/// What the API server asks for logs at.
+pub(super) fn router(logs: Arc<Logs>) -> Router {
+    Router::new().route("/containerLogs/{namespace}/{pod}/{container}", get(answer)).with_state(logs)
 }
 
-async fn answer(
-    State(logs): State<Arc<Logs>>,
-    Path((namespace, pod, _container)): Path<(String, String, String)>,
-    Query(options): Query<Options>,
-) -> (StatusCode, String) {
-    match logs.find(namespace, pod) {
-        Some(log) => (StatusCode::OK, log.text(&options)),
-        None => (StatusCode::NOT_FOUND, "the pod has no log\n".to_owned()),
+async fn answer(State(logs): State<Arc<Logs>>, Path(key): Path<Key>, Query(options): Query<Options>) -> Response {
+    let Some(log) = logs.find(&key) else {
+        return (StatusCode::NOT_FOUND, "the pod has no log\n").into_response();
+    };
+    // Before the first look, so that nothing is missed after it.
+    let news = log.news.subscribe();
+    let (pod, container) = (&key.1, &key.2);
+    match log.read(&options) {
+        None => {
+            let message = format!("previous terminated container {container:?} in pod {pod:?} not found");
+            (StatusCode::BAD_REQUEST, message).into_response()
+        }
+        Some((text, next)) if options.follow && !options.previous => {
+            let followed = follow(log, news, next, options);
+            let text = stream::once(std::future::ready(Ok::<_, BodyError>(text)));
+            Body::from_stream(futures::StreamExt::chain(text, followed)).into_response()
+        }
+        Some((text, _)) => text.into_response(),
     }
+}
+
+/// The lines that are written from now on, until the run ends.
+fn follow(
+    log: Arc<Log>,
+    news: watch::Receiver<u64>,
+    next: Next,
+    options: Options,
+) -> impl futures::Stream<Item = Result<String, BodyError>> {
+    stream::unfold((log, news, next), move |(log, mut news, mut next)| {
+        let options = options.clone();
+        async move {
+            loop {
+                news.mark_unchanged();
+                let text = log.more(&mut next, &options)?;
+                if !text.is_empty() {
+                    return Some((Ok(text), (log, news, next)));
+                }
+                news.changed().await.ok()?;
+            }
+        }
+    })
 }
 
 pub(super) struct TlsListener {

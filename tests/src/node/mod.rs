@@ -2,8 +2,9 @@
 //!
 //! To the API server it is a node like any other: it registers, renews its lease, runs readiness probes, reports what a
 //! kubelet would report, restarts what crashed with back-off, gives what was deleted time to finish, writes events and
-//! keeps logs (`kubectl logs`, with `--tail`, `--previous` and `--timestamps`, but not `--follow`). Every ready
-//! pod is sent real requests, 20 a second; the annotation [`LOAD`] of a pod sets another rate.
+//! keeps logs (`kubectl logs`), runs commands in the name of a container (`kubectl exec`), and has figures of use
+//! (`kubectl top`). A pod whose first container has a command or arguments is that process, on this machine. Every other
+//! ready pod is sent real requests, 20 a second; the annotation [`LOAD`] of a pod sets another rate.
 //!
 //! A pod listens on the first port of its first container, or 8080: `/healthz` for the probe, `/metrics` with
 //! `http_requests_total{code}` and `http_request_duration_seconds`, and everything else answers as scripted. See
@@ -32,12 +33,15 @@ use crate::{BoxError, wall_clock};
 
 pub mod behaviour;
 mod event;
+mod exec;
 mod group;
 mod log;
 mod pod;
+mod process;
 mod server;
 mod status;
 pub(crate) mod targets;
+mod usage;
 
 use pod::End;
 
@@ -106,6 +110,7 @@ struct Shared {
     addresses: AtomicU16,
     groups: group::Groups,
     logs: Arc<log::Logs>,
+    usage: Arc<usage::Registry>,
     targets: Arc<targets::Targets>,
 }
 
@@ -118,11 +123,17 @@ struct Shared {
 pub async fn run(client: Client, identity: Identity, targets: &Path) -> Result<(), BoxError> {
     let kubelet = log::bind(identity.address()).await?;
     register(&client, &identity, kubelet.port()?).await?;
+    if identity.block.is_none() {
+        usage::announce(&client, identity.address(), kubelet.port()?).await?;
+    }
     let logs = Arc::new(log::Logs::default());
+    let usage = Arc::new(usage::Registry::new(&identity.name));
+    let api = log::router(Arc::clone(&logs)).merge(exec::router()).merge(usage::router(Arc::clone(&usage)));
+    let api = api.route("/healthz", axum::routing::get(|| async { "ok" }));
     tokio::select! {
         result = keep_lease(&client, &identity.name) => result,
-        result = log::serve(kubelet, Arc::clone(&logs)) => result,
-        result = run_pods(&client, identity.clone(), targets, &logs) => result,
+        result = axum::serve(kubelet, api) => Ok(result?),
+        result = run_pods(&client, identity.clone(), targets, &logs, &usage) => result,
     }
 }
 
@@ -145,6 +156,8 @@ async fn register(client: &Client, identity: &Identity, port: u16) -> Result<(),
             "capacity": capacity, "allocatable": capacity,
             "addresses": [{"type": "InternalIP", "address": identity.address()}, {"type": "Hostname", "address": name}],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+            // Commands come as WebSockets, not translated into SPDY.
+            "declaredFeatures": ["ExtendWebSocketsToKubelet"],
             "conditions": [
                 condition("MemoryPressure", "False", "KubeletHasSufficientMemory"),
                 condition("DiskPressure", "False", "KubeletHasNoDiskPressure"),
@@ -183,7 +196,13 @@ async fn keep_lease(client: &Client, name: &str) -> Result<(), BoxError> {
     }
 }
 
-async fn run_pods(client: &Client, identity: Identity, targets: &Path, logs: &Arc<log::Logs>) -> Result<(), BoxError> {
+async fn run_pods(
+    client: &Client,
+    identity: Identity,
+    targets: &Path,
+    logs: &Arc<log::Logs>,
+    usage: &Arc<usage::Registry>,
+) -> Result<(), BoxError> {
     let ours = format!("spec.nodeName={}", identity.name);
     let shared = Arc::new(Shared {
         client: client.clone(),
@@ -191,6 +210,7 @@ async fn run_pods(client: &Client, identity: Identity, targets: &Path, logs: &Ar
         addresses: AtomicU16::default(),
         groups: group::Groups::default(),
         logs: Arc::clone(logs),
+        usage: Arc::clone(usage),
         targets: Arc::new(targets::Targets::new(targets)),
     });
     let config = watcher::Config::default().fields(&ours);

@@ -18,6 +18,7 @@ use super::behaviour::Behaviour;
 use super::event;
 use super::group::Member;
 use super::log::Log;
+use super::process;
 use super::server::Server;
 use super::status::{State, Status, Terminated};
 use super::targets::Target;
@@ -49,7 +50,20 @@ pub(super) enum End {
 pub(super) async fn run(pod: Pod, shared: Arc<Shared>, mut end: watch::Receiver<End>) {
     let api: Api<Pod> = Api::namespaced(shared.client.clone(), &pod.namespace().unwrap_or_default());
     let container = pod.spec.as_ref().and_then(|spec| spec.containers.first().cloned()).unwrap_or_default();
-    let log = shared.logs.open(pod.namespace().unwrap_or_default(), pod.name_any());
+    let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+    let log = shared.logs.open(&namespace, &name, &container.name);
+    // The other containers are there and do nothing but say so.
+    let spec = pod.spec.clone().unwrap_or_default();
+    let others = spec.init_containers.into_iter().flatten().chain(spec.containers.into_iter().skip(1));
+    let silent: Vec<Arc<Log>> = others
+        .map(|other| {
+            let log = shared.logs.open(&namespace, &name, &other.name);
+            log.restart();
+            log.write(format!("INFO {} is there", other.name));
+            log
+        })
+        .collect();
+    let _usage = shared.usage.add(&pod);
     let mut worker = Worker {
         log,
         api,
@@ -73,6 +87,7 @@ pub(super) async fn run(pod: Pod, shared: Arc<Shared>, mut end: watch::Receiver<
             _ = end.wait_for(|end| *end == End::Gone) => {}
         }
     }
+    silent.iter().chain([&worker.log]).for_each(|log| log.end());
 }
 
 struct Worker {
@@ -96,6 +111,9 @@ impl Worker {
             Ok(behaviour) => behaviour,
             Err(problem) => return self.no_image(problem).await,
         };
+        if process::is_one(&self.container) {
+            return self.run_process().await;
+        }
         let member = Arc::new(self.shared.groups.join(&self.pod, &image, behaviour));
         self.member = Some(Arc::clone(&member));
         loop {
@@ -140,6 +158,31 @@ impl Worker {
             sleep(Duration::from_secs(back_off)).await;
             self.status.restarts += 1;
         }
+    }
+
+    /// The container is a process: it runs once, whatever the restart policy, and the pod ends with it.
+    async fn run_process(&mut self) -> Infallible {
+        let since = wall_clock();
+        let number = self.shared.addresses.fetch_add(1, Ordering::Relaxed);
+        self.status.ip = Some(self.shared.identity.pod_address(number));
+        self.status.state = State::Running { since };
+        self.status.set_ready(true);
+        self.log.restart();
+        self.emit("Started", &format!("Started container {}", self.container.name));
+        self.show().await;
+        let limit = self.pod.spec.as_ref().and_then(|spec| spec.active_deadline_seconds);
+        let name = self.pod.name_any();
+        let run = process::run(&self.container, &name, &self.log);
+        let code = match limit.and_then(|seconds| u64::try_from(seconds).ok()) {
+            Some(seconds) => timeout(Duration::from_secs(seconds), run).await.ok(),
+            None => Some(run.await),
+        };
+        self.log.end();
+        self.status.set_ready(false);
+        self.status.late = code.is_none();
+        self.status.state = State::Ended { code: code.unwrap_or(137), since, at: wall_clock() };
+        self.show().await;
+        std::future::pending().await
     }
 
     async fn no_image(&mut self, problem: String) -> Infallible {

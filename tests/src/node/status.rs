@@ -17,6 +17,8 @@ pub(super) struct Status {
     pub(super) state: State,
     pub(super) restarts: u32,
     pub(super) last: Option<Terminated>,
+    /// The pod was ended by its deadline.
+    pub(super) late: bool,
     ready: bool,
     changed: Timestamp,
     accepted: Timestamp,
@@ -26,6 +28,7 @@ pub(super) struct Status {
 pub(super) enum State {
     Waiting { reason: &'static str, message: String },
     Running { since: Timestamp },
+    Ended { code: i32, since: Timestamp, at: Timestamp },
 }
 
 /// How the first container ended before.
@@ -44,6 +47,7 @@ impl Status {
             state: State::Waiting { reason: "ContainerCreating", message: String::new() },
             restarts: 0,
             last: None,
+            late: false,
             ready: false,
             changed: now,
             accepted: now,
@@ -90,7 +94,9 @@ impl Status {
         json!({
             "metadata": {"uid": pod.uid()},
             "status": {
-                "phase": if started { "Running" } else { "Pending" },
+                "phase": self.phase(started),
+                "reason": self.late.then_some("DeadlineExceeded"),
+                "message": self.late.then_some("Pod was active on the node longer than the specified deadline"),
                 "observedGeneration": pod.metadata.generation,
                 "hostIP": self.host, "hostIPs": [{"ip": self.host}],
                 "podIP": self.ip, "podIPs": self.ip.map(|ip| json!([{"ip": ip}])),
@@ -106,12 +112,25 @@ impl Status {
         })
     }
 
+    fn phase(&self, started: bool) -> &'static str {
+        match self.state {
+            State::Ended { code: 0, .. } => "Succeeded",
+            State::Ended { .. } => "Failed",
+            _ if started => "Running",
+            _ => "Pending",
+        }
+    }
+
     fn container(&self, pod: &Pod, container: &Container) -> Value {
         let id = format!("rig://{}-{}", pod.uid().unwrap_or_default(), self.restarts);
         let running = matches!(self.state, State::Running { .. });
         let state = match &self.state {
             State::Waiting { reason, message } => json!({"waiting": {"reason": reason, "message": message}}),
             State::Running { since } => json!({"running": {"startedAt": since}}),
+            State::Ended { code, since, at } => json!({"terminated": {
+                "exitCode": code, "reason": if *code == 0 { "Completed" } else { "Error" }, "startedAt": since,
+                "finishedAt": at, "containerID": id,
+            }}),
         };
         let last = self.last.as_ref().map(|last| {
             json!({"terminated": {
