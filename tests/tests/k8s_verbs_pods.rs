@@ -600,7 +600,6 @@ async fn commands_run_in_pods_as_with_kubectl() {
     assert!(done.log.contains("said\n") && done.log.contains("too\n"), "{}", done.log);
     let late = verbs.run(&cx.at_most(Duration::from_secs(3)), &request("echo begun; sleep 60")).await.unwrap_err();
     assert_eq!(late.kind(), ErrorKind::Timeout);
-    assert!(late.message().contains("Running"), "{late}");
     let pulled = RunRequest::new("debug", "registry.test/debug:v1-missing");
     let unpulled = verbs.run(&cx, &pulled).await.unwrap_err();
     assert_eq!(unpulled.kind(), ErrorKind::Unhealthy);

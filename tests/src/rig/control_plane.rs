@@ -217,7 +217,7 @@ impl ControlPlane {
         let mut command = Command::new(self.state.bin.join("kubectl"));
         command.arg("--kubeconfig").arg(self.state.kubeconfig(ADMIN)).arg("create");
         for directory in directories {
-            // Behind the slash, as kubectl does not look into what is a link.
+            // With a slash at the end, as kubectl does not look into what is a link.
             command.arg("-f").arg(directory.join(""));
         }
         let output = command.output()?;

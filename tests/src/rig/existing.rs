@@ -52,7 +52,8 @@ impl ControlPlane {
         plane.kubectl(&["version", "--request-timeout=10s"])?;
         plane.start_node(ADMIN)?;
         for crds in ["crds", "traefik-crds"] {
-            plane.install_missing(&assets.join(crds))?;
+            // With a slash at the end, as kubectl does not look into what is a link.
+            plane.install_missing(&assets.join(crds).join(""))?;
         }
         plane.wait_for_node().await?;
         // A cluster elsewhere cannot reach the node.
