@@ -122,6 +122,23 @@ impl<'a> Scene<'a> {
         &mut self.plan["phases"][0]["strategy"]["canary"]
     }
 
+    /// Lets two Deployments take turns, with the settings of the canary; what served before stays for `keep`.
+    ///
+    /// # Panics
+    ///
+    /// When the cluster does not allow it.
+    pub async fn take_turns(&mut self, keep: &str) {
+        let mut settings = self.canary().take();
+        settings["keep"] = keep.into();
+        self.plan["phases"][0]["strategy"] = json!({"blue-green": settings});
+        self.grant().await;
+    }
+
+    /// The settings of the strategy of [`Scene::take_turns`], to be changed.
+    pub fn turns(&mut self) -> &mut Value {
+        &mut self.plan["phases"][0]["strategy"]["blue-green"]
+    }
+
     /// Keeps the runs in the namespace, not in a directory.
     ///
     /// # Panics

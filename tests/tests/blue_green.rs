@@ -16,11 +16,8 @@ use serde_json::json;
 /// A scene whose strategy is blue-green; what served stays for so many seconds.
 async fn scene<'a>(namespace: &'a Namespace, tag: &str, keep: u32) -> Option<Scene<'a>> {
     let mut scene = Scene::new(namespace, &[("backend", tag)], "http-route").await?;
-    let mut settings = scene.canary().take();
-    settings["bake"] = "4s".into();
-    settings["keep"] = format!("{keep}s").into();
-    scene.plan["phases"][0]["strategy"] = json!({"blue-green": settings});
-    scene.grant().await;
+    scene.canary()["bake"] = "4s".into();
+    scene.take_turns(&format!("{keep}s")).await;
     Some(scene)
 }
 

@@ -355,3 +355,45 @@ async fn an_abort_loses_no_request() {
     let finished = running.finish().await;
     stage.end(finished, "rolled-back", before).await;
 }
+
+/// The first release takes plain objects over, the second goes back to where the first came from, and is taken back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_deployments_that_take_turns_lose_no_request() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("turns").await.quiet();
+    let (before, after) = ("v1-undrained", "v2-undrained");
+    let Some(mut stage) = Stage::behind_traefik(&namespace, "http-route", LATE, before, after).await else { return };
+    stage.scene.take_turns("1s").await;
+    let first = stage.scene.release().await;
+    first.ended("completed");
+    stage.scene.plan["release"]["version"] = "v3".into();
+    stage.scene.plan["release"]["services"][0]["image"] = "registry.test/backend:v3-undrained".into();
+    stage.scene.turns()["bake"] = "2s".into();
+    let second = stage.scene.release().await;
+    second.ended("completed");
+    let run = second.events[0]["run"].as_str().expect("an event names its run").to_owned();
+    stage.scene.start(&["undo", &run, "--reason", "customers complain"]).finish().await.ended("completed");
+    tokio::time::sleep(LATE + Duration::from_secs(1)).await;
+    let report = stage.load.stop().await;
+    println!("turns: {report}");
+    explain(&namespace, &first.events, &report);
+    report.assert_none_failed();
+    check_shares(&first.events, &report, Division::Weights);
+}
+
+/// What served before has all its pods: the way back is a switch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abort_while_the_old_one_is_kept_loses_no_request() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("turns-abort").await.quiet();
+    let (before, after) = ("v1-undrained", "v2-undrained");
+    let Some(mut stage) = Stage::behind_traefik(&namespace, "http-route", LATE, before, after).await else { return };
+    stage.scene.take_turns("10m").await;
+    let mut running = stage.scene.start_release();
+    running.until_step("rollout-keep-old").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let output = stage.scene.run(&["abort", "--reason", "a customer called"]).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let finished = running.finish().await;
+    stage.end(finished, "rolled-back", before).await;
+}
