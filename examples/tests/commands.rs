@@ -108,7 +108,7 @@ fn status_of_all_and_of_one() {
     let back = all.out.lines().find(|line| line.contains("rolled back")).unwrap();
     let one = order(&journal, &["status", back.split_whitespace().next().unwrap()]);
     assert_eq!(one.code, 0);
-    for words in ["going back because of rollout-bake-50", "latency-p95 of backend is 6.", "taken back", "to come"] {
+    for words in ["going back because of rollout-bake-50", "latency-p95 of backend is 5.", "taken back", "to come"] {
         assert!(one.out.contains(words), "{words:?} is missing in\n{}", one.out);
     }
     let unknown = order(&journal, &["status", "no-such-run"]);

@@ -12,7 +12,7 @@ fn every_scenario_ends_as_it_should() {
         ("errors-at-10", 4, "at 10 % of the traffic"),
         ("errors-at-50", 4, "at 50 % of the traffic"),
         ("crash-loop-at-50", 4, "rolled back: the old version serves again; rollout-bake-50"),
-        ("slow-at-50", 4, "latency-p95 of backend is 6."),
+        ("slow-at-50", 4, "latency-p95 of backend is 5."),
         ("unready-at-50", 4, "unhealthy of backend is"),
         ("never-ready", 4, "not ready at the deadline"),
         ("no-metrics", 5, "no data is not health"),
