@@ -304,21 +304,28 @@ async fn a_set_deletes_what_left_it_and_nothing_else() {
     }
     assert!(!left.contains("configmap/b") && !left.contains("service/s"), "{left}");
 
-    // The id is what kubectl makes of the parent's name, so that it knows whose set this is, and leaves it alone.
-    let arguments = ["apply", "--server-side", "--prune", "--applyset=configmap/shop-set", "-f", "-"];
-    let arguments = [&["--namespace", namespace.name()], &arguments[..]].concat();
-    let text = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c, namespace: {}}}\n", namespace.name());
-    let mut command = std::process::Command::new(rig.state().bin.join("kubectl"));
-    command.arg("--kubeconfig").arg(rig.kubeconfig_for("admin")).args(arguments).env("KUBECTL_APPLYSET", "true");
-    command.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    let output = tokio::task::spawn_blocking(move || {
-        use std::io::Write as _;
-        let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
-    });
-    let refused = String::from_utf8_lossy(&output.await.unwrap().stderr).into_owned();
-    assert!(refused.contains("tooling"), "{refused}");
+    // kubectl sees whose set it is, and leaves it alone; were it its own, it would know it by the same id.
+    let of_kubectl = async || {
+        let mut command = tokio::process::Command::new(rig.state().bin.join("kubectl"));
+        command.env("KUBECTL_APPLYSET", "true").arg("--kubeconfig").arg(rig.kubeconfig_for("admin"));
+        command.args(["--namespace", namespace.name(), "apply", "--server-side", "--prune"]);
+        command.args(["--applyset=configmap/shop-set", "-f", "-"]).kill_on_drop(true);
+        let pipe = std::process::Stdio::piped;
+        let mut child = command.stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().unwrap();
+        let text = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c, namespace: {}}}\n", namespace.name());
+        tokio::io::AsyncWriteExt::write_all(child.stdin.as_mut().unwrap(), text.as_bytes()).await.unwrap();
+        let output = child.wait_with_output().await.unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (ok, refused) = of_kubectl().await;
+    assert!(!ok && refused.contains("tooling"), "{refused}");
+    let tooling = "applyset.kubernetes.io/tooling=kubectl/v1.36.3";
+    namespace.kubectl(&["annotate", "--overwrite", "configmap", "shop-set", tooling]).await;
+    let (ok, problem) = of_kubectl().await;
+    assert!(ok, "{problem}");
+    let taken = verbs.apply(&cx, &Manifests::read(&config("a"), "x").unwrap(), &set).await.unwrap_err();
+    assert_eq!(taken.kind(), ErrorKind::AlreadyExists);
+    assert!(taken.message().contains("an apply set of kubectl"), "{taken}");
     // Neither is a set of somebody else ours.
     namespace.kubectl(&["create", "configmap", "other-set"]).await;
     let other =
