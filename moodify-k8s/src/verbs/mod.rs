@@ -29,7 +29,7 @@
 //! |---|---|---|
 //! | to look | `deployments`, `statefulsets`, `daemonsets`, `replicasets`, `controllerrevisions`, `pods`, `services`, `events` | get, list, watch |
 //! | logs | `pods/log` | get |
-//! | top | `pods.metrics.k8s.io`, and for nodes with a ClusterRole `nodes.metrics.k8s.io` and `nodes` | list |
+//! | top | `pods.metrics.k8s.io`, and for nodes with a `ClusterRole` `nodes.metrics.k8s.io` and `nodes` | list |
 //! | rollout, set, scale | the workload; for a selector `services` | patch |
 //! | scale all, remember, bring back | `horizontalpodautoscalers.autoscaling` | list |
 //! | delete pod | `pods/eviction` | create |
