@@ -82,7 +82,10 @@ pub(crate) fn from_status(ask: &Ask, status: &Status, retry_after: Option<Durati
         404 if is_missing_object(status) => ask.error(ErrorKind::NotFound, message),
         404 => ask
             .error(ErrorKind::Unsupported, format!("the cluster does not know this kind of object: {message}"))
-            .hint("its API has to be installed first: HTTPRoutes need the Gateway API (gateway.networking.k8s.io/v1), figures of use a metrics server"),
+            .hint(
+                "its API has to be installed first: HTTPRoutes need the Gateway API (gateway.networking.k8s.io/v1), figures \
+                 of use a metrics server",
+            ),
         409 if status.reason == "AlreadyExists" => ask.error(ErrorKind::AlreadyExists, message),
         409 => match apply_conflict(status) {
             Some(owners) => ask

@@ -664,7 +664,7 @@ async fn use_is_kubectls_and_the_greatest_first() {
     assert!(nodes[0].memory.unwrap() > 1 << 20 && nodes[0].allocatable_cpu == 1_000_000, "{nodes:?}");
 }
 
-/// The table of the module's documentation, with ConfigMaps for what is applied.
+/// The table of the module's documentation, with `ConfigMap`s for what is applied.
 fn least(namespace: &str) -> Value {
     let rule = |groups: &[&str], resources: &[&str], verbs: &[&str]| json!({"apiGroups": groups, "resources": resources, "verbs": verbs});
     let workloads = ["deployments", "statefulsets", "daemonsets"];

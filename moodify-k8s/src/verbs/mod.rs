@@ -1,8 +1,8 @@
 //! kubectl's verbs, typed: what a person does with a cluster at night, as calls.
 //!
 //! [`Kube::verbs`](crate::Kube::verbs) gives the verbs of one namespace. A verb that has the name of one of kubectl's
-//! means the same: what it writes is what kubectl would have written, but for the field manager; what it refuses kubectl
-//! refuses; and [`table`] shows rows as `kubectl get` does. What differs is said at the method.
+//! means the same: what it writes is what kubectl would have written, but for the field manager; what it refuses
+//! kubectl refuses; and [`table`] shows rows as `kubectl get` does. What differs is said at the method.
 //!
 //! | kubectl | here |
 //! |---|---|

@@ -3,8 +3,9 @@
 //! To the API server it is a node like any other: it registers, renews its lease, runs readiness probes, reports what a
 //! kubelet would report, restarts what crashed with back-off, gives what was deleted time to finish, writes events and
 //! keeps logs (`kubectl logs`), runs commands in the name of a container (`kubectl exec`), and has figures of use
-//! (`kubectl top`). A pod whose first container has a command or arguments is that process, on this machine. Every other
-//! ready pod is sent real requests, 20 a second; the annotation `rig.moodify.dev/load` of a pod sets another rate.
+//! (`kubectl top`). A pod whose first container has a command or arguments is that process, on this machine. Every
+//! other ready pod is sent real requests, 20 a second; the annotation `rig.moodify.dev/load` of a pod sets another
+//! rate.
 //!
 //! A pod listens on the first port of its first container, or 8080: `/healthz` for the probe, `/metrics` with
 //! `http_requests_total{code}` and `http_request_duration_seconds`, and everything else answers as scripted. See
