@@ -304,21 +304,28 @@ async fn a_set_deletes_what_left_it_and_nothing_else() {
     }
     assert!(!left.contains("configmap/b") && !left.contains("service/s"), "{left}");
 
-    // The id is what kubectl makes of the parent's name, so that it knows whose set this is, and leaves it alone.
-    let arguments = ["apply", "--server-side", "--prune", "--applyset=configmap/shop-set", "-f", "-"];
-    let arguments = [&["--namespace", namespace.name()], &arguments[..]].concat();
-    let text = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c, namespace: {}}}\n", namespace.name());
-    let mut command = std::process::Command::new(rig.state().bin.join("kubectl"));
-    command.arg("--kubeconfig").arg(rig.kubeconfig_for("admin")).args(arguments).env("KUBECTL_APPLYSET", "true");
-    command.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    let output = tokio::task::spawn_blocking(move || {
-        use std::io::Write as _;
-        let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
-    });
-    let refused = String::from_utf8_lossy(&output.await.unwrap().stderr).into_owned();
-    assert!(refused.contains("tooling"), "{refused}");
+    // kubectl sees whose set it is, and leaves it alone; were it its own, it would know it by the same id.
+    let of_kubectl = async || {
+        let mut command = tokio::process::Command::new(rig.state().bin.join("kubectl"));
+        command.env("KUBECTL_APPLYSET", "true").arg("--kubeconfig").arg(rig.kubeconfig_for("admin"));
+        command.args(["--namespace", namespace.name(), "apply", "--server-side", "--prune"]);
+        command.args(["--applyset=configmap/shop-set", "-f", "-"]).kill_on_drop(true);
+        let pipe = std::process::Stdio::piped;
+        let mut child = command.stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().unwrap();
+        let text = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c, namespace: {}}}\n", namespace.name());
+        tokio::io::AsyncWriteExt::write_all(child.stdin.as_mut().unwrap(), text.as_bytes()).await.unwrap();
+        let output = child.wait_with_output().await.unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (ok, refused) = of_kubectl().await;
+    assert!(!ok && refused.contains("tooling"), "{refused}");
+    let tooling = "applyset.kubernetes.io/tooling=kubectl/v1.36.3";
+    namespace.kubectl(&["annotate", "--overwrite", "configmap", "shop-set", tooling]).await;
+    let (ok, problem) = of_kubectl().await;
+    assert!(ok, "{problem}");
+    let taken = verbs.apply(&cx, &Manifests::read(&config("a"), "x").unwrap(), &set).await.unwrap_err();
+    assert_eq!(taken.kind(), ErrorKind::AlreadyExists);
+    assert!(taken.message().contains("an apply set of kubectl"), "{taken}");
     // Neither is a set of somebody else ours.
     namespace.kubectl(&["create", "configmap", "other-set"]).await;
     let other =
@@ -655,4 +662,75 @@ async fn use_is_kubectls_and_the_greatest_first() {
         |text: &str| trimmed(text).iter().map(|l| l.split_whitespace().next().unwrap().to_owned()).collect::<Vec<_>>();
     assert_eq!(words(&table(&nodes, &Look::plain())), words(&theirs));
     assert!(nodes[0].memory.unwrap() > 1 << 20 && nodes[0].allocatable_cpu == 1_000_000, "{nodes:?}");
+}
+
+/// The table of the module's documentation, with `ConfigMap`s for what is applied.
+fn least(namespace: &str) -> Value {
+    let rule = |groups: &[&str], resources: &[&str], verbs: &[&str]| json!({"apiGroups": groups, "resources": resources, "verbs": verbs});
+    let workloads = ["deployments", "statefulsets", "daemonsets"];
+    let look = [&workloads[..], &["replicasets", "controllerrevisions", "pods", "services", "events"]].concat();
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "verbs", "namespace": namespace},
+        "rules": [
+            rule(&["", "apps"], &look, &["get", "list", "watch"]),
+            rule(&[""], &["pods/log"], &["get"]),
+            rule(&["metrics.k8s.io"], &["pods"], &["list"]),
+            rule(&["", "apps"], &[&workloads[..], &["services"]].concat(), &["patch"]),
+            rule(&["autoscaling"], &["horizontalpodautoscalers"], &["list"]),
+            rule(&[""], &["pods/eviction"], &["create"]),
+            rule(&[""], &["pods/exec"], &["get", "create"]),
+            rule(&[""], &["pods"], &["create", "delete"]),
+            rule(&[""], &["configmaps"], &["get", "create", "patch", "list", "delete"]),
+        ],
+    })
+}
+
+#[tokio::test]
+async fn the_least_role_is_enough_for_all_verbs() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("least").await;
+    namespace.deploy("web", "registry.test/web:v1", 2).await;
+    namespace.wait_ready("web").await;
+    namespace.apply(&least(namespace.name()).to_string()).await;
+    namespace.kubectl(&["create", "rolebinding", "verbs", "--role=verbs", "--user=alice"]).await;
+    let verbs = verbs_as(&namespace, "alice").await;
+    let (cx, web, all) = (cx(), Workload::deployment("web"), Select::all());
+    // RBAC follows its objects a little later.
+    while let Err(e) = verbs.deployments(&cx, &all).await {
+        assert_eq!(e.kind(), ErrorKind::Forbidden, "{e}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let settled = async || verbs.rollout_status(&cx, &web, &|_| ()).await.unwrap();
+    let pods = verbs.pods(&cx, &all).await.unwrap();
+    verbs.services(&cx, &all).await.unwrap();
+    verbs.watch_pods(&cx, &all).next().await.unwrap().unwrap();
+    verbs.events(&cx, &all).await.unwrap();
+    verbs.describe_pod(&cx, &pods[0].name).await.unwrap();
+    verbs.describe_workload(&cx, &web).await.unwrap();
+    verbs.top_pods(&cx, &all, SortBy::Cpu).await.unwrap();
+    let logs = verbs.logs(&cx, &LogSource::Workload(web.clone()), &LogOptions::new().tail(1)).await.unwrap();
+    logs.try_collect::<Vec<LogLine>>().await.unwrap();
+    assert_eq!(verbs.exec_in(&cx, &web, &ExecRequest::new(["true"])).await.unwrap().code, 0);
+    verbs.set_image(&cx, &web, &[("web", "registry.test/web:v2")]).await.unwrap();
+    settled().await;
+    verbs.rollout_undo(&cx, &web, None).await.unwrap();
+    settled().await;
+    assert_eq!(verbs.rollout_history(&cx, &web).await.unwrap().len(), 2);
+    verbs.rollout_restart(&cx, &web).await.unwrap();
+    settled().await;
+    verbs.patch_selector(&cx, "web", &[("app", "web"), ("version", "v1")]).await.unwrap();
+    let counts = verbs.remember(&cx, &[moodify_k8s::verbs::WorkloadKind::Deployment], &all).await.unwrap();
+    verbs.scale_to_zero(&cx, &counts).await.unwrap();
+    verbs.bring_back(&cx, &counts).await.unwrap();
+    settled().await;
+    let pod = verbs.pods(&cx, &all.clone().labels("app=web")).await.unwrap().remove(0).name;
+    verbs.delete_pod(&cx, &pod).await.unwrap();
+    let run = RunRequest::new("debug", "registry.test/debug:v1").args(["echo", "here"]);
+    assert_eq!(verbs.run(&cx, &run).await.unwrap().log, "here\n");
+    let set = ApplyOptions::new().prune("set");
+    for name in ["a", "b"] {
+        let text = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\n");
+        let applied = verbs.apply(&cx, &Manifests::read(&text, "x").unwrap(), &set).await.unwrap();
+        assert_eq!(applied.len(), if name == "a" { 1 } else { 2 }, "{applied:?}");
+    }
 }

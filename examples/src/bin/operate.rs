@@ -1,5 +1,5 @@
-//! A small tool that operates a cluster with the verbs of `moodify-k8s`: it shows how a workload is, restarts it, or takes
-//! it back to an earlier revision, and waits until its pods are as they are to be.
+//! A small tool that operates a cluster with the verbs of `moodify-k8s`: it shows how a workload is, restarts it, or
+//! takes it back to an earlier revision, and waits until its pods are as they are to be.
 //!
 //! ```text
 //! operate --namespace shop status deployment/backend

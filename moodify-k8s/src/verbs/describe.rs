@@ -139,7 +139,8 @@ impl Verbs {
         })
     }
 
-    /// A workload with its conditions, its pods and their events: `kubectl describe deployment`, and what one looks up next.
+    /// A workload with its conditions, its pods and their events: `kubectl describe deployment`, and what one looks up
+    /// next.
     ///
     /// # Errors
     /// [`NotFound`](moodify_core::ErrorKind::NotFound), and when the server cannot be asked.

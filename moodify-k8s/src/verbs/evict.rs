@@ -12,8 +12,8 @@ use crate::client::{Object, POD};
 use crate::error::{Access, BACKEND};
 
 impl Verbs {
-    /// Asks for a pod to go, as a drain does, and returns its uid: it has its grace period to finish. A disruption budget
-    /// may say no.
+    /// Asks for a pod to go, as a drain does, and returns its uid: it has its grace period to finish. A disruption
+    /// budget may say no.
     ///
     /// # Errors
     /// [`Refused`](ErrorKind::Refused), naming the `PodDisruptionBudget`; [`NotFound`](ErrorKind::NotFound);
@@ -38,8 +38,9 @@ impl Verbs {
         Ok(uid)
     }
 
-    /// Deletes a pod and waits until it is gone: `kubectl delete pod`, but through the eviction API, so that no disruption
-    /// budget is broken. What owns the pod makes another one. Fine if it is gone already while we wait, not before.
+    /// Deletes a pod and waits until it is gone: `kubectl delete pod`, but through the eviction API, so that no
+    /// disruption budget is broken. What owns the pod makes another one. Fine if it is gone already while we wait, not
+    /// before.
     ///
     /// # Errors
     /// As [`evict`](Self::evict); [`Timeout`](ErrorKind::Timeout) if it has not gone by then.

@@ -110,14 +110,14 @@ impl ExecOutput {
 }
 
 impl Verbs {
-    /// Runs a command in a container of a pod, and waits for its end: `kubectl exec POD -- COMMAND`. A command that fails is
-    /// no error: see [`ExecOutput::code`].
+    /// Runs a command in a container of a pod, and waits for its end: `kubectl exec POD -- COMMAND`. A command that
+    /// fails is no error: see [`ExecOutput::code`].
     ///
     /// Whoever stops waiting does not stop the command: Kubernetes only closes its input and outputs.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) and [`Invalid`](ErrorKind::Invalid) when there is no such pod, container or program;
-    /// [`Timeout`](ErrorKind::Timeout) and [`Unavailable`](ErrorKind::Unavailable), whose effect is unknown.
+    /// [`NotFound`](ErrorKind::NotFound) and [`Invalid`](ErrorKind::Invalid) when there is no such pod, container or
+    /// program; [`Timeout`](ErrorKind::Timeout) and [`Unavailable`](ErrorKind::Unavailable), whose effect is unknown.
     pub async fn exec(&self, cx: &CallContext, pod: &str, request: &ExecRequest) -> Result<ExecOutput> {
         let object = Object::new(POD, &self.namespace, pod);
         let ask = object.ask(Access::Write, "execute a command in");

@@ -145,12 +145,12 @@ const HOLD: Duration = Duration::from_millis(500);
 const MOST: usize = 200;
 
 impl Verbs {
-    /// The lines of logs as they are read, those of many containers in the order of their times. While they are followed,
-    /// a line that comes from its node more than half a second late is out of that order.
+    /// The lines of logs as they are read, those of many containers in the order of their times. While they are
+    /// followed, a line that comes from its node more than half a second late is out of that order.
     ///
-    /// The stream ends when all logs are read or, if they are followed, when all containers or the context have ended; or
-    /// with the first error. A container that has not started has no lines, unless it is the only one that was asked for.
-    /// Only pods that are there at the beginning are read. Dropping the stream ends all.
+    /// The stream ends when all logs are read or, if they are followed, when all containers or the context have ended;
+    /// or with the first error. A container that has not started has no lines, unless it is the only one that was asked
+    /// for. Only pods that are there at the beginning are read. Dropping the stream ends all.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) if there is no such pod or workload, [`Invalid`](ErrorKind::Invalid) for a

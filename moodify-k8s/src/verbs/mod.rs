@@ -1,8 +1,8 @@
 //! kubectl's verbs, typed: what a person does with a cluster at night, as calls.
 //!
 //! [`Kube::verbs`](crate::Kube::verbs) gives the verbs of one namespace. A verb that has the name of one of kubectl's
-//! means the same: what it writes is what kubectl would have written, but for the field manager; what it refuses kubectl
-//! refuses; and [`table`] shows rows as `kubectl get` does. What differs is said at the method.
+//! means the same: what it writes is what kubectl would have written, but for the field manager; what it refuses
+//! kubectl refuses; and [`table`] shows rows as `kubectl get` does. What differs is said at the method.
 //!
 //! | kubectl | here |
 //! |---|---|
@@ -22,6 +22,22 @@
 //! | `delete pod` | [`delete_pod`](Verbs::delete_pod), through the eviction API |
 //! | `events`, `--watch` | [`events`](Verbs::events), [`watch_events`](Verbs::watch_events) |
 //!
+//! # What they need
+//! The least that a Role has to allow:
+//!
+//! | | resources | verbs |
+//! |---|---|---|
+//! | to look | `deployments`, `statefulsets`, `daemonsets`, `replicasets`, `controllerrevisions`, `pods`, `services`, `events` | get, list, watch |
+//! | logs | `pods/log` | get |
+//! | top | `pods.metrics.k8s.io`, and for nodes with a `ClusterRole` `nodes.metrics.k8s.io` and `nodes` | list |
+//! | rollout, set, scale | the workload; for a selector `services` | patch |
+//! | scale all, remember, bring back | `horizontalpodautoscalers.autoscaling` | list |
+//! | delete pod | `pods/eviction` | create |
+//! | exec | `pods/exec` | get, create |
+//! | run | `pods` | create, delete |
+//! | apply | whatever is applied: get, create, patch; to prune list, delete | |
+//!
+//! # What holds
 //! Every call has the deadline of its context; nothing is repeated in here. A write compares: it holds for the spec
 //! that was read, or fails as [`Conflict`](moodify_core::ErrorKind::Conflict), and then it is for the caller to look
 //! again. A write whose answer was lost says that its effect is unknown.

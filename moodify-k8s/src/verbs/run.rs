@@ -22,7 +22,8 @@ const SLACK: u64 = 60;
 ///
 /// ```
 /// use moodify_k8s::verbs::RunRequest;
-/// let ask = RunRequest::new("debug", "postgres:15").args(["psql", "-h", "db", "-c", "SELECT 1;"]).env("PGUSER", "app");
+/// let ask = RunRequest::new("debug", "postgres:15").args(["psql", "-h", "db", "-c", "SELECT 1;"]).env("PGUSER",
+/// "app");
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -154,9 +155,9 @@ async fn remove(verbs: &Verbs, cx: &CallContext, object: &Object, uid: String) -
 }
 
 impl Verbs {
-    /// Runs a pod to its end, and returns its log: `kubectl run --rm --restart=Never`. The pod is removed whatever happens,
-    /// also when this call is dropped, cancelled or out of time (then by a task of the runtime, which must live on for it);
-    /// if the whole process dies, Kubernetes ends the pod a
+    /// Runs a pod to its end, and returns its log: `kubectl run --rm --restart=Never`. The pod is removed whatever
+    /// happens, also when this call is dropped, cancelled or out of time (then by a task of the runtime, which must
+    /// live on for it); if the whole process dies, Kubernetes ends the pod a
     /// minute after the deadline. Its name has a part that makes it the only one. A program that fails is no error: see
     /// [`RunOutput::code`].
     ///

@@ -21,8 +21,8 @@ pub struct Scaled {
     pub to: u32,
 }
 
-/// How many pods the workloads of a namespace had: what [`Verbs::bring_back`] brings back. It can be written down, so that
-/// another process can do it.
+/// How many pods the workloads of a namespace had: what [`Verbs::bring_back`] brings back. It can be written down, so
+/// that another process can do it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Remembered {
@@ -106,8 +106,8 @@ impl Verbs {
         self.write_scale(cx, &object, &read, to).await
     }
 
-    /// Sets the number of pods of all chosen workloads: `kubectl scale deployment --all --replicas`. Where an autoscaler
-    /// decides, its nearest number is set. All are tried, whatever becomes of one.
+    /// Sets the number of pods of all chosen workloads: `kubectl scale deployment --all --replicas`. Where an
+    /// autoscaler decides, its nearest number is set. All are tried, whatever becomes of one.
     ///
     /// # Errors
     /// The first one, with which were scaled and which were not.
@@ -157,12 +157,12 @@ impl Verbs {
         Ok(Remembered { namespace: self.namespace.to_string(), workloads })
     }
 
-    /// Takes all remembered workloads down to no pod. Those that have none stay as they are, so it can be repeated. All are
-    /// tried, whatever becomes of one.
+    /// Takes all remembered workloads down to no pod. Those that have none stay as they are, so it can be repeated. All
+    /// are tried, whatever becomes of one.
     ///
     /// # Errors
-    /// [`Drift`](ErrorKind::Drift) for one that somebody scaled since (autoscalers may), or made anew. The first error is
-    /// returned, with which were scaled and which were not.
+    /// [`Drift`](ErrorKind::Drift) for one that somebody scaled since (autoscalers may), or made anew. The first error
+    /// is returned, with which were scaled and which were not.
     pub async fn scale_to_zero(&self, cx: &CallContext, counts: &Remembered) -> Result<Vec<(Workload, Scaled)>> {
         let step = |of: &RememberedScale, now: u32| match now {
             0 => Some(0),

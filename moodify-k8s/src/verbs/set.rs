@@ -167,8 +167,8 @@ impl Verbs {
     /// kubectl, which sets those that it finds, it changes nothing if one of the containers does not exist.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) for a container that does not exist, [`Conflict`](ErrorKind::Conflict) if somebody
-    /// changed the spec in between.
+    /// [`Invalid`](ErrorKind::Invalid) for a container that does not exist, [`Conflict`](ErrorKind::Conflict) if
+    /// somebody changed the spec in between.
     pub async fn set_image(&self, cx: &CallContext, workload: &Workload, images: &[(&str, &str)]) -> Result<Change> {
         let object = workload.object(&self.namespace);
         let ask = object.ask(Access::Compare, "set the image of");
@@ -235,8 +235,8 @@ impl Verbs {
     }
 
     /// Adds labels to the selector of a Service, and so decides which pods get its traffic, all of it and at once:
-    /// `kubectl patch service NAME -p '{"spec":{"selector":{...}}}'`. Other labels of the selector stay. Returns whether
-    /// anything was written.
+    /// `kubectl patch service NAME -p '{"spec":{"selector":{...}}}'`. Other labels of the selector stay. Returns
+    /// whether anything was written.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound); [`Invalid`](ErrorKind::Invalid) for a Service without a selector;

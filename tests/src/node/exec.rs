@@ -1,5 +1,5 @@
-//! Commands in the name of a container: processes of this machine, over the WebSocket protocol `v5.channel.k8s.io` that the
-//! API server passes through (the node declares `ExtendWebSocketsToKubelet`).
+//! Commands in the name of a container: processes of this machine, over the WebSocket protocol `v5.channel.k8s.io` that
+//! the API server passes through (the node declares `ExtendWebSocketsToKubelet`).
 
 use std::process::Stdio;
 
@@ -110,7 +110,9 @@ async fn serve(socket: Socket, ask: Ask, pod: &str) {
         Err(error) => {
             let program = ask.argv.first().map_or("", String::as_str);
             let message = format!("error executing command in container: exec: {program:?}: {error}");
-            let status = json!({"metadata": {}, "status": "Failure", "reason": "InternalError", "message": message, "code": 500});
+            let reason = "InternalError";
+            let status =
+                json!({"metadata": {}, "status": "Failure", "reason": reason, "message": message, "code": 500});
             (status, tokio::spawn(heed(None, messages)))
         }
     };

@@ -1,6 +1,6 @@
 //! What the pods use, as the API `metrics.k8s.io` tells it: what a metrics server is for. A pod's annotation
-//! [`USAGE`] says what it uses, as `250m,64Mi`; without it, a pod has its part of what this process uses, since its server
-//! is a part of it.
+//! [`USAGE`] says what it uses, as `250m,64Mi`; without it, a pod has its part of what this process uses, since its
+//! server is a part of it.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -110,7 +110,8 @@ pub(super) fn router(registry: Arc<Registry>) -> Router {
 }
 
 async fn resources() -> Json<Value> {
-    let resource = |name: &str, kind: &str, namespaced: bool| json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["get", "list"]});
+    let verbs = ["get", "list"];
+    let resource = |name: &str, kind: &str, namespaced: bool| json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": verbs});
     Json(json!({
         "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": VERSION,
         "resources": [resource("nodes", "NodeMetrics", false), resource("pods", "PodMetrics", true)],

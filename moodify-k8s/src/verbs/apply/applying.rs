@@ -39,8 +39,8 @@ impl ApplyOptions {
     ///
     /// The set is kept as kubectl keeps one, by an `ApplySet` parent: a `ConfigMap` of this name, and the label
     /// `applyset.kubernetes.io/part-of` on its objects. What has the label but was not applied by our field manager is
-    /// left alone (a copy has the labels of its original), and so are Namespaces, `CustomResourceDefinitions` and volumes,
-    /// which take with them what nobody named: they are only told.
+    /// left alone (a copy has the labels of its original), and so are Namespaces, `CustomResourceDefinitions` and
+    /// volumes, which take with them what nobody named: they are only told.
     #[must_use]
     pub fn prune(mut self, set: impl Into<String>) -> Self {
         self.set = Some(set.into());
@@ -131,9 +131,9 @@ impl Verbs {
     /// It ends with the first object that is refused. Repeating it is safe.
     ///
     /// # Errors
-    /// [`Drift`](ErrorKind::Drift) where another manager has a field that we would change (kubectl's client-side apply is
-    /// one), [`Invalid`](ErrorKind::Invalid) and others as the server refuses; with file, line and document of the object,
-    /// and how many were applied before it.
+    /// [`Drift`](ErrorKind::Drift) where another manager has a field that we would change (kubectl's client-side apply
+    /// is one), [`Invalid`](ErrorKind::Invalid) and others as the server refuses; with file, line and document of the
+    /// object, and how many were applied before it.
     pub async fn apply(&self, cx: &CallContext, manifests: &Manifests, options: &ApplyOptions) -> Result<Applied> {
         let mut discovery = Discovery::default();
         let (first, rest): (Vec<&Manifest>, Vec<&Manifest>) = manifests.objects().iter().partition(|m| goes_first(m));

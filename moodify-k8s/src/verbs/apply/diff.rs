@@ -26,7 +26,8 @@ pub struct Difference {
 
 impl Verbs {
     /// What [`apply`](Self::apply) would change, by a dry run on the server: `kubectl diff --server-side`. Objects that
-    /// would stay as they are are left out. A difference is told even where applying would conflict with another manager.
+    /// would stay as they are are left out. A difference is told even where applying would conflict with another
+    /// manager.
     ///
     /// An object in a namespace, or of a kind, that the same manifests make cannot be tried yet, and is refused.
     ///

@@ -103,8 +103,8 @@ impl Manifests {
         Err(Error::new(ErrorKind::Invalid, BACKEND, "read the manifest", problems.join("; ")).on(file).hint(hint))
     }
 
-    /// Reads a file, or all files of a directory that end in `.yaml`, `.yml` or `.json` in the order of their names, but
-    /// not the directories in it: `kubectl apply -f`. Reads files, so it blocks.
+    /// Reads a file, or all files of a directory that end in `.yaml`, `.yml` or `.json` in the order of their names,
+    /// but not the directories in it: `kubectl apply -f`. Reads files, so it blocks.
     ///
     /// # Errors
     /// As [`read`](Self::read); [`NotFound`](ErrorKind::NotFound) if there is nothing to read.

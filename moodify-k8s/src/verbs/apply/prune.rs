@@ -1,5 +1,5 @@
-//! Which objects belong together, kept as kubectl keeps an `ApplySet`: a parent object that names the kinds, and a label on
-//! the members.
+//! Which objects belong together, kept as kubectl keeps an `ApplySet`: a parent object that names the kinds, and a
+//! label on the members.
 
 use std::collections::BTreeSet;
 
@@ -108,9 +108,10 @@ impl Verbs {
         let others = joined(&mut namespaces.iter().filter(|n| **n != *self.namespace));
         let body = json!({
             "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {"name": set.parent.name, "namespace": set.parent.namespace, "labels": {ID: set.id}, "annotations": {
-                TOOLING: TOOL, KINDS: joined(&mut kinds.iter()), NAMESPACES: others,
-            }},
+            "metadata": {
+                "name": set.parent.name, "namespace": set.parent.namespace, "labels": {ID: set.id},
+                "annotations": {TOOLING: TOOL, KINDS: joined(&mut kinds.iter()), NAMESPACES: others},
+            },
         });
         let how = Apply { force: true, ..Apply::default() };
         self.kube.apply::<Value>(cx, &set.parent, &body, how).await.map(drop)

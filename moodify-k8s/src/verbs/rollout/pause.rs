@@ -44,8 +44,8 @@ impl Verbs {
     /// Holds the rollout of a Deployment where it is; changes of its template wait: `kubectl rollout pause`.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) if it is paused already, [`Conflict`](ErrorKind::Conflict) if somebody changed the
-    /// spec in between.
+    /// [`Invalid`](ErrorKind::Invalid) if it is paused already, [`Conflict`](ErrorKind::Conflict) if somebody changed
+    /// the spec in between.
     pub async fn rollout_pause(&self, cx: &CallContext, deployment: &str) -> Result<Change> {
         self.set_paused(cx, deployment, true).await
     }
@@ -53,8 +53,8 @@ impl Verbs {
     /// Lets the rollout of a paused Deployment go on: `kubectl rollout resume`.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) if it is not paused, [`Conflict`](ErrorKind::Conflict) if somebody changed the spec
-    /// in between.
+    /// [`Invalid`](ErrorKind::Invalid) if it is not paused, [`Conflict`](ErrorKind::Conflict) if somebody changed the
+    /// spec in between.
     pub async fn rollout_resume(&self, cx: &CallContext, deployment: &str) -> Result<Change> {
         self.set_paused(cx, deployment, false).await
     }

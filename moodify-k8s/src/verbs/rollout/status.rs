@@ -46,8 +46,8 @@ impl Verbs {
     /// # Errors
     /// [`Unhealthy`](ErrorKind::Unhealthy) when Kubernetes gave up waiting for progress,
     /// [`Unsupported`](ErrorKind::Unsupported) for an update strategy that nobody waits for (`OnDelete`),
-    /// [`NotFound`](ErrorKind::NotFound), also when it is deleted meanwhile, and [`Timeout`](ErrorKind::Timeout) with how
-    /// far it was.
+    /// [`NotFound`](ErrorKind::NotFound), also when it is deleted meanwhile, and [`Timeout`](ErrorKind::Timeout) with
+    /// how far it was.
     pub async fn rollout_status(
         &self,
         cx: &CallContext,

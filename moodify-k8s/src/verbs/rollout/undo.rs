@@ -29,10 +29,11 @@ const KEPT: [&str; 6] = [
 ];
 
 impl Verbs {
-    /// Rolls out again what ran before: `kubectl rollout undo`. To the revision before the present one, or to `revision`.
+    /// Rolls out again what ran before: `kubectl rollout undo`. To the revision before the present one, or to
+    /// `revision`.
     ///
-    /// The template is replaced as a whole, and with a Deployment its annotations become those of the revision. Replicas
-    /// stay. Follow it with [`rollout_status`](Self::rollout_status).
+    /// The template is replaced as a whole, and with a Deployment its annotations become those of the revision.
+    /// Replicas stay. Follow it with [`rollout_status`](Self::rollout_status).
     ///
     /// # Errors
     /// [`Invalid`](ErrorKind::Invalid) while the Deployment is paused, [`NotFound`](ErrorKind::NotFound) if there is no
