@@ -310,3 +310,18 @@ async fn faults_by_chance_end_well_by_replica_ratio() {
 async fn faults_by_chance_do_not_keep_a_bad_version() {
     by_chance("chance-3", ROUTER, "v2-crash3s", 3).await;
 }
+
+#[test]
+#[should_panic(expected = "was repeated without a look")]
+fn a_write_that_is_repeated_blindly_would_be_noticed() {
+    let lost = Passed {
+        verb: "DELETE".to_owned(),
+        path: "/apis/apps/v1/namespaces/a/deployments/backend-canary".to_owned(),
+        query: String::new(),
+        body: json!({"preconditions": {"uid": "u"}}),
+        at: tokio::time::Instant::now(),
+        fault: Some(Fault::LoseAnswer),
+        code: Some(200),
+    };
+    assert_no_write_is_repeated_blindly(&[lost.clone(), lost]);
+}
