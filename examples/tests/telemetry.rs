@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -10,8 +11,15 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, Uri};
 
+/// The program, which `cargo test` of the whole package builds; of this file alone it does not.
+fn program() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let found = this.ancestors().map(|dir| dir.join("examples/telemetry")).find(|path| path.is_file());
+    found.expect("it is built: cargo build -p moodify-examples --example telemetry")
+}
+
 fn telemetry(args: &[&str], endpoint: Option<&str>) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_telemetry"));
+    let mut command = Command::new(program());
     command.args(args).env_remove("RUST_LOG");
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OTEL_")) {
         command.env_remove(name);

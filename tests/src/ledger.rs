@@ -17,14 +17,24 @@ pub struct Way {
     pub title: &'static str,
     /// The router of its service.
     pub router: &'static str,
+    /// Whether two Deployments take turns, in place of a canary beside one.
+    pub turns: bool,
     /// The most writes.
     pub most_writes: usize,
 }
 
+const fn in_place(title: &'static str, router: &'static str) -> Way {
+    Way { title, router, turns: false, most_writes: 13 }
+}
+
 /// All ways.
-pub const WAYS: [Way; 2] = [
-    Way { title: "canary in place, `HTTPRoute`", router: "http-route", most_writes: 13 },
-    Way { title: "canary in place, replica ratio", router: "replica-ratio", most_writes: 13 },
+pub const WAYS: [Way; 6] = [
+    Way { title: "blue-green, `HTTPRoute`", router: "http-route", turns: true, most_writes: 10 },
+    in_place("canary in place, `HTTPRoute`", "http-route"),
+    in_place("canary in place, replica ratio", "replica-ratio"),
+    in_place("canary in place, ingress-nginx", "ingress-nginx"),
+    in_place("canary in place, Istio", "istio"),
+    in_place("canary in place, Traefik", "traefik"),
 ];
 
 /// What was measured of others with the same release, on the same API server with 10 replicas: tool and router, writes,
@@ -64,7 +74,10 @@ impl Ledger {
 /// When the release does not complete.
 pub async fn measure(rig: &'static Rig, way: Way) -> Option<Ledger> {
     let namespace = rig.namespace("ledger").await;
-    let scene = Scene::new(&namespace, &[("backend", "v2")], way.router).await?;
+    let mut scene = Scene::new(&namespace, &[("backend", "v2")], way.router).await?;
+    if way.turns {
+        scene.take_turns("1s").await;
+    }
     let begun = wall_clock();
     let finished = scene.release().await;
     finished.ended("completed");

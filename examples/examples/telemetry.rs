@@ -5,8 +5,8 @@
 //! The metrics it renders in Prometheus' format: at the end, or with `--listen` for whoever asks, until it is stopped.
 //!
 //! ```sh
-//! cargo run --bin telemetry -- errors-at-50
-//! OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 cargo run --bin telemetry -- --listen 127.0.0.1:9000
+//! cargo run --example telemetry -- errors-at-50
+//! OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 cargo run --example telemetry -- --listen 127.0.0.1:9000
 //! ```
 
 use std::collections::BTreeMap;
@@ -73,7 +73,7 @@ fn main() -> Anyhow<()> {
 
 /// The engine, as everywhere: it knows nothing of exporters.
 async fn release(scenario: &str) -> Anyhow<()> {
-    let text = include_str!("../../plans/minimal.yaml");
+    let text = include_str!("../plans/minimal.yaml");
     let plan = planfile::read(text, "minimal.yaml")?.0.expand();
     let world = Simulator::for_plan(&plan, Scenario::named(scenario)?);
     let engine = Engine::new(Arc::new(MemoryJournal::new()), world.backends_for(&plan)).with_clock(world.clock());
