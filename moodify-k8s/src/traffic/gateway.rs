@@ -90,6 +90,24 @@ impl Kind for Gateway {
     }
 }
 
+/// What a gateway has against the route as it is now. A release over it would wait in vain for its weights to be taken.
+pub(super) fn refusal(route: &Value) -> Option<String> {
+    let generation = route["metadata"]["generation"].as_i64().unwrap_or(0);
+    let now = |c: &&Value| c["observedGeneration"].as_i64().is_none_or(|observed| observed >= generation);
+    let parents = route["status"]["parents"].as_array().into_iter().flatten();
+    let conditions = parents.flat_map(|parent| parent["conditions"].as_array().into_iter().flatten()).filter(now);
+    let told = |c: &Value| c["message"].as_str().filter(|message| !message.is_empty()).map(|m| format!(": {m}"));
+    let mut refused = conditions
+        .filter(|c| {
+            ["Accepted", "ResolvedRefs", "Programmed"].iter().any(|kind| c["type"] == *kind) && c["status"] == "False"
+        })
+        .map(|c| {
+            let text = |key: &str| c[key].as_str().unwrap_or("?");
+            format!("{} is False ({}){}", text("type"), text("reason"), told(c).unwrap_or_default())
+        });
+    refused.next()
+}
+
 /// Whether a hundred times this would be too much.
 fn is_large(weight: Option<u64>) -> bool {
     weight.is_some_and(|weight| weight > LARGEST / 100)
@@ -190,5 +208,21 @@ mod tests {
             reported["conditions"].as_array_mut().unwrap().push(condition("Programmed", status, generation));
             assert_eq!(with(json!([reported])), wanted, "programmed: {status} of generation {generation}");
         }
+    }
+
+    #[test]
+    fn what_a_gateway_refuses_now_is_told_before_a_release() {
+        let with = |kind: &str, status: &str, generation: i64| {
+            let mut route = route(&json!([{"name": "web"}]));
+            let told = json!({"type": kind, "status": status, "reason": "BackendNotFound",
+                "message": "no Service admin", "observedGeneration": generation});
+            route["status"] = json!({"parents": [{"conditions": [told]}]});
+            refusal(&route)
+        };
+        let told = with("ResolvedRefs", "False", 3);
+        assert_eq!(told.as_deref(), Some("ResolvedRefs is False (BackendNotFound): no Service admin"));
+        assert_eq!(with("ResolvedRefs", "False", 2), None, "it may be mended by now");
+        assert_eq!(with("ResolvedRefs", "True", 3), None);
+        assert_eq!(with("PartiallyInvalid", "False", 3), None);
     }
 }

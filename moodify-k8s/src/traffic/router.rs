@@ -7,6 +7,7 @@ use moodify_core::model::{Target, Weight};
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
 use serde_json::Value;
 
+use super::gateway;
 use super::kind::{Router, drift, leads_nowhere, missing};
 use super::rule::{self, Kind, Rule, Services};
 use crate::client::{Kube, Object, typed, until_error};
@@ -101,7 +102,14 @@ impl RouteRouter {
     /// Whether the object is there and its traffic can be divided, without writing anything.
     pub(crate) async fn examine(&self, cx: &CallContext, target: &Target) -> Result<()> {
         let route = self.get(cx, target).await?;
-        self.patch(&route.object.ask(Access::Read, "check"), &route, Weight::FULL).map(drop)
+        let ask = route.object.ask(Access::Read, "check");
+        self.patch(&ask, &route, Weight::FULL)?;
+        match gateway::refusal(&route.value).filter(|_| self.router.verifies()) {
+            None => Ok(()),
+            Some(why) => Err(ask
+                .error(ErrorKind::Invalid, format!("its gateway does not take it as it is: {why}"))
+                .hint("mend the route first; what a gateway refuses it refuses with weights too")),
+        }
     }
 }
 
