@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -31,7 +33,7 @@ impl Canary {
 
     /// Until the new version carries all of the traffic.
     fn rise(&self, name: &str) -> Vec<Phase> {
-        let ready = Some(self.ready_deadline);
+        let (ready, moved) = (Some(self.ready_deadline), Some(moving(self.ready_deadline)));
         let first = self.weights.first().copied().unwrap_or_default();
         let mut phases = vec![Phase {
             name: format!("{name}: prepare"),
@@ -50,7 +52,7 @@ impl Canary {
                 name: format!("{name}: {weight}"),
                 parallel: false,
                 steps: vec![
-                    step(name, &format!("shift-{percent}"), kinds::SHIFT_TRAFFIC, &shift, ready),
+                    step(name, &format!("shift-{percent}"), kinds::SHIFT_TRAFFIC, &shift, moved),
                     step(name, &format!("bake-{percent}"), kinds::BAKE, &bake, None),
                 ],
             });
@@ -80,7 +82,7 @@ impl BlueGreen {
             name: format!("{name}: hand over"),
             parallel: false,
             steps: vec![
-                step(name, "hand-over", kinds::HAND_OVER, &Value::Null, ready),
+                step(name, "hand-over", kinds::HAND_OVER, &Value::Null, Some(moving(self.ready_deadline))),
                 step(name, "return-traffic", kinds::RETURN_TRAFFIC, &Value::Null, None),
             ],
         });
@@ -94,6 +96,13 @@ impl BlueGreen {
         });
         phases
     }
+}
+
+/// When a step must have ended that waits for instances and then moves traffic: the time for which it lets the data plane
+/// learn of them is not theirs.
+fn moving(ready: Period) -> Period {
+    const SETTLING: Duration = Duration::from_secs(10);
+    ready.get().saturating_add(SETTLING).into()
 }
 
 fn step(prefix: &str, name: &str, action: &str, with: &impl Serialize, deadline: Option<Period>) -> Step {

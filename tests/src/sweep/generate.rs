@@ -261,7 +261,9 @@ impl Generator {
             behaviour.from_weight = Weight::new(weight);
         }
         if self.chance(30) {
-            behaviour = behaviour.after(ms(self.rng.u64(..10_000)));
+            // Some go bad only when they are released already.
+            let longest = pick(&mut self.rng, &[10_000, 60_000]);
+            behaviour = behaviour.after(ms(self.rng.u64(..longest)));
         }
         if self.chance(30) {
             let after = behaviour.after.map_or(0, |after| after.get().as_millis());
