@@ -134,5 +134,3 @@ const STATEFUL_SET: Kind = Kind { group: "apps", version: "v1", kind: "StatefulS
 const DAEMON_SET: Kind = Kind { group: "apps", version: "v1", kind: "DaemonSet", plural: "daemonsets" };
 const CONTROLLER_REVISION: Kind =
     Kind { group: "apps", version: "v1", kind: "ControllerRevision", plural: "controllerrevisions" };
-const AUTOSCALER: Kind =
-    Kind { group: "autoscaling", version: "v2", kind: "HorizontalPodAutoscaler", plural: "horizontalpodautoscalers" };

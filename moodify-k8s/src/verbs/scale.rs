@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::rows::count;
 use super::write::{CHANGE_CAUSE, put};
-use super::{AUTOSCALER, Select, Verbs, Workload, WorkloadKind};
-use crate::client::Object;
+use super::{Select, Verbs, Workload, WorkloadKind};
+use crate::client::{AUTOSCALER, Object};
 use crate::error::{Access, BACKEND};
 
 /// A change of the number of pods.

@@ -231,7 +231,7 @@ impl Case {
                 let found = deployments.get_opt(name).await?;
                 Ok::<_, BoxError>(found.and_then(|d| Some((d.spec.as_ref()?.replicas?, image_of(&d)?))))
             };
-            let (stable, canary) = (replicas(name).await?, replicas(&format!("{name}-canary")).await?);
+            let (stable, canary) = (replicas(name).await?, replicas(&self.story.canary(name)).await?);
             if canary.is_some() && !allowed.deploy {
                 return Err(format!("{name}: there is a canary that the journal knows nothing of").into());
             }
@@ -239,6 +239,11 @@ impl Case {
             let old = Story::image(name, &format!("v{}", stage.serves()));
             if image != old && !allowed.promote {
                 return Err(format!("{name} runs {image} before the journal says that it is promoted").into());
+            }
+            let services = kube::Api::<k8s_openapi::api::core::v1::Service>::namespaced(client.clone(), namespace);
+            let selector = services.get(name).await?.spec.and_then(|spec| spec.selector).unwrap_or_default();
+            if selector.values().any(|value| value.ends_with("-green")) && !allowed.promote {
+                return Err(format!("the Service {name} leads to the new version before the journal says so").into());
             }
             let canaries = canary.map_or(0, |(count, _)| count);
             if count + canaries < i32::try_from(CAPACITY)? {
@@ -310,7 +315,9 @@ impl Allowed {
                         (allowed.deploy, allowed.ratio) = (true, weight);
                     }
                 }
-                Record::StepStarted { step, .. } if step.ends_with("-promote") || step.ends_with("-roll") => {
+                Record::StepStarted { step, .. }
+                    if ["-promote", "-roll", "-hand-over"].iter().any(|last| step.ends_with(last)) =>
+                {
                     allowed.promote = true;
                 }
                 _ => {}

@@ -130,6 +130,9 @@ impl Stage {
         if !self.story.weights.is_empty() {
             world = world.without_managed("HTTPRoute/", &["f:spec", "f:rules"]);
         }
+        if self.story.turns {
+            world = world.without_managed("Service/", &["f:spec", "f:selector"]);
+        }
         if self.story.router == "replica-ratio" {
             world = world.without_managed("Deployment/", &["f:spec", "f:replicas"]);
         }

@@ -24,6 +24,8 @@ pub struct Story {
     pub bake: &'static str,
     /// How long instances may take to become ready.
     pub ready: &'static str,
+    /// Whether two Deployments take turns, in place of a canary beside one.
+    pub turns: bool,
     /// Whether it is rolled out in one step, without a canary.
     pub rolls: bool,
     /// Whether the story is how the release is taken back after it completed.
@@ -50,6 +52,7 @@ pub fn stories() -> &'static [Story] {
             services: TWO,
             bake: "1s",
             ready: "60s",
+            turns: false,
             rolls: false,
             undo: false,
             errors: false,
@@ -64,6 +67,7 @@ pub fn stories() -> &'static [Story] {
             services: &[("backend", "")],
             bake: "1s",
             ready: "60s",
+            turns: false,
             rolls: false,
             undo: false,
             errors: false,
@@ -78,6 +82,7 @@ pub fn stories() -> &'static [Story] {
             services: &[("backend", ""), ("frontend", "-err100")],
             bake: "60s",
             ready: "60s",
+            turns: false,
             rolls: false,
             undo: false,
             errors: true,
@@ -92,6 +97,7 @@ pub fn stories() -> &'static [Story] {
             services: TWO,
             bake: "1s",
             ready: "60s",
+            turns: false,
             rolls: false,
             undo: false,
             errors: false,
@@ -106,6 +112,7 @@ pub fn stories() -> &'static [Story] {
             services: &[("backend", "")],
             bake: "1s",
             ready: "60s",
+            turns: false,
             rolls: false,
             undo: false,
             errors: false,
@@ -120,6 +127,7 @@ pub fn stories() -> &'static [Story] {
             services: &[("backend", "")],
             bake: "1s",
             ready: "60s",
+            turns: false,
             rolls: false,
             undo: false,
             errors: false,
@@ -134,6 +142,7 @@ pub fn stories() -> &'static [Story] {
             services: &[("backend", "")],
             bake: "1s",
             ready: "60s",
+            turns: false,
             rolls: false,
             undo: false,
             errors: false,
@@ -148,6 +157,7 @@ pub fn stories() -> &'static [Story] {
             services: &[("backend", ""), ("frontend", "-missing")],
             bake: "1s",
             ready: "4s",
+            turns: false,
             rolls: false,
             undo: false,
             errors: false,
@@ -157,11 +167,27 @@ pub fn stories() -> &'static [Story] {
             weights: &[],
         },
         Story {
+            name: "aborted in its turn",
+            router: "http-route",
+            services: TWO,
+            bake: "1s",
+            ready: "60s",
+            turns: true,
+            rolls: false,
+            undo: false,
+            errors: false,
+            abort: Some("step-started rollout-keep-old"),
+            outcome: Outcome::RolledBack,
+            from: "step-finished rollout-bake-100",
+            weights: &[10, 50, 100],
+        },
+        Story {
             name: "rolled",
             router: "http-route",
             services: TWO,
             bake: "1s",
             ready: "60s",
+            turns: false,
             rolls: true,
             undo: false,
             errors: false,
@@ -176,6 +202,7 @@ pub fn stories() -> &'static [Story] {
             services: TWO,
             bake: "1s",
             ready: "60s",
+            turns: false,
             rolls: true,
             undo: true,
             errors: false,
@@ -207,9 +234,14 @@ impl Story {
     /// How long the weight stands at which it is aborted: until it is.
     fn bakes(&self) -> Value {
         match self.abort {
-            Some(_) => json!([self.bake, "60s", self.bake]),
-            None => json!(self.bake),
+            Some(_) if !self.turns => json!([self.bake, "60s", self.bake]),
+            _ => json!(self.bake),
         }
+    }
+
+    /// What stands beside the Deployment of a service.
+    pub(super) fn canary(&self, name: &str) -> String {
+        format!("{name}-{}", if self.turns { "green" } else { "canary" })
     }
 
     /// The plan that releases `version`.
@@ -232,12 +264,17 @@ impl Story {
         }
         // No bake holds for want of data: that would be records at times of their own.
         let analysis = json!({"interval": "1s", "no-data": {"after": 40, "hold": "60s"}, "metrics": metrics});
-        let canary = json!({
+        let mut canary = json!({
             "weights": [10, 50, 100], "bake": self.bakes(), "ready-deadline": self.ready, "analysis": analysis,
         });
-        let rollout = match self.rolls {
-            false => json!({"name": "rollout", "strategy": {"canary": canary}}),
-            true => json!({"name": "rollout", "steps": [
+        let rollout = match (self.rolls, self.turns) {
+            (false, false) => json!({"name": "rollout", "strategy": {"canary": canary}}),
+            (false, true) => {
+                // It is aborted by then.
+                canary["keep"] = "60s".into();
+                json!({"name": "rollout", "strategy": {"blue-green": canary}})
+            }
+            (true, _) => json!({"name": "rollout", "steps": [
                 {"name": "rollout-baseline", "action": "baseline"}, {"name": "rollout-roll", "action": "roll"},
             ]}),
         };

@@ -111,7 +111,7 @@ impl World {
         value.as_object_mut().ok_or("an object")?.remove("status");
         // The label by which the rig's own settings go is not ours.
         let text = value.to_string().replace(LOAD, "");
-        if text.contains("moodify") || text.contains("-canary") {
+        if ["moodify", "-canary", "-green"].iter().any(|mark| text.contains(mark)) {
             self.ours.insert(name.clone());
         }
         if kept {
@@ -294,6 +294,7 @@ pub(super) fn canary_weight(object: &DynamicObject) -> u64 {
     }
     let rules = object.data["spec"]["rules"].as_array().into_iter().flatten();
     let refs = rules.flat_map(|rule| rule["backendRefs"].as_array().into_iter().flatten());
-    let ours = refs.filter(|r| r["name"].as_str().is_some_and(|name| name.ends_with("-canary")));
+    let ours =
+        refs.filter(|r| r["name"].as_str().is_some_and(|name| name.ends_with("-canary") || name.ends_with("-green")));
     ours.map(|r| r["weight"].as_u64().unwrap_or(1)).max().unwrap_or(0)
 }
