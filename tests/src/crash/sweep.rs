@@ -18,7 +18,7 @@ use crate::BoxError;
 use crate::rig::{AuditEntry, Rig};
 
 /// Cases at once. Most of their time they wait for instances to come up and for canaries to drain.
-const WORKERS: usize = 16;
+const WORKERS: usize = 24;
 
 /// Of so many cases, one in which the successor is killed as well.
 const SECOND_KILL: usize = 4;
