@@ -326,7 +326,43 @@ impl Kube {
         self.json(cx, &ask, request).await
     }
 
-    /// The same, for what there is to know about the object afterwards, without what is in it.
+    /// Asks the server, which knows the present, whether `test` operations hold now, and for the object as it is; a
+    /// conflict if not. A read may come from the past. Writes nothing.
+    pub(crate) async fn compare<T: DeserializeOwned>(
+        &self,
+        cx: &CallContext,
+        object: &Object,
+        tests: Vec<Value>,
+    ) -> Result<T> {
+        let ask = object.ask(Access::Compare, "compare");
+        let (params, patch) = self.comparing(&ask, tests)?;
+        let params = PatchParams { dry_run: true, ..params };
+        let request = object.request(&ask)?.patch(&object.name, &params, &patch);
+        self.json(cx, &ask, request).await
+    }
+
+    /// Asks the server, which knows the present, whether there is no such object; a conflict if there is one. Changes
+    /// nothing.
+    pub(crate) async fn is_absent(&self, cx: &CallContext, object: &Object) -> Result<()> {
+        /// The uid of no object.
+        const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
+        let ask = object.ask(Access::Read, "look for");
+        let nobody = Preconditions { uid: Some(NOBODY.to_owned()), ..Preconditions::default() };
+        let dry = DeleteParams { dry_run: true, ..DeleteParams::background() };
+        let request = object.request(&ask)?.delete(&object.name, &dry.preconditions(nobody));
+        // It stands in the body, where no audit log shows it.
+        let request = request.map(|mut request| {
+            let told = format!("{}dryRun=All", request.uri()).parse();
+            *request.uri_mut() = told.unwrap_or_else(|_| request.uri().clone());
+            request
+        });
+        match self.send(cx, &ask, request).await {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same as [`patch`](Self::patch), for what there is to know about the object afterwards, without what is in it.
     pub(crate) async fn patch_metadata<T: DeserializeOwned>(
         &self,
         cx: &CallContext,

@@ -16,9 +16,6 @@ use crate::ownership::{self, Owner, last_foreign};
 use crate::traffic;
 use crate::workload::{container, desired, image, workload};
 
-/// The uid of no object.
-const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
-
 /// Runs Deployments: the stable one is the user's and only ever patched; the canary beside it is ours.
 ///
 /// Every method is safe to cancel: what was sent before may have taken effect, as after a timeout.
@@ -345,8 +342,8 @@ impl Deployer for DeploymentDeployer {
         let object = deployment_of(target, Track::Canary);
         // Not by `find`: an edited canary is removed too.
         let Some(found) = self.kube.find::<Deployment>(cx, &object).await? else {
-            // What was read may be past. No object has this uid, so nothing goes; one that is there is a conflict.
-            return self.kube.delete(cx, &object, NOBODY.to_owned()).await;
+            // What was read may be past.
+            return self.kube.is_absent(cx, &object).await;
         };
         if ownership::owner(&found.metadata, cx.run_id()) != Owner::Us {
             tracing::warn!(%object, run = %cx.run_id(), "not removed: it belongs to somebody else");
@@ -598,7 +595,7 @@ mod tests {
         });
         let error = DeploymentDeployer::new(kube).remove(&cx(), &target()).await.unwrap_err();
         assert!(error.kind() == ErrorKind::Conflict && error.is_transient(), "{error}");
-        assert!(writes(&asked)[0].contains(NOBODY), "{asked:?}");
+        assert!(writes(&asked)[0].contains("dryRun=All"), "{asked:?}");
     }
 
     #[tokio::test]

@@ -141,8 +141,10 @@ impl DeploymentDeployer {
         if is_of(&existing.metadata, cx.run_id()) && is_as_specified(&ask, &existing, target, spec)? {
             return Ok(existing);
         }
-        let mut patch = vec![json!({"op": "test", "path": "/metadata/resourceVersion",
-            "value": other["metadata"]["resourceVersion"]})];
+        // Its status may change as it likes.
+        let same =
+            |key: &str| json!({"op": "test", "path": format!("/metadata/{key}"), "value": other["metadata"][key]});
+        let mut patch = vec![same("uid"), same("generation")];
         let (_, runs) = container(&ask, &existing, target.service.container())?;
         if !spec.restore || image(&ask, runs)? != spec.image {
             patch.push(json!({"op": "replace", "path": "/spec/template", "value": turn.body["spec"]["template"]}));

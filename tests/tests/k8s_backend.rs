@@ -74,14 +74,16 @@ async fn rules(namespace: &Namespace) -> Value {
 /// The addresses of the pods that are ready behind a Service, when they are so many: endpoints follow pods a bit later.
 async fn endpoints(namespace: &Namespace, service: &str, count: usize) {
     let label = format!("kubernetes.io/service-name={service}");
-    let ready = "jsonpath={range .items[*].endpoints[?(@.conditions.ready==true)]}{.addresses[0]} {end}";
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        let addresses = namespace.kubectl(&["get", "endpointslices", "-l", &label, "-o", ready]).await;
-        if addresses.split_whitespace().count() == count {
+        let slices = namespace.kubectl(&["get", "endpointslices", "-l", &label, "-o", "json"]).await;
+        let slices: Value = serde_json::from_str(&slices).unwrap();
+        let items = slices["items"].as_array().unwrap().iter();
+        let endpoints = items.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
+        if endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true).count() == count {
             return;
         }
-        assert!(Instant::now() < deadline, "{count} endpoints of {service}: {addresses}");
+        assert!(Instant::now() < deadline, "{count} endpoints of {service}: {slices:#}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -156,8 +158,7 @@ async fn a_release_by_weights_takes_ten_writes_and_leaves_nothing_behind() {
     let ours = ledger.into_iter().filter(|entry| entry.user_agent.starts_with("moodify/"));
     let writes: Vec<String> =
         ours.filter(|e| e.is_write()).map(|e| format!("{} {} {}", e.verb, e.resource, e.code)).collect();
-    // Of those that find nothing to do, the way back and the removal let the server compare.
-    assert_eq!(writes.len(), 12, "{writes:#?}");
+    assert_eq!(writes.len(), 10, "{writes:#?}");
 }
 
 #[tokio::test]

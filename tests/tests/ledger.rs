@@ -30,9 +30,9 @@ async fn a_canary_in_place_by_a_route_takes_ten_writes() {
 }
 
 #[tokio::test]
-async fn a_canary_in_place_by_ratio_takes_eight_writes() {
+async fn a_canary_in_place_by_ratio_takes_seven_writes() {
     let Some(ledger) = ledger("replica-ratio", false).await else { return };
-    assert_eq!(ledger.writes.len(), 8, "{ledger:#?}");
+    assert_eq!(ledger.writes.len(), 7, "{ledger:#?}");
 }
 
 #[tokio::test]

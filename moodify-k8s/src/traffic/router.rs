@@ -167,12 +167,13 @@ impl TrafficRouter for RouteRouter {
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => return Ok(none),
             other => other?,
         };
-        let mut patch = rule::reset(self.kind, &route.value, &route.rules, &route.services);
-        if patch.is_empty() {
+        let patch = rule::reset(self.kind, &route.value, &route.rules, &route.services);
+        let patched = match patch.is_empty() {
             // What was read may be past, and a way back must not end on that: let the server compare.
-            patch = rule::unchanged(&route.rules);
-        }
-        let patched = self.route(target, self.kube.patch(cx, &route.object, patch).await?)?;
+            true => self.kube.compare(cx, &route.object, rule::unchanged(&route.rules)).await?,
+            false => self.kube.patch(cx, &route.object, patch).await?,
+        };
+        let patched = self.route(target, patched)?;
         let left = rule::weights(&patched.rules).into_iter().find(|w| *w != Weight::ZERO);
         if let Some(weight) = left {
             let ask = route.object.ask(Access::Compare, "take the canary out of");
