@@ -178,7 +178,7 @@ pub fn stories() -> &'static [Story] {
             errors: false,
             abort: Some("step-started rollout-keep-old"),
             outcome: Outcome::RolledBack,
-            from: "step-finished rollout-bake-100",
+            from: "commanded",
             weights: &[10, 50, 100],
         },
         Story {
