@@ -8,7 +8,9 @@ use moodify_core::{Error, ErrorKind, RunId};
 use serde_json::{Map, Value, json};
 
 use crate::error::Ask;
-use crate::names::{self, MANAGED_BY, RUN, SERVICE, TRACK, VERSION, canary_service, label_value, mark, with_suffix};
+use crate::names::{
+    self, MANAGED_BY, RUN, SERVICE, TRACK, VERSION, canary_service, label_value, mark, mark_of, with_suffix,
+};
 use crate::traffic::Router;
 use crate::workload::container;
 
@@ -20,16 +22,21 @@ const VERSION_KEYS: [&str; 3] = ["version", "track", TRACK];
 
 /// The labels that choose the canary's pods, and nothing else in the namespace. A workload that takes turns with another
 /// one outlives the run.
-pub(crate) fn identity(target: &Target, run: &RunId) -> Map<String, Value> {
+fn identity(target: &Target, run: &RunId) -> Map<String, Value> {
+    identity_of(target, Track::Canary, run)
+}
+
+/// The same of the workload that has this part in a release.
+fn identity_of(target: &Target, track: Track, run: &RunId) -> Map<String, Value> {
     let run = (target.layout == Layout::InPlace).then(|| (RUN, run.to_string()));
-    let labels = [(TRACK, mark(target)), (SERVICE, label_value(&target.service.name))];
+    let labels = [(TRACK, mark_of(target, track)), (SERVICE, label_value(&target.service.name))];
     run.into_iter().chain(labels).map(|(key, value)| (key.to_owned(), value.into())).collect()
 }
 
 /// The same as a label selector.
-pub(crate) fn selector(target: &Target, run: &RunId) -> String {
+pub(crate) fn selector(target: &Target, track: Track, run: &RunId) -> String {
     let text = |(key, value): (&String, &Value)| format!("{key}={}", value.as_str().unwrap_or_default());
-    identity(target, run).iter().map(text).collect::<Vec<_>>().join(",")
+    identity_of(target, track, run).iter().map(text).collect::<Vec<_>>().join(",")
 }
 
 pub(crate) fn object_labels(target: &Target, run: &RunId) -> Map<String, Value> {
@@ -286,7 +293,7 @@ mod tests {
 
     #[test]
     fn the_selector_is_text_for_lists_too() {
-        let text = selector(&target(), &RunId::new("r1").unwrap());
+        let text = selector(&target(), Track::Canary, &RunId::new("r1").unwrap());
         assert_eq!(text, "moodify.dev/run=r1,moodify.dev/service=web,moodify.dev/track=canary");
     }
 }

@@ -221,6 +221,14 @@ impl Object {
         Ask::new(access, format!("{verb} {}", self.kind.kind), format!("{}/{}", self.namespace, self.name))
     }
 
+    /// There is no such object, which a plan names.
+    pub(crate) fn missing(&self) -> Error {
+        let message = format!("there is no {} {} in the namespace {}", self.kind.kind, self.name, self.namespace);
+        self.ask(Access::Read, "get")
+            .error(ErrorKind::NotFound, message)
+            .hint("check its name and the namespace in the plan")
+    }
+
     /// A request builder; the names come from a plan and must not become path segments of their own.
     pub(crate) fn request(&self, ask: &Ask) -> Result<Request> {
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';

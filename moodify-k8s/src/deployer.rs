@@ -13,6 +13,7 @@ use crate::client::{Apply, DEPLOYMENT, Kube, Object, SERVICE, typed, until_error
 use crate::error::{Access, Ask};
 use crate::names::{self, RUN, VERSION};
 use crate::ownership::{self, Owner, last_foreign};
+use crate::patch;
 use crate::traffic;
 use crate::workload::{container, desired, image, workload};
 
@@ -80,16 +81,14 @@ impl DeploymentDeployer {
     }
 
     async fn get(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Deployment> {
-        self.find(cx, target, track).await?.ok_or_else(|| missing(&deployment_of(target, track)))
+        self.find(cx, target, track).await?.ok_or_else(|| deployment_of(target, track).missing())
     }
 
     /// Somebody changed the spec so that it is neither as before nor as wanted.
     fn drift(&self, ask: &Ask, deployment: &Deployment, path: &[&str], message: &str) -> Error {
         let editor = last_foreign(&deployment.metadata, self.kube.manager(), path)
             .or_else(|| last_foreign(&deployment.metadata, self.kube.manager(), &["f:spec"]));
-        let by = editor.map_or_else(|| "nobody who left a name".to_owned(), |e| e.to_string());
-        ask.error(ErrorKind::Drift, format!("{message}; last edited by {by}"))
-            .hint("find out what they want; it is not overwritten")
+        ownership::drift(ask, message, editor)
     }
 
     /// Reads what a canary is made of and checks that it can be made.
@@ -104,18 +103,15 @@ impl DeploymentDeployer {
             self.kube.find::<Value>(cx, &shared),
             find_own,
         )?;
-        let stable = stable.ok_or_else(|| missing(&stable_object))?;
-        let stable_service = stable_service.ok_or_else(|| missing(&shared))?;
+        let stable = stable.ok_or_else(|| stable_object.missing())?;
+        let stable_service = stable_service.ok_or_else(|| shared.missing())?;
         let ask = canary_object.ask(Access::Read, "plan");
         if existing.as_ref().is_some_and(|d| d.metadata.deletion_timestamp.is_some()) {
             return Err(ask.error(ErrorKind::Conflict, "the canary is being deleted; it must be gone first"));
         }
         // Another run's Service is a leftover: its Deployment is gone, or we would have found it.
         if existing_service.as_ref().is_some_and(|s| ownership::owner(&s.metadata, cx.run_id()) == Owner::Stranger) {
-            let ask = own.ask(Access::Read, "plan");
-            return Err(ask
-                .error(ErrorKind::AlreadyExists, "it exists and was not made by moodify")
-                .hint("the name is needed for the canary; rename or remove this Service"));
+            return Err(is_taken(&own));
         }
         let selects: Service = typed(&ask, stable_service.clone())?;
         let body = canary::deployment(&ask, &stable, &selects, target, cx.run_id(), spec)?;
@@ -130,19 +126,9 @@ impl DeploymentDeployer {
             let target = target.clone().with_layout(Layout::Colors(self.who_serves(cx, target).await?));
             return self.examine_turn(cx, &target, &spec).await;
         }
-        let plan = self.plan(cx, target, &spec).await?;
-        let object = deployment_of(target, Track::Stable);
-        let ask = object.ask(Access::Read, "check");
-        if plan.stable.spec.as_ref().is_some_and(|s| s.paused == Some(true)) {
-            return Err(ask
-                .error(ErrorKind::Invalid, "it is paused, so that a new image would not be rolled out")
-                .hint("kubectl rollout resume"));
-        }
-        if desired(&plan.stable) == 0 {
-            let message = "it has 0 replicas: there is no capacity from which to shift traffic";
-            return Err(ask.error(ErrorKind::Invalid, message));
-        }
-        Ok(())
+        let stable = self.plan(cx, target, &spec).await?.stable;
+        rolls(target, Track::Stable, &stable)?;
+        has_capacity(target, &stable)
     }
 
     async fn apply_deployment(
@@ -196,12 +182,31 @@ pub(crate) fn canary_service(target: &Target) -> Object {
     Object::new(SERVICE, &target.namespace, &names::canary_service(target))
 }
 
-pub(crate) fn missing(object: &Object) -> Error {
-    let message = format!("there is no {} {} in the namespace {}", object.kind.kind, object.name, object.namespace);
-    object
-        .ask(Access::Read, "get")
-        .error(ErrorKind::NotFound, message)
-        .hint("check its name and the namespace in the plan")
+/// Refuses a Deployment that would not roll out what it is asked to.
+pub(crate) fn rolls(target: &Target, track: Track, deployment: &Deployment) -> Result<()> {
+    if deployment.spec.as_ref().is_none_or(|spec| spec.paused != Some(true)) {
+        return Ok(());
+    }
+    let ask = deployment_of(target, track).ask(Access::Read, "check");
+    Err(ask
+        .error(ErrorKind::Invalid, "it is paused, so that a new image would not be rolled out")
+        .hint("kubectl rollout resume"))
+}
+
+/// Refuses a stable Deployment that serves nothing.
+pub(crate) fn has_capacity(target: &Target, stable: &Deployment) -> Result<()> {
+    if desired(stable) > 0 {
+        return Ok(());
+    }
+    let message = "it has 0 replicas: there is no capacity from which to shift traffic";
+    Err(deployment_of(target, Track::Stable).ask(Access::Read, "check").error(ErrorKind::Invalid, message))
+}
+
+/// The name of the canary's Service is a stranger's.
+pub(crate) fn is_taken(own: &Object) -> Error {
+    own.ask(Access::Read, "plan")
+        .error(ErrorKind::AlreadyExists, "it exists and was not made by moodify")
+        .hint("the name is needed for the canary; rename or remove this Service")
 }
 
 /// Whether the canary's Deployment is as specified already.
@@ -288,8 +293,7 @@ impl Deployer for DeploymentDeployer {
         }
         let mut patch = scaling(replicas, scale.to).to_vec();
         if track == Track::Canary {
-            let path = format!("/metadata/labels/{}", RUN.replace('/', "~1"));
-            patch.insert(0, json!({"op": "test", "path": path, "value": cx.run_id().as_str()}));
+            patch.insert(0, json!({"op": "test", "path": patch::label(RUN), "value": cx.run_id().as_str()}));
         }
         let scaled: Deployment = self.kube.patch(cx, &object, patch).await?;
         workload(&ask, &scaled, target.service.container())

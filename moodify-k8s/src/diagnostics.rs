@@ -14,7 +14,7 @@ use kube::core::subresource::LogParams;
 use kube::runtime::watcher;
 use moodify_core::backend::{Diagnostics, LogRequest, PodState, Pods};
 use moodify_core::clock::{Clock, SystemClock, since};
-use moodify_core::model::{Color, Layout, Target, Track};
+use moodify_core::model::{Color, Target, Track};
 use moodify_core::{CallContext, ErrorKind, Result};
 
 use crate::client::{EVENT, Kube, Object, POD, until_error};
@@ -44,14 +44,8 @@ impl PodDiagnostics {
 
     /// The label selector of a track's pods; `None` if there is no such Deployment.
     async fn selector(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Option<String>> {
-        let green = target.layout.color(track) == Some(Color::Green);
-        if track == Track::Canary || green {
-            // A target whose canary is the one that is meant.
-            let of_canary = match green {
-                true => target.clone().with_layout(Layout::Colors(Color::Blue)),
-                false => target.clone(),
-            };
-            return Ok(Some(canary::selector(&of_canary, cx.run_id())));
+        if track == Track::Canary || target.layout.color(track) == Some(Color::Green) {
+            return Ok(Some(canary::selector(target, track, cx.run_id())));
         }
         let stable: Option<Deployment> = self.kube.find(cx, &deployment_of(target, track)).await?;
         let selector = stable.and_then(|d| d.spec).map(|spec| spec.selector);

@@ -32,6 +32,7 @@ mod error;
 mod journal;
 mod names;
 mod ownership;
+mod patch;
 mod pod;
 mod preflight;
 mod traffic;

@@ -29,7 +29,12 @@ pub(crate) fn with_suffix(base: &str, suffix: &str) -> String {
 
 /// What the canary is called after: `canary`, or its color.
 pub(crate) fn mark(target: &Target) -> String {
-    target.layout.color(Track::Canary).map_or_else(|| "canary".to_owned(), |color| color.to_string())
+    mark_of(target, Track::Canary)
+}
+
+/// What the workload that has this part in a release is called after: its color, where it has one.
+pub(crate) fn mark_of(target: &Target, track: Track) -> String {
+    target.layout.color(track).map_or_else(|| track.to_string(), |color| color.to_string())
 }
 
 /// The name of the workload that has this part in a release.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use moodify_core::{Error, ErrorKind, RunId};
 
-use crate::error::BACKEND;
+use crate::error::{Ask, BACKEND};
 use crate::names::{MANAGED_BY, RUN};
 
 /// Somebody else who wrote into an object.
@@ -106,6 +106,13 @@ pub(crate) fn check_turn(
         Some(editor) => Err(error(ErrorKind::Drift, format!("it was edited by {editor}"))
             .hint("it is not overwritten; a rollback does not need it")),
     }
+}
+
+/// Somebody changed an object so that it is neither as before nor as wanted.
+pub(crate) fn drift(ask: &Ask, message: &str, editor: Option<Editor>) -> Error {
+    let by = editor.map_or_else(|| "nobody who left a name".to_owned(), |e| e.to_string());
+    ask.error(ErrorKind::Drift, format!("{message}; last edited by {by}"))
+        .hint("find out what they want; it is not overwritten")
 }
 
 /// Whose an object is, by its labels.

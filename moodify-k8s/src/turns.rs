@@ -6,17 +6,19 @@ use k8s_openapi::api::core::v1::Service;
 use kube::core::params::ListParams;
 use moodify_core::backend::{CanarySpec, Change, Workload};
 use moodify_core::model::{Color, Layout, Target, Track};
-use moodify_core::{CallContext, Effect, ErrorKind, Result};
+use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 
 use crate::canary;
 use crate::client::{AUTOSCALER, Apply, DEPLOYMENT, Object, typed};
 use crate::deployer::{
-    DeploymentDeployer, canary_service, deployment_of, is_as_specified, missing, scaling, stable_service,
+    DeploymentDeployer, canary_service, deployment_of, has_capacity, is_as_specified, is_taken, rolls, scaling,
+    stable_service,
 };
 use crate::error::{Access, Ask};
 use crate::names::{MANAGED_BY, RUN, VERSION};
-use crate::ownership::{is_of, last_foreign};
+use crate::ownership::{drift, is_of, last_foreign};
+use crate::patch::{self, put};
 use crate::workload::{container, desired, image, workload};
 
 /// What a turn is made of, read and checked; nothing written yet.
@@ -25,20 +27,18 @@ struct Turn {
     stable: Value,
     base: Value,
     /// The other Deployment, whoever used it last.
-    other: Option<Value>,
+    other: Option<Other>,
     own: Option<Value>,
     /// The other Deployment as it shall be.
     body: Value,
 }
 
-/// A patch of a label or annotation that may not have been there.
-fn put(object: &Value, field: &str, key: &str, value: &str) -> Value {
-    let path = format!("/metadata/{field}");
-    if object["metadata"][field].is_object() {
-        json!({"op": "add", "path": format!("{path}/{}", key.replace('/', "~1")), "value": value})
-    } else {
-        json!({"op": "add", "path": path, "value": {key: value}})
-    }
+/// The Deployment that does not serve, as the server told it, and read.
+struct Other {
+    value: Value,
+    deployment: Deployment,
+    /// Whether it is this run's and as specified.
+    is_done: bool,
 }
 
 fn selector(service: &Value) -> Map<String, Value> {
@@ -65,7 +65,7 @@ fn led_to(ask: &Ask, selector: &Map<String, Value>, deployment: &Value) -> Resul
 
 impl DeploymentDeployer {
     async fn value(&self, cx: &CallContext, object: &Object) -> Result<Value> {
-        self.kube.find(cx, object).await?.ok_or_else(|| missing(object))
+        self.kube.find(cx, object).await?.ok_or_else(|| object.missing())
     }
 
     /// Which of the two the Service of the plan leads to.
@@ -102,24 +102,24 @@ impl DeploymentDeployer {
             self.kube.find::<Value>(cx, &own),
         )?;
         let ask = object.ask(Access::Read, "plan");
-        if let Some(other) = &other {
-            let other: Deployment = typed(&ask, other.clone())?;
-            self.seen(Some(other), target, Track::Canary, cx.run_id())?;
-        }
+        let read = |value: Value| {
+            let deployment: Deployment = typed(&ask, value.clone())?;
+            self.seen(Some(deployment.clone()), target, Track::Canary, cx.run_id())?;
+            let is_done = is_of(&deployment.metadata, cx.run_id()) && is_as_specified(&ask, &deployment, target, spec)?;
+            Ok::<_, Error>(Other { value, deployment, is_done })
+        };
+        let other = other.map(read).transpose()?;
         if own.as_ref().is_some_and(|own| own["metadata"]["labels"][MANAGED_BY] != "moodify") {
-            let ask = canary_service(target).ask(Access::Read, "plan");
-            return Err(ask
-                .error(ErrorKind::AlreadyExists, "it exists and was not made by moodify")
-                .hint("the name is needed for the new version; rename or remove this Service"));
+            return Err(is_taken(&canary_service(target)));
         }
         let selects: Service = typed(&ask, base.clone())?;
         let body = match (&other, target.layout.color(Track::Canary)) {
             // Blue keeps the labels that it is known by.
             (Some(blue), Some(Color::Blue)) => {
-                let labels = canary::pod_labels(blue);
+                let labels = canary::pod_labels(&blue.value);
                 json!({"spec": {"template": canary::template(&ask, &stable, labels, target, cx.run_id(), spec)?}})
             }
-            (None, Some(Color::Blue)) => return Err(missing(&object)),
+            (None, Some(Color::Blue)) => return Err(object.missing()),
             _ => {
                 // Where two take turns, neither gets the other's traffic by the Service.
                 let mut apart = spec.clone();
@@ -137,22 +137,20 @@ impl DeploymentDeployer {
         let Some(other) = &turn.other else {
             return self.kube.apply(cx, &object, &turn.body, Apply { force: false, dry_run: false }).await;
         };
-        let existing: Deployment = typed(&ask, other.clone())?;
-        if is_of(&existing.metadata, cx.run_id()) && is_as_specified(&ask, &existing, target, spec)? {
-            return Ok(existing);
+        if other.is_done {
+            return Ok(other.deployment.clone());
         }
         // Its status may change as it likes.
-        let same =
-            |key: &str| json!({"op": "test", "path": format!("/metadata/{key}"), "value": other["metadata"][key]});
+        let same = |key: &str| json!({"op": "test", "path": format!("/metadata/{key}"), "value": other.value["metadata"][key]});
         let mut patch = vec![same("uid"), same("generation")];
-        let (_, runs) = container(&ask, &existing, target.service.container())?;
+        let (_, runs) = container(&ask, &other.deployment, target.service.container())?;
         if !spec.restore || image(&ask, runs)? != spec.image {
             patch.push(json!({"op": "replace", "path": "/spec/template", "value": turn.body["spec"]["template"]}));
         }
         // Without a number of its own it would have one.
         patch.push(json!({"op": "add", "path": "/spec/replicas", "value": spec.replicas}));
-        patch.push(put(other, "labels", RUN, cx.run_id().as_str()));
-        patch.push(put(other, "annotations", VERSION, &spec.version));
+        put(&mut patch, &other.value, "/metadata/labels", RUN, cx.run_id().as_str());
+        put(&mut patch, &other.value, "/metadata/annotations", VERSION, &spec.version);
         self.kube.patch(cx, &object, patch).await
     }
 
@@ -174,18 +172,11 @@ impl DeploymentDeployer {
 
     pub(crate) async fn examine_turn(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<()> {
         let turn = self.turn(cx, target, spec).await?;
+        if let Some(other) = &turn.other {
+            rolls(target, Track::Canary, &other.deployment)?;
+        }
         let ask = deployment_of(target, Track::Stable).ask(Access::Read, "check");
-        let paused = |deployment: &Value| deployment["spec"]["paused"] == true;
-        if turn.other.as_ref().is_some_and(paused) {
-            let ask = deployment_of(target, Track::Canary).ask(Access::Read, "check");
-            return Err(ask
-                .error(ErrorKind::Invalid, "it is paused, so that a new image would not be rolled out")
-                .hint("kubectl rollout resume"));
-        }
-        if desired(&typed(&ask, turn.stable)?) == 0 {
-            let message = "it has 0 replicas: there is no capacity from which to shift traffic";
-            return Err(ask.error(ErrorKind::Invalid, message));
-        }
+        has_capacity(target, &typed(&ask, turn.stable)?)?;
         self.scalers(cx, target, Track::Stable).await.map(drop)
     }
 
@@ -198,13 +189,12 @@ impl DeploymentDeployer {
         let turn = self.turn(cx, target, spec).await?;
         let (stable, canary) = (deployment_of(target, Track::Stable), deployment_of(target, Track::Canary));
         let ask = canary.ask(Access::Read, "preview");
-        if let Some(other) = &turn.other {
-            let existing: Deployment = typed(&ask, other.clone())?;
-            if is_of(&existing.metadata, cx.run_id()) && is_as_specified(&ask, &existing, target, spec)? {
-                return Ok(Vec::new());
+        match &turn.other {
+            Some(other) if other.is_done => return Ok(Vec::new()),
+            Some(_) => {}
+            None => {
+                let _: Value = self.kube.apply(cx, &canary, &turn.body, Apply { force: false, dry_run: true }).await?;
             }
-        } else {
-            let _: Value = self.kube.apply(cx, &canary, &turn.body, Apply { force: false, dry_run: true }).await?;
         }
         let serving: Deployment = typed(&ask, turn.stable)?;
         let (_, runs) = container(&ask, &serving, target.service.container())?;
@@ -244,11 +234,7 @@ impl DeploymentDeployer {
             if !old.is_some_and(|old| leads_to(&now, &old)) {
                 let meta = typed(&ask, service["metadata"].clone())?;
                 let editor = last_foreign(&meta, self.kube.manager(), &["f:spec"]);
-                let by = editor.map_or_else(|| "nobody who left a name".to_owned(), |e| e.to_string());
-                let message = format!("it leads to neither of the two versions; last edited by {by}");
-                return Err(ask
-                    .error(ErrorKind::Drift, message)
-                    .hint("find out what they want; it is not overwritten"));
+                return Err(drift(&ask, "it leads to neither of the two versions", editor));
             }
             let wanted = led_to(&ask, &now, &new)?;
             let patch = vec![
@@ -297,7 +283,11 @@ impl DeploymentDeployer {
     /// Leaves of the one that does not serve what costs nothing: of blue its name and labels, of green nothing.
     pub(crate) async fn remove_turn(&self, cx: &CallContext, target: &Target) -> Result<()> {
         let (object, base) = (deployment_of(target, Track::Canary), stable_service(target));
-        let Some(found) = self.kube.find::<Value>(cx, &object).await? else { return Ok(()) };
+        let green = target.layout.color(Track::Canary) == Some(Color::Green);
+        let Some(found) = self.kube.find::<Value>(cx, &object).await? else {
+            // What was read may be past. Blue is not ours to delete, nor to ask for that.
+            return if green { self.kube.is_absent(cx, &object).await } else { Ok(()) };
+        };
         let ask = object.ask(Access::Compare, "remove");
         let deployment: Deployment = typed(&ask, found.clone())?;
         if !is_of(&deployment.metadata, cx.run_id()) {
@@ -310,7 +300,7 @@ impl DeploymentDeployer {
             return Err(ask.error(ErrorKind::Conflict, message));
         }
         let uid = |meta: &Value| meta["uid"].as_str().unwrap_or_default().to_owned();
-        if target.layout.color(Track::Canary) == Some(Color::Green) {
+        if green {
             if found["metadata"]["deletionTimestamp"].is_string() {
                 return Ok(());
             }
@@ -323,7 +313,7 @@ impl DeploymentDeployer {
         {
             self.kube.delete(cx, &own, uid(&service["metadata"])).await?;
         }
-        let owner = format!("/metadata/labels/{}", RUN.replace('/', "~1"));
+        let owner = patch::label(RUN);
         let mut patch = vec![json!({"op": "test", "path": owner, "value": cx.run_id().as_str()})];
         patch.extend(scaling(desired(&deployment), 0));
         patch.push(json!({"op": "remove", "path": owner}));

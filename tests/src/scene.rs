@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
 
-use crate::rig::{Namespace, Prometheus};
+use crate::rig::{AuditEntry, Namespace, Prometheus};
 use crate::routes::{ROUTERS, resource, route};
 
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -292,6 +292,18 @@ impl<'a> Scene<'a> {
     /// When there is none.
     pub async fn route(&self, name: &str) -> Value {
         self.routing("http-route", name).await.1["rules"].take()
+    }
+
+    /// The requests of `moodify` in the namespace that changed something, as `patch httproutes`; `None`, said aloud, where
+    /// there is no audit log.
+    ///
+    /// # Panics
+    ///
+    /// When the log cannot be read.
+    pub fn writes(&self) -> Option<Vec<String>> {
+        let ours = |e: &AuditEntry| e.user_agent.starts_with("moodify/") && e.is_write();
+        let writes = self.namespace.ledger()?.into_iter().filter(ours);
+        Some(writes.map(|e| format!("{} {}", e.verb, e.resource)).collect())
     }
 
     /// Fails unless every service runs `tag`, with all of its replicas, all of its traffic, and nothing of ours is left.

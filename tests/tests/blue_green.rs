@@ -41,11 +41,6 @@ async fn revisions(namespace: &Namespace, name: &str) -> usize {
     all.iter().filter(owned).count()
 }
 
-fn writes(namespace: &Namespace) -> Option<Vec<String>> {
-    let ours = namespace.ledger()?.into_iter().filter(|e| e.user_agent.starts_with("moodify/") && e.is_write());
-    Some(ours.map(|e| format!("{} {}", e.verb, e.resource)).collect())
-}
-
 #[tokio::test]
 async fn two_deployments_take_turns_and_nothing_is_rolled() {
     let Some(rig) = Rig::shared().await else { return };
@@ -61,7 +56,7 @@ async fn two_deployments_take_turns_and_nothing_is_rolled() {
     assert_eq!(selector(&namespace).await, "backend-green");
     assert_eq!(scene.route("backend").await, rules, "the route is as it was");
     assert_eq!(revisions(&namespace, "backend-green").await, 1, "what was tested is what serves");
-    let first = writes(&namespace);
+    let first = scene.writes();
     if let Some(all) = &first {
         assert!(all.len() <= 10, "{} writes: {all:#?}", all.len());
     }
@@ -75,7 +70,7 @@ async fn two_deployments_take_turns_and_nothing_is_rolled() {
     is(&scene, "backend-green", "v2", 0).await;
     assert_eq!(selector(&namespace).await, "backend");
     assert_eq!(scene.route("backend").await, rules);
-    if let (Some(all), Some(first)) = (writes(&namespace), first) {
+    if let (Some(all), Some(first)) = (scene.writes(), first) {
         let second = &all[first.len()..];
         assert!(second.len() <= 10, "{} writes: {second:#?}", second.len());
     }

@@ -3,12 +3,6 @@
 use moodify_tests::rig::Rig;
 use moodify_tests::scene::Scene;
 
-/// The requests of moodify that change something, as `verb resource`.
-fn writes(namespace: &moodify_tests::rig::Namespace) -> Option<Vec<String>> {
-    let ours = namespace.ledger()?.into_iter().filter(|e| e.user_agent.starts_with("moodify/") && e.is_write());
-    Some(ours.map(|e| format!("{} {}", e.verb, e.resource)).collect())
-}
-
 #[tokio::test]
 async fn a_good_release_is_promoted_and_leaves_nothing_behind() {
     let Some(rig) = Rig::shared().await else { return };
@@ -18,7 +12,7 @@ async fn a_good_release_is_promoted_and_leaves_nothing_behind() {
     finished.ended("completed");
     assert_eq!(finished.code, 0, "{}", finished.stderr);
     scene.assert_serves("v2").await;
-    let Some(all) = writes(&namespace) else { return };
+    let Some(all) = scene.writes() else { return };
     let count = |what: &str| all.iter().filter(|w| *w == what).count();
     assert_eq!(count("patch httproutes"), 4, "one for each weight, and one to send everything back");
     assert_eq!(count("delete deployments"), 1);
@@ -34,7 +28,7 @@ async fn a_good_release_by_replica_ratio_is_promoted_and_leaves_nothing_behind()
     finished.ended("completed");
     assert_eq!(finished.code, 0, "{}", finished.stderr);
     scene.assert_serves("v2").await;
-    let Some(all) = writes(&namespace) else { return };
+    let Some(all) = scene.writes() else { return };
     assert!(all.len() <= 10, "{} writes: {all:#?}", all.len());
 }
 
@@ -47,7 +41,7 @@ async fn is_promoted(name: &str, router: &str, of_route: &[&str]) {
     finished.ended("completed");
     assert_eq!(finished.code, 0, "{}", finished.stderr);
     scene.assert_serves("v2").await;
-    let Some(all) = writes(&namespace) else { return };
+    let Some(all) = scene.writes() else { return };
     let resource = of_route[0].split(' ').next_back().unwrap_or_default();
     let written: Vec<&String> = all.iter().filter(|w| w.split(' ').next_back() == Some(resource)).collect();
     assert_eq!(written, of_route);

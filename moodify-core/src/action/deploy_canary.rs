@@ -2,11 +2,10 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::services::{ByService, baseline, by_hand, canaries, check, each, explain, select};
+use super::services::{ByService, baseline, by_hand, canaries, check, each, select, wait_available};
 use super::{Action, CheckContext, Observed, StepContext};
-use crate::backend::{CanarySpec, DeployerExt, Granularity, Remedy, Workload};
+use crate::backend::{CanarySpec, Granularity, Remedy};
 use crate::error::{Error, Result};
-use crate::event::ProgressKind;
 use crate::model::{Target, Track, Weight};
 use crate::mutation::{self, Mutation};
 
@@ -46,26 +45,8 @@ impl DeployCanary {
         spec.restore = params.restore;
         let deployer = cx.backends().deployer()?;
         deployer.deploy(&cx.call()?, &target, &spec).await?;
-        let canary = wait_available(cx, &target, replicas).await?;
+        let canary = wait_available(cx, &target, Track::Canary, replicas).await?;
         Ok(canary.name)
-    }
-}
-
-/// Waits until `replicas` canaries are available, showing how far they are.
-pub(super) async fn wait_available(cx: &StepContext, target: &Target, replicas: u32) -> Result<Workload> {
-    let seen = |w: &Workload| {
-        cx.progress(ProgressKind::Workload {
-            service: target.service.name.clone(),
-            track: Track::Canary,
-            available: w.replicas.available,
-            desired: w.replicas.desired,
-        });
-    };
-    let done = move |w: &Workload| w.has_available(replicas);
-    let deployer = cx.backends().deployer()?;
-    match deployer.wait(&cx.call()?, target, Track::Canary, &done, &seen).await {
-        Ok(workload) => Ok(workload),
-        Err(e) => Err(explain(cx, target, Track::Canary, e).await),
     }
 }
 

@@ -1,7 +1,6 @@
 use async_trait::async_trait;
 
-use super::deploy_canary::wait_available;
-use super::services::{Services, baseline, by_hand, canaries, check, each, planned};
+use super::services::{Services, baseline, by_hand, canaries, check, each, planned, wait_available};
 use super::shift_traffic::settle;
 use super::{Action, CheckContext, Observed, StepContext};
 use crate::backend::{Granularity, Remedy};
@@ -28,7 +27,7 @@ pub(super) async fn whole(cx: &StepContext, target: &Target) -> Result<()> {
     }
     let router = cx.backends().router(&target.service.traffic.router)?;
     let replicas = canaries(router.as_ref(), baseline(cx, target)?.replicas, Weight::FULL);
-    wait_available(cx, target, replicas).await.map(drop)
+    wait_available(cx, target, Track::Canary, replicas).await.map(drop)
 }
 
 #[async_trait]

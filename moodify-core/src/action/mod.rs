@@ -76,6 +76,7 @@ pub use baseline::{Baseline, BaselineParams, Baselines};
 pub use context::{Answers, CheckContext, StepContext};
 pub use registry::{Kind, Registry};
 pub use services::Services;
+pub(crate) use shift_traffic::LAG;
 pub use shift_traffic::ShiftParams;
 
 /// The names of the kinds of step that moodify brings along.

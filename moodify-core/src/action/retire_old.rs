@@ -1,11 +1,10 @@
 use async_trait::async_trait;
 
 use super::hand_over::whole;
-use super::services::{Services, baseline, by_hand, check, each, explain};
+use super::services::{Services, baseline, by_hand, check, each, wait_available};
 use super::{Action, CheckContext, Observed, StepContext};
-use crate::backend::{DeployerExt, Remedy, Scale, Workload};
+use crate::backend::{Remedy, Scale};
 use crate::error::{Error, Result};
-use crate::event::ProgressKind;
 use crate::model::{Target, Track};
 
 /// Scales the workloads that served before the release to nothing. Undone, they get their instances back, and that is
@@ -25,19 +24,7 @@ impl RetireOld {
         let replicas = baseline(cx, &target)?.replicas;
         let deployer = cx.backends().deployer()?;
         deployer.scale(&cx.call()?, &target, Track::Stable, Scale { from: 0, to: replicas }).await?;
-        let seen = |w: &Workload| {
-            cx.progress(ProgressKind::Workload {
-                service: target.service.name.clone(),
-                track: Track::Stable,
-                available: w.replicas.available,
-                desired: w.replicas.desired,
-            });
-        };
-        let done = move |w: &Workload| w.has_available(replicas);
-        match deployer.wait(&cx.call()?, &target, Track::Stable, &done, &seen).await {
-            Ok(_) => Ok(()),
-            Err(e) => Err(explain(cx, &target, Track::Stable, e).await),
-        }
+        wait_available(cx, &target, Track::Stable, replicas).await.map(drop)
     }
 }
 

@@ -4,8 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Baseline, Baselines, CheckContext, StepContext, kinds};
-use crate::backend::{Deployer, Granularity, TrafficRouter};
+use crate::backend::{Deployer, DeployerExt, Granularity, TrafficRouter, Workload};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::ProgressKind;
 use crate::model::{Layout, Plan, Service, Target, Track, Weight};
 use crate::strategy::split;
 
@@ -101,6 +102,24 @@ pub(super) fn by_hand(
     let targets = select(services, cx).unwrap_or_default();
     let deployer = cx.backends().deployer();
     deployer.map(|d| targets.iter().flat_map(|t| commands(d.as_ref(), t)).collect()).unwrap_or_default()
+}
+
+/// Waits until `replicas` instances of a track are available, showing how far they are.
+pub(super) async fn wait_available(cx: &StepContext, target: &Target, track: Track, replicas: u32) -> Result<Workload> {
+    let seen = |w: &Workload| {
+        cx.progress(ProgressKind::Workload {
+            service: target.service.name.clone(),
+            track,
+            available: w.replicas.available,
+            desired: w.replicas.desired,
+        });
+    };
+    let done = move |w: &Workload| w.has_available(replicas);
+    let deployer = cx.backends().deployer()?;
+    match deployer.wait(&cx.call()?, target, track, &done, &seen).await {
+        Ok(workload) => Ok(workload),
+        Err(e) => Err(explain(cx, target, track, e).await),
+    }
 }
 
 /// Adds to an error what the pods say, and ends the retries: the deadline has passed.

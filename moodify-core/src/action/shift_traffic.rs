@@ -5,8 +5,7 @@ use futures::StreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::deploy_canary::wait_available;
-use super::services::{ByService, baseline, canaries, check, each, select};
+use super::services::{ByService, baseline, canaries, check, each, select, wait_available};
 use super::{Action, CheckContext, Observed, StepContext, kinds};
 use crate::backend::{Granularity, Scale, Traffic, Verification, WeightChange};
 use crate::context::CallContext;
@@ -58,11 +57,11 @@ impl ShiftTraffic {
                 let deployer = cx.backends().deployer()?;
                 deployer.scale(&cx.call()?, &target, Track::Canary, Scale { from: before, to: replicas }).await?;
             }
-            wait_available(cx, &target, replicas).await?;
+            wait_available(cx, &target, Track::Canary, replicas).await?;
             if from == Weight::ZERO || before != replicas {
                 settle(cx).await?;
                 // What fails in its first seconds has failed by now, and nobody was sent there.
-                wait_available(cx, &target, replicas).await?;
+                wait_available(cx, &target, Track::Canary, replicas).await?;
             }
         }
         let mut change = WeightChange { from, to, capacity };
@@ -101,7 +100,7 @@ async fn in_force(cx: &StepContext, call: &CallContext, target: &Target, mut tra
 
 /// How long the data plane may be behind what the API says. Of a gateway that heard of instances 2 s late, and took over
 /// changes every 2 s, requests failed without this time between one change and the next, and none with it.
-const LAG: Duration = Duration::from_secs(5);
+pub(crate) const LAG: Duration = Duration::from_secs(5);
 /// How long a way back waits for a router to report: it must not depend on one that never does.
 const REPORT: Duration = Duration::from_secs(30);
 

@@ -1,10 +1,8 @@
-use std::time::Duration;
-
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{BlueGreen, Canary};
-use crate::action::{BakeParams, ShiftParams, kinds};
+use crate::action::{BakeParams, LAG, ShiftParams, kinds};
 use crate::model::{Period, Phase, RetryPolicy, Step};
 
 impl Canary {
@@ -101,8 +99,7 @@ impl BlueGreen {
 /// When a step must have ended that waits for instances and then moves traffic: the time for which it lets the data plane
 /// learn of them is not theirs.
 fn moving(ready: Period) -> Period {
-    const SETTLING: Duration = Duration::from_secs(10);
-    ready.get().saturating_add(SETTLING).into()
+    ready.get().saturating_add(2 * LAG).into()
 }
 
 fn step(prefix: &str, name: &str, action: &str, with: &impl Serialize, deadline: Option<Period>) -> Step {

@@ -17,6 +17,7 @@ use super::{call, storage};
 use crate::Kube;
 use crate::client::{LEASE, Object};
 use crate::names::MANAGED_BY;
+use crate::patch::annotation;
 
 /// The annotation with how long the session lasts after its last sign of life, in milliseconds: a Lease counts in seconds.
 const TTL: &str = "moodify.dev/session-ms";
@@ -117,7 +118,7 @@ impl Sessions {
         let patch = vec![
             json!({"op": "test", "path": "/metadata/uid", "value": session.uid}),
             json!({"op": "add", "path": "/spec", "value": spec(&session.owner, ttl)}),
-            json!({"op": "add", "path": format!("/metadata/annotations/{}", TTL.replace('/', "~1")),
+            json!({"op": "add", "path": annotation(TTL),
                 "value": ttl.as_millis().to_string()}),
         ];
         let who = RunId::new("session")?;

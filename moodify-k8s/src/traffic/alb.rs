@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use moodify_core::backend::Verification;
 use serde_json::Value;
 
 use super::list::{self, Destination};
 use super::rule::{Edit, Kind, Rule, Services, remembered};
+use crate::patch;
 
 /// An `Ingress` whose paths name an action (`use-annotation`) that forwards to target groups. What the load balancer
 /// does is not told in the cluster.
@@ -47,7 +47,7 @@ impl Kind for Alb {
         let divided = actions.filter_map(|(key, action, value)| {
             let parsed: Value = serde_json::from_str(value.as_str()?).ok()?;
             let groups = field(field(&parsed, "forwardConfig"), "targetGroups").as_array()?;
-            let path = format!("/metadata/annotations/{}", key.replace('~', "~0").replace('/', "~1"));
+            let path = patch::annotation(key);
             let mut rule = list::rule(self, format!("the action {action}"), path, groups, services)?;
             let own = rule.stable.filter(|_| rule.canary.is_none()).map(|place| &groups[place.index]);
             rule.original = own.and_then(|group| field(group, "weight").as_u64());
@@ -81,18 +81,6 @@ impl Kind for Alb {
     fn edited(&self, rule: &Rule, services: &Services, edit: Edit) -> Value {
         let text = rule.value.as_str().unwrap_or_default();
         edited(text, rule, services, edit).map_or_else(|| rule.value.clone(), Value::from)
-    }
-
-    fn unit(&self, _: &Rule) -> u64 {
-        1
-    }
-
-    fn remembers(&self, _: &[Rule]) -> bool {
-        true
-    }
-
-    fn verification(&self, _: &Value) -> Verification {
-        Verification::CannotTell
     }
 
     fn by_hand(&self, Services { stable, canary, .. }: &Services) -> String {

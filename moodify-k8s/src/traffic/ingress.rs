@@ -9,6 +9,7 @@ use super::rule::{Services, percent};
 use crate::canary::object_labels;
 use crate::error::Ask;
 use crate::names::canary_of;
+use crate::patch;
 
 const PREFIX: &str = "nginx.ingress.kubernetes.io/";
 const CANARY: &str = "nginx.ingress.kubernetes.io/canary";
@@ -104,7 +105,7 @@ fn text(weight: Weight) -> String {
 
 /// A compare-and-set of the weight alone.
 pub(super) fn reweigh(ingress: &Value, weight: Weight) -> [Value; 2] {
-    let path = format!("/metadata/annotations/{}", WEIGHT.replace('/', "~1"));
+    let path = patch::annotation(WEIGHT);
     [
         json!({"op": "test", "path": path, "value": annotation(ingress, WEIGHT)}),
         json!({"op": "add", "path": path, "value": text(weight)}),

@@ -1,6 +1,5 @@
 //! `VirtualService` of Istio. Pure.
 
-use moodify_core::backend::Verification;
 use serde_json::Value;
 
 use super::list::{self, Destination};
@@ -80,18 +79,6 @@ impl Kind for Istio {
 
     fn edited(&self, rule: &Rule, services: &Services, edit: Edit) -> Value {
         list::edited(self, redirect, rule, services, edit)
-    }
-
-    fn unit(&self, _: &Rule) -> u64 {
-        1
-    }
-
-    fn remembers(&self, _: &[Rule]) -> bool {
-        true
-    }
-
-    fn verification(&self, _: &Value) -> Verification {
-        Verification::CannotTell
     }
 
     fn by_hand(&self, Services { stable, canary, .. }: &Services) -> String {

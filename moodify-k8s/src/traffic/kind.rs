@@ -120,26 +120,10 @@ impl Router {
     }
 }
 
-/// There is no such routing object.
-pub(super) fn missing(object: &Object) -> Error {
-    let message = format!("there is no {} {} in the namespace {}", object.kind.kind, object.name, object.namespace);
-    object
-        .ask(Access::Read, "get")
-        .error(ErrorKind::NotFound, message)
-        .hint("check its name and the namespace in the plan")
-}
-
 /// There is nothing in it to divide.
 pub(super) fn leads_nowhere(ask: &Ask, services: &Services) -> Error {
     ask.error(ErrorKind::NotFound, format!("none of its rules leads to the Service {}", services.stable))
         .hint("check route and service of the service's traffic in the plan")
-}
-
-/// Somebody changed it so that it is neither as before nor as wanted.
-pub(super) fn drift(ask: &Ask, message: &str, editor: Option<impl ToString>) -> Error {
-    let by = editor.map_or_else(|| "nobody who left a name".to_owned(), |e| e.to_string());
-    ask.error(ErrorKind::Drift, format!("{message}; last edited by {by}"))
-        .hint("find out what they want; it is not overwritten")
 }
 
 /// What a release does to the routing object of the plan, for people.

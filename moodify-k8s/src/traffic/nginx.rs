@@ -10,12 +10,13 @@ use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
 use super::ingress;
-use super::kind::{Router, drift, missing};
+use super::kind::Router;
 use super::rule::Services;
 use crate::client::{INGRESS, Kube, Object, SERVICE, typed, until_error};
 use crate::error::{Access, Ask};
 use crate::names::{RUN, canary_of};
-use crate::ownership::{self, Editor, Owner, last_foreign, last_if_foreign};
+use crate::ownership::{self, Owner, drift, last_foreign, last_if_foreign};
+use crate::patch;
 
 /// Divides traffic by the canary annotations of ingress-nginx.
 ///
@@ -95,7 +96,7 @@ impl NginxRouter {
     async fn get(&self, cx: &CallContext, target: &Target) -> Result<Pair> {
         let object = Router::IngressNginx.object(target)?;
         let (stable, canary) = tokio::try_join!(self.kube.find::<Value>(cx, &object), self.find(cx, target))?;
-        let stable = stable.ok_or_else(|| missing(&object))?;
+        let stable = stable.ok_or_else(|| object.missing())?;
         let spec = ingress::spec(&object.ask(Access::Read, "get"), &stable, &Services::of(target))?;
         Ok(Pair { object, stable, spec, canary })
     }
@@ -134,7 +135,7 @@ impl NginxRouter {
         let owner = Object::new(SERVICE, &target.namespace, &Services::of(target).canary);
         let (found, ()) =
             tokio::try_join!(self.kube.find::<Service>(cx, &owner), self.check_rivals(cx, pair, &object),)?;
-        let uid = found.ok_or_else(|| missing(&owner))?.metadata.uid.unwrap_or_default();
+        let uid = found.ok_or_else(|| owner.missing())?.metadata.uid.unwrap_or_default();
         let body = ingress::canary(&pair.stable, &pair.spec, target, cx.run_id(), &uid, weight);
         let made = self.kube.create(cx, &object, &body).await.map_err(|e| match e.kind() {
             // Perhaps our own of an attempt whose answer was lost: whose it is, the next look says.
@@ -149,8 +150,7 @@ impl NginxRouter {
 
     /// Changes the weight of a canary that is as this run made it.
     async fn reweigh(&self, cx: &CallContext, canary: &Canary, weight: Weight) -> Result<Canary> {
-        let label = format!("/metadata/labels/{}", RUN.replace('/', "~1"));
-        let mut patch = vec![json!({"op": "test", "path": label, "value": cx.run_id().as_str()})];
+        let mut patch = vec![json!({"op": "test", "path": patch::label(RUN), "value": cx.run_id().as_str()})];
         patch.extend(ingress::reweigh(&canary.value, weight));
         Canary::new(canary.object.clone(), self.kube.patch(cx, &canary.object, patch).await?)
     }
@@ -189,7 +189,7 @@ impl TrafficRouter for NginxRouter {
         let message = format!("the canary's weight is {now}, where we expected {}", change.from);
         let Some(canary) = &pair.canary else {
             if unexpected {
-                return Err(drift(&ask, &format!("somebody deleted it: {message}"), None::<Editor>));
+                return Err(drift(&ask, &format!("somebody deleted it: {message}"), None));
             }
             if change.to == Weight::ZERO {
                 return Ok(none());

@@ -8,11 +8,11 @@ use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
 use serde_json::Value;
 
 use super::gateway;
-use super::kind::{Router, drift, leads_nowhere, missing};
+use super::kind::{Router, leads_nowhere};
 use super::rule::{self, Kind, Rule, Services};
 use crate::client::{Kube, Object, typed, until_error};
 use crate::error::{Access, Ask};
-use crate::ownership::{Editor, last_foreign, last_if_foreign};
+use crate::ownership::{Editor, drift, last_foreign, last_if_foreign};
 
 /// Divides traffic by weights inside a routing object that is there already.
 ///
@@ -87,7 +87,7 @@ impl RouteRouter {
 
     async fn get(&self, cx: &CallContext, target: &Target) -> Result<Route> {
         let object = self.router.object(target)?;
-        let value = self.find(cx, &object).await?.ok_or_else(|| missing(&object))?;
+        let value = self.find(cx, &object).await?.ok_or_else(|| object.missing())?;
         self.route(target, value)
     }
 
@@ -128,7 +128,7 @@ impl TrafficRouter for RouteRouter {
         let object = self.router.object(target)?;
         let (this, target) = (self.clone(), target.clone());
         let states = self.kube.watch_object(cx, &object).map(move |found| {
-            let found = found.map_err(|e| this.router.explained(e))?.ok_or_else(|| missing(&object))?;
+            let found = found.map_err(|e| this.router.explained(e))?.ok_or_else(|| object.missing())?;
             let value = serde_json::to_value(found)
                 .map_err(|e| object.ask(Access::Read, "watch").error(ErrorKind::Internal, e.to_string()))?;
             Ok(this.traffic(&this.route(&target, value)?))

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::error::Ask;
 use crate::names::canary_service;
+use crate::patch;
 
 /// The annotation that holds what the weights were before, where their sums cannot: a list, one entry for each rule.
 pub(super) const BEFORE: &str = "moodify.dev/weights-before";
@@ -74,13 +75,19 @@ pub(super) trait Kind: fmt::Debug + Send + Sync {
     fn edited(&self, rule: &Rule, services: &Services, edit: Edit) -> Value;
 
     /// What one percent is as a weight.
-    fn unit(&self, rule: &Rule) -> u64;
+    fn unit(&self, _: &Rule) -> u64 {
+        1
+    }
 
     /// Whether the original weights of these rules have to be kept in [`BEFORE`].
-    fn remembers(&self, rules: &[Rule]) -> bool;
+    fn remembers(&self, _: &[Rule]) -> bool {
+        true
+    }
 
     /// What whoever carries the object says of its present state.
-    fn verification(&self, object: &Value) -> Verification;
+    fn verification(&self, _: &Value) -> Verification {
+        Verification::CannotTell
+    }
 
     /// The `jq` program that does by hand what [`reset`] does.
     fn by_hand(&self, services: &Services) -> String;
@@ -133,7 +140,7 @@ fn remember(object: &Value, text: Option<&str>) -> Vec<Value> {
     if now == text {
         return Vec::new();
     }
-    let path = format!("/metadata/annotations/{}", BEFORE.replace('/', "~1"));
+    let path = patch::annotation(BEFORE);
     match text {
         Some(text) if annotations.is_null() => vec![
             json!({"op": "test", "path": "/metadata/annotations", "value": null}),

@@ -1,6 +1,5 @@
 //! `TraefikService` of Traefik. Pure.
 
-use moodify_core::backend::Verification;
 use serde_json::Value;
 
 use super::list::{self, Destination};
@@ -42,18 +41,6 @@ impl Kind for Traefik {
 
     fn edited(&self, rule: &Rule, services: &Services, edit: Edit) -> Value {
         list::edited(self, list::rename, rule, services, edit)
-    }
-
-    fn unit(&self, _: &Rule) -> u64 {
-        1
-    }
-
-    fn remembers(&self, _: &[Rule]) -> bool {
-        true
-    }
-
-    fn verification(&self, _: &Value) -> Verification {
-        Verification::CannotTell
     }
 
     fn by_hand(&self, Services { stable, canary, .. }: &Services) -> String {

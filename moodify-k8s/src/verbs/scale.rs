@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::rows::count;
-use super::write::{CHANGE_CAUSE, put};
+use super::write::CHANGE_CAUSE;
 use super::{Select, Verbs, Workload, WorkloadKind};
 use crate::client::{AUTOSCALER, Object};
 use crate::error::{Access, BACKEND};
+use crate::patch::put;
 
 /// A change of the number of pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

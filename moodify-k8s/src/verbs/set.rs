@@ -3,10 +3,11 @@ use std::collections::BTreeMap;
 use moodify_core::{CallContext, Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 
-use super::write::{Change, missing, part};
+use super::write::{Change, missing};
 use super::{Verbs, Workload};
 use crate::client::{Object, SERVICE};
 use crate::error::{Access, Ask};
+use crate::patch::part;
 
 /// Environment variables to set and to remove.
 ///

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{Verbs, Workload};
 use crate::client::Object;
 use crate::error::Access;
+use crate::patch::put;
 
 pub(super) const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
 
@@ -20,27 +21,8 @@ pub struct Change {
     pub generation: i64,
 }
 
-/// A key as a part of a JSON pointer.
-pub(super) fn part(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
-}
-
 pub(super) fn generation(object: &Value) -> i64 {
     object["metadata"]["generation"].as_i64().unwrap_or(0)
-}
-
-/// Sets one key of a map that may not be there.
-pub(super) fn put(operations: &mut Vec<Value>, read: &Value, map: &str, key: &str, value: &str) {
-    if read.pointer(map).is_some_and(Value::is_object) {
-        operations.push(json!({"op": "add", "path": format!("{map}/{}", part(key)), "value": value}));
-        return;
-    }
-    if map.starts_with("/metadata") {
-        // The generation says nothing of who else may just be adding the map.
-        let version = &read["metadata"]["resourceVersion"];
-        operations.insert(0, json!({"op": "test", "path": "/metadata/resourceVersion", "value": version}));
-    }
-    operations.push(json!({"op": "add", "path": map, "value": {key: value}}));
 }
 
 /// There is no such object.
@@ -86,23 +68,6 @@ impl Verbs {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_map_that_is_not_there_is_made_with_its_key() {
-        let read = json!({"metadata": {"resourceVersion": "7", "labels": {}}});
-        let mut operations = Vec::new();
-        put(&mut operations, &read, "/metadata/labels", "a/b~c", "1");
-        assert_eq!(operations, [json!({"op": "add", "path": "/metadata/labels/a~1b~0c", "value": "1"})]);
-        let mut operations = Vec::new();
-        put(&mut operations, &read, "/metadata/annotations", "a/b", "1");
-        assert_eq!(
-            operations,
-            [
-                json!({"op": "test", "path": "/metadata/resourceVersion", "value": "7"}),
-                json!({"op": "add", "path": "/metadata/annotations", "value": {"a/b": "1"}}),
-            ]
-        );
-    }
 
     #[tokio::test]
     async fn a_write_whose_answer_is_lost_is_unknown_and_not_repeated() {

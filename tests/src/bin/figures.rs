@@ -4,7 +4,6 @@
 //! cargo build --release --bin moodify && tests/run --exec target/debug/figures
 //! ```
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,9 +24,6 @@ fn main() -> Result<(), BoxError> {
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let Some(rig) = Rig::own().await else { return Ok(()) };
-        for router in ["http-route", "replica-ratio"] {
-            writes(rig, router).await?;
-        }
         breaches(rig, Signal::Errors).await?;
         breaches(rig, Signal::Readiness).await
     })
@@ -54,31 +50,6 @@ fn simulated() -> Result<(), BoxError> {
         virtual_time.as_secs() / 60,
         begun.elapsed().as_secs_f64() * 1000.0
     );
-    Ok(())
-}
-
-/// The write requests of one release of one Deployment, by kind and user agent.
-async fn writes(rig: &'static Rig, router: &str) -> Result<(), BoxError> {
-    let namespace = rig.namespace("figures").await;
-    let Some(scene) = Scene::new(&namespace, &[("backend", "v2")], router).await else { return Ok(()) };
-    let begun = wall_clock();
-    let finished = scene.release().await;
-    finished.ended("completed");
-    println!("\nrequests of a release of one Deployment by {router}, 10, 50, 100 %:");
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    let mut total = (0, 0);
-    for entry in namespace.audit().into_iter().filter(|e| e.at >= begun && e.user_agent.starts_with("moodify/")) {
-        if entry.is_write() {
-            total.0 += 1;
-        } else {
-            total.1 += 1;
-        }
-        *counts.entry(format!("{:9} {:12} {}", entry.verb, entry.resource, entry.user_agent)).or_default() += 1;
-    }
-    for (what, count) in counts {
-        println!("  {count:4}  {what}");
-    }
-    println!("  {} writes, {} reads", total.0, total.1);
     Ok(())
 }
 

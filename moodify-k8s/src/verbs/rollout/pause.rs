@@ -2,9 +2,10 @@ use moodify_core::clock::{Clock as _, SystemClock};
 use moodify_core::{CallContext, ErrorKind, Result};
 use serde_json::{Value, json};
 
-use super::super::write::{Change, put};
+use super::super::write::Change;
 use super::super::{Verbs, Workload};
 use crate::error::Access;
+use crate::patch::put;
 
 /// Where kubectl notes when it restarted a workload; a new value is a new template.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";

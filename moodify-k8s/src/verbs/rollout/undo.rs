@@ -2,11 +2,12 @@ use moodify_core::{CallContext, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::super::write::{Change, part};
+use super::super::write::Change;
 use super::super::{Verbs, Workload, WorkloadKind};
 use super::history::{REVISION, Revision};
 use super::pause::is_paused;
 use crate::error::{Access, Ask};
+use crate::patch::annotation;
 
 /// What an undo did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +100,7 @@ fn annotating(read: &Value, of_revision: &Value) -> Vec<Value> {
         let add = json!({"op": "add", "path": "/metadata/annotations", "value": value});
         return if value.is_empty() { Vec::new() } else { vec![add] };
     };
-    let path = |key: &str| format!("/metadata/annotations/{}", part(key));
+    let path = annotation;
     let gone = now.iter().filter(|(k, _)| !then.contains_key(*k) && !KEPT.contains(&k.as_str()));
     let removed = gone.flat_map(|(k, v)| {
         [json!({"op": "test", "path": path(k), "value": v}), json!({"op": "remove", "path": path(k)})]
