@@ -20,6 +20,7 @@ use moodify_core::engine::EngineOptions;
 use moodify_core::journal::{FileJournal, JournalStore, MemoryJournal};
 use moodify_core::model::{
     Color, Environment, Phase, Plan, Release, RetryPolicy, Routing, RunId, Service, Step, Target, Track, Weight,
+    WorkloadKind,
 };
 use moodify_core::{Backends, CallContext, Engine, Result};
 use schemars::JsonSchema;
@@ -204,6 +205,7 @@ fn plan(version: usize, steps: Vec<Step>) -> Plan {
     let service = Service {
         name: "app".into(),
         workload: "app-deployment".into(),
+        kind: WorkloadKind::Deployment,
         container: None,
         image: format!("registry.example/app:v{}", version + 2).parse().unwrap(),
         traffic: routing,

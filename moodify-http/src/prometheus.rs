@@ -18,11 +18,10 @@ use crate::error;
 
 const BACKEND: &str = "prometheus";
 
-/// Which series belong to one version: those of its workload's pods. A Deployment's pods are named
-/// `{workload}-{hash}-{5 characters}`, so `backend` does not match what `backend-canary` or `backend-worker-0` are.
+/// Which series belong to one version: those of its pods.
 macro_rules! of_this_version {
     () => {
-        r#"namespace="{{namespace}}",pod=~"{{workload}}-[a-z0-9]+-[a-z0-9]{5}""#
+        r#"namespace="{{namespace}}",pod=~"{{pods}}""#
     };
 }
 
@@ -42,7 +41,7 @@ const LATENCY_P95: &str = concat!(
     "}[{{window}}])))"
 );
 
-const PLACEHOLDERS: [&str; 6] = ["namespace", "service", "workload", "track", "version", "window"];
+const PLACEHOLDERS: [&str; 7] = ["namespace", "service", "workload", "track", "version", "pods", "window"];
 
 /// Measures by asking Prometheus, or what imitates its API, one instant query a measurement.
 ///
@@ -237,6 +236,7 @@ fn quoted(query: &MetricQuery) -> MetricQuery {
     let mut quoted = query.clone();
     quoted.workload = quote(&query.workload);
     quoted.version = quote(&query.version);
+    quoted.pods = query.pods.iter().map(|pod| quote(pod)).collect();
     quoted.target.namespace = quote(&query.target.namespace);
     quoted.target.service.name = quote(&query.target.service.name);
     quoted

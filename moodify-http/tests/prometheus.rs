@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use moodify_core::analysis::metrics::{ERROR_RATE, LATENCY_P95};
 use moodify_core::backend::{MetricQuery, MetricSource};
-use moodify_core::model::{Period, Routing, Service, Target, Track};
+use moodify_core::model::{Period, Routing, Service, Target, Track, WorkloadKind};
 use moodify_core::testing::conformance::{MetricHarness, metric_source};
 use moodify_core::{CallContext, ErrorKind, IdempotencyKey, RunId};
 use moodify_http::{HttpClient, PrometheusSource};
@@ -149,6 +149,7 @@ fn query(metric: &str, workload: &str) -> MetricQuery {
     let service = Service {
         name: "backend".into(),
         workload: "backend".into(),
+        kind: WorkloadKind::Deployment,
         container: None,
         image: "registry.example/backend:v2".parse().unwrap(),
         traffic: Routing { router: "replica-ratio".into(), service: "backend".into(), route: None },

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use moodify_core::event::{EventKind, Signal};
 use moodify_core::journal::MemoryJournal;
-use moodify_core::model::{Environment, EnvironmentKind, Release, Routing, Service};
+use moodify_core::model::{Environment, EnvironmentKind, Release, Routing, Service, WorkloadKind};
 use moodify_core::strategy::Canary;
 use moodify_core::testing::{Behaviour, Scenario, Simulator};
 use moodify_core::{Engine, Plan, Result};
@@ -18,6 +18,7 @@ fn plan() -> Plan {
     let backend = Service {
         name: "backend".to_owned(),
         workload: "backend-deployment".to_owned(),
+        kind: WorkloadKind::Deployment,
         container: None,
         image,
         traffic: Routing { router: "replica-ratio".to_owned(), service: "backend-service".to_owned(), route: None },

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::ProgressKind;
-use crate::model::{Period, Plan, Service, Target, Track, Weight};
+use crate::model::{Layout, Period, Plan, Service, Target, Track, Weight, WorkloadKind};
 use crate::mutation::{self, Mutation};
 
 /// The parameters of a `bake` step.
@@ -163,7 +163,12 @@ impl<'a> Watch<'a> {
         let (canary_seen, pods_seen) = (vec![false; services.len()], vec![None; services.len()]);
         let mut judges: Vec<_> = services.iter().enumerate().flat_map(judge).collect();
         judges.shrink_to_fit();
-        let mut workloads: ByService<String> = cx.output_of_kind(kinds::DEPLOY_CANARY)?;
+        let single = |service: &&Service| target(cx, service).layout == Layout::Single;
+        // A single workload is its own canary.
+        let mut workloads: ByService<String> = match services.iter().all(single) {
+            true => services.iter().map(|s| (s.name.clone(), s.workload.clone())).collect(),
+            false => cx.output_of_kind(kinds::DEPLOY_CANARY)?,
+        };
         Ok(Self {
             cx,
             params,
@@ -189,7 +194,7 @@ impl<'a> Watch<'a> {
         let from_pods = self.judges.iter().any(|(_, j)| j.check().source == sources::PODS);
         for i in 0..self.services.len() {
             let target = &self.target(i);
-            if from_pods {
+            if from_pods || target.layout == Layout::Single {
                 let call = cx.call()?;
                 let pods = opened(&call, cx.backends().diagnostics()?.watch_pods(&call, target, Track::Canary)).await?;
                 all.push(pods.map(move |p| p.map(|p| Seen::Pods(i, p))).boxed());
@@ -198,7 +203,7 @@ impl<'a> Watch<'a> {
             let canary = opened(&call, cx.backends().deployer()?.watch(&call, target, Track::Canary)).await?;
             all.push(canary.map(move |w| w.map(|w| Seen::Canary(i, w.is_some()))).boxed());
             let router = cx.backends().router(&target.service.traffic.router)?;
-            if router.capabilities().granularity == Granularity::Percent {
+            if router.capabilities().granularity == Granularity::Percent && target.layout != Layout::Single {
                 let traffic = opened(&call, router.watch(&call, target)).await?;
                 all.push(traffic.map(move |t| t.map(|t| Seen::Traffic(i, t)).map_err(gone)).boxed());
             }
@@ -267,7 +272,7 @@ impl<'a> Watch<'a> {
                 Ok(())
             }
             Seen::Canary(target, false) if self.canary_seen[target] => {
-                Err(self.drift(target, "somebody deleted the canary workload".to_owned()))
+                Err(self.drift(target, "somebody took the new version away".to_owned()))
             }
             Seen::Canary(..) => Ok(()),
             Seen::Traffic(_, traffic) if traffic.weight == self.params.weight => Ok(()),
@@ -359,7 +364,14 @@ impl<'a> Watch<'a> {
             let check = judge.check();
             if check.source != sources::PODS {
                 let (target, workload) = (self.target(*service), &self.workloads[*service]);
-                let (source, query) = (check.source.clone(), query(check, &target, workload, cx.plan()));
+                let (source, mut query) = (check.source.clone(), query(check, &target, workload, cx.plan()));
+                if target.layout == Layout::Single {
+                    query.pods = self.pods_seen[*service].iter().flatten().map(|pod| pod.name.clone()).collect();
+                    // Of a workload with two versions nobody can say which figures are of the new one without its pods.
+                    if query.pods.is_empty() {
+                        continue;
+                    }
+                }
                 streams.push(async move { Ok(ask(cx, i, &source, query).await) }.into_stream().boxed());
                 asked += 1;
             }
@@ -400,6 +412,15 @@ impl<'a> Watch<'a> {
         self.params.analysis.interval.get().max(Duration::from_millis(100))
     }
 
+    /// How long nothing is measured. The pods of a `StatefulSet` keep their names: until a window has passed, a measurement
+    /// would look back on what the version before did under them.
+    fn warm_up(&self) -> Duration {
+        let keeps_names = self.services.iter().any(|service| service.kind == WorkloadKind::StatefulSet);
+        let windows = self.judges.iter().map(|(_, judge)| judge.check()).filter(|check| check.source != sources::PODS);
+        let longest = windows.map(|check| check.window.get()).max().filter(|_| keeps_names).unwrap_or_default();
+        self.params.analysis.warm_up.get().max(longest)
+    }
+
     async fn run(&mut self) -> Result<()> {
         let cx = self.cx;
         let period = self.params.period.get();
@@ -409,7 +430,7 @@ impl<'a> Watch<'a> {
         // Questions that are not answered yet.
         let mut asked = 0;
         let mut changes = cx.changes();
-        let warm_at = Instant::now() + self.params.analysis.warm_up.get().saturating_sub(self.elapsed);
+        let warm_at = Instant::now() + self.warm_up().saturating_sub(self.elapsed);
         let mut measured: Option<Instant> = None;
         let mut wall = cx.clock().now();
         let mut counted = Instant::now();

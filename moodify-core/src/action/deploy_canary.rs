@@ -2,10 +2,10 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::services::{ByService, baseline, by_hand, canaries, check, each, select, wait_available};
+use super::services::{ByService, baseline, by_hand, canaries, check, each, planned, select, wait_available};
 use super::{Action, CheckContext, Observed, StepContext};
 use crate::backend::{CanarySpec, Granularity, Remedy};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Target, Track, Weight};
 use crate::mutation::{self, Mutation};
 
@@ -56,7 +56,18 @@ impl Action for DeployCanary {
     type Output = ByService<String>;
 
     async fn check(&self, cx: &CheckContext<'_>, params: &Params) -> Result<(), Vec<Error>> {
-        check(cx, &params.services)
+        check(cx, &params.services)?;
+        let kinds = cx.backends.deployer().map(|deployer| deployer.capabilities().kinds).unwrap_or_default();
+        let targets = planned(&params.services, cx.plan).map_err(|e| vec![e])?;
+        let beside = |target: &&Target| !kinds.iter().any(|kind| kind == target.service.kind.name());
+        let refuse = |target: &Target| {
+            let message = format!("this deployer cannot put a canary beside a {}", target.service.kind);
+            Error::new(ErrorKind::Unsupported, "engine", "check the strategy", message)
+                .on(target.to_string())
+                .hint("take the strategy rolling or recreate")
+        };
+        let problems: Vec<Error> = targets.iter().filter(beside).map(refuse).collect();
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
     async fn execute(&self, cx: &StepContext, params: &Params) -> Result<ByService<String>> {

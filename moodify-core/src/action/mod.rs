@@ -54,10 +54,12 @@ mod hand_over;
 mod notify;
 mod probe;
 mod promote;
+mod recreate;
 mod registry;
 mod retire_canary;
 mod retire_old;
 mod return_traffic;
+mod roll_batch;
 mod services;
 mod shift_traffic;
 mod status_page;
@@ -93,6 +95,12 @@ pub mod kinds {
     pub const PROMOTE: &str = "promote";
     /// Rolls the stable workloads to the new version at once, without a canary.
     pub const ROLL: &str = "roll";
+    /// Lets a part of the workloads' own instances run the new version.
+    pub const ROLL_BATCH: &str = crate::model::ROLL_BATCH;
+    /// Leaves the workloads no instance.
+    pub const STOP: &str = crate::model::STOP;
+    /// Starts the new version where the old one was stopped.
+    pub const START: &str = "start";
     /// Lets the services' names stand for the new version's workloads.
     pub const HAND_OVER: &str = crate::model::HAND_OVER;
     /// Scales the workloads that served before to nothing.

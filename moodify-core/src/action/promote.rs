@@ -5,7 +5,7 @@ use super::{Action, Baseline, CheckContext, Observed, StepContext};
 use crate::backend::{DeployerExt, Granularity, ImageChange, Remedy, Scale, Workload};
 use crate::error::{Error, Result};
 use crate::event::ProgressKind;
-use crate::model::{ImageRef, Target, Track};
+use crate::model::{ImageRef, Layout, Target, Track};
 
 /// Rolls the stable workloads to the new version: while the canaries carry all of the traffic, so that no capacity is
 /// taken from what serves, or at once, without any canary. Undone, they are rolled back to the version before.
@@ -40,7 +40,9 @@ impl Promote {
         let router = cx.backends().router(&target.service.traffic.router)?;
         // Where ratios of instances divide the traffic, stable has none by now.
         let scale = match router.capabilities().granularity {
-            Granularity::Instances if self.after_canary => Some(Scale { from: 0, to: before.replicas }),
+            Granularity::Instances if self.after_canary && target.layout == Layout::InPlace => {
+                Some(Scale { from: 0, to: before.replicas })
+            }
             _ => None,
         };
         let change = ImageChange { from: before.image, to: target.service.image.clone(), scale };

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     Action, CheckContext, Observed, StepContext, approval, bake, baseline, deploy_canary, hand_over, kinds, notify,
-    probe, promote, retire_canary, retire_old, return_traffic, shift_traffic, status_page, wait,
+    probe, promote, recreate, retire_canary, retire_old, return_traffic, roll_batch, shift_traffic, status_page, wait,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Step;
@@ -39,6 +39,9 @@ impl Registry {
             .register(kinds::BAKE, bake::Bake)
             .register(kinds::PROMOTE, promote::Promote { after_canary: true })
             .register(kinds::ROLL, promote::Promote { after_canary: false })
+            .register(kinds::ROLL_BATCH, roll_batch::RollBatch)
+            .register(kinds::STOP, recreate::Stop)
+            .register(kinds::START, recreate::Start)
             .register(kinds::HAND_OVER, hand_over::HandOver)
             .register(kinds::RETIRE_OLD, retire_old::RetireOld)
             .register(kinds::RETURN_TRAFFIC, return_traffic::ReturnTraffic)

@@ -133,7 +133,8 @@ pub(super) enum Way {
 /// Refuses to send traffic to nobody: that is worse than a bad version. What cannot be found out holds nothing up.
 async fn expect_somebody(cx: &StepContext, target: &Target, way: Way) -> Result<()> {
     // Where two workloads take turns, the name stands for the new version by then.
-    let track = if way == Way::On && target.layout != Layout::InPlace { Track::Canary } else { Track::Stable };
+    let track =
+        if way == Way::On && matches!(target.layout, Layout::Colors(_)) { Track::Canary } else { Track::Stable };
     let there = cx.backends().deployer()?.observe(&cx.call()?.at_most(LOOK), target, track).await;
     if there.is_err() || matches!(&there, Ok(Some(w)) if w.replicas.available > 0) {
         return Ok(());

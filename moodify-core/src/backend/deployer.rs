@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Color, ImageRef, Target, Track};
+use crate::model::{Color, ImageRef, Target, Track, WorkloadKind};
 
 /// What a deployer can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,13 +19,36 @@ pub struct DeployerCapabilities {
     pub server_preview: bool,
     /// Whether two workloads can take turns ([`Layout::Colors`](crate::model::Layout)).
     pub colors: bool,
+    /// The kinds of workload in which the new version can take the place of the old one
+    /// ([`Layout::Single`](crate::model::Layout)).
+    pub single: Vec<Single>,
+}
+
+/// How the new version takes the place of the old one in workloads of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Single {
+    /// The kind.
+    pub kind: WorkloadKind,
+    /// Whether the platform itself holds a batch at its size. Where it does not, more instances than asked for may run the
+    /// new version until the deployer holds them.
+    pub exact: bool,
+    /// Whether it can have no instance at all.
+    pub stops: bool,
 }
 
 impl DeployerCapabilities {
     /// Capabilities with these kinds of workload.
     #[must_use]
     pub fn new(kinds: &[&str], server_preview: bool) -> Self {
-        Self { kinds: kinds.iter().map(ToString::to_string).collect(), server_preview, colors: false }
+        let kinds = kinds.iter().map(ToString::to_string).collect();
+        Self { kinds, server_preview, colors: false, single: Vec::new() }
+    }
+
+    /// And the new version can take the place of the old one in these kinds of workload.
+    #[must_use]
+    pub fn with_single(mut self, kinds: &[Single]) -> Self {
+        self.single = kinds.to_vec();
+        self
     }
 
     /// And two workloads can take turns.
@@ -180,6 +203,10 @@ pub struct Change {
 /// - Where two workloads take turns, the canary is the one that does not serve. Scaled to nothing it is nobody's: it is
 ///   not seen, and any run may deploy it. `remove` leaves of it what costs nothing, and refuses while the service's
 ///   name stands for it, as [`ErrorKind::Conflict`].
+/// - In a single workload ([`Layout::Single`](crate::model::Layout)) the canary is that part of it which runs the new
+///   version while it is held back from running all of it. `deploy` makes that part so large, and returns when the
+///   workload holds there by itself; `set_image` ends the holding, whichever the image, and `remove` does so with the
+///   image of before. What the workload was before is kept with it, and is as it was afterwards.
 #[cfg_attr(feature = "testing", mockall::automock)]
 #[async_trait]
 pub trait Deployer: Send + Sync + fmt::Debug {

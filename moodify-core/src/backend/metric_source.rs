@@ -22,6 +22,8 @@ pub struct MetricQuery {
     pub track: Track,
     /// The name of the workload that runs this version: its pods are `{workload}-*`.
     pub workload: String,
+    /// The names of the pods that run it, where the workload runs two versions; else empty.
+    pub pods: Vec<String>,
     /// The version, for people and labels.
     pub version: String,
     /// How far one measurement looks back.
@@ -38,23 +40,45 @@ impl MetricQuery {
             target,
             track,
             workload: workload.to_owned(),
+            pods: Vec::new(),
             version: version.to_owned(),
             window: Period::from_mins(1),
         }
     }
 
-    /// Fills `{{namespace}}`, `{{service}}`, `{{workload}}`, `{{track}}`, `{{version}}` and `{{window}}` (in seconds,
-    /// as `60s`) into a template.
+    /// A regular expression that fits the names of the pods that run this version, and no other: a Deployment's pods are
+    /// named `{workload}-{hash}-{5 characters}`, so that of `backend` does not fit what `backend-canary` or
+    /// `backend-worker-0` are.
+    #[must_use]
+    pub fn pods_pattern(&self) -> String {
+        if self.pods.is_empty() { format!("{}-[a-z0-9]+-[a-z0-9]{{5}}", self.workload) } else { self.pods.join("|") }
+    }
+
+    /// Fills `{{namespace}}`, `{{service}}`, `{{workload}}`, `{{track}}`, `{{version}}`, `{{pods}}` (a regular expression,
+    /// [`pods_pattern`](Self::pods_pattern)) and `{{window}}` (in seconds, as `60s`) into a template.
+    ///
+    /// ```
+    /// use moodify_core::backend::MetricQuery;
+    /// use moodify_core::model::Track;
+    /// # let target = serde_json::from_value(serde_json::json!({"environment": "production", "namespace": "shop",
+    /// #     "service": {"name": "db", "workload": "db", "image": "registry.example/db:v2",
+    /// #     "traffic": {"router": "replica-ratio", "service": "db"}}})).unwrap();
+    /// let mut query = MetricQuery::new("error-rate", target, Track::Canary, "db", "v2");
+    /// assert_eq!(query.fill(r#"pod=~"{{pods}}""#), r#"pod=~"db-[a-z0-9]+-[a-z0-9]{5}""#);
+    /// query.pods = vec!["db-1".to_owned(), "db-2".to_owned()];
+    /// assert_eq!(query.fill(r#"pod=~"{{pods}}""#), r#"pod=~"db-1|db-2""#);
+    /// ```
     #[must_use]
     pub fn fill(&self, template: &str) -> String {
         let window = format!("{}s", self.window.get().as_secs().max(1));
-        let track = self.track.to_string();
+        let (track, pods) = (self.track.to_string(), self.pods_pattern());
         let values = [
             ("{{namespace}}", self.target.namespace.as_str()),
             ("{{service}}", &self.target.service.name),
             ("{{workload}}", &self.workload),
             ("{{track}}", &track),
             ("{{version}}", &self.version),
+            ("{{pods}}", &pods),
             ("{{window}}", &window),
         ];
         values.iter().fold(template.to_owned(), |text, (name, value)| text.replace(name, value))

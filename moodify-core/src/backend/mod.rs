@@ -29,7 +29,8 @@ pub use approvals::{ApprovalRequest, Approvals, Decision};
 pub use backup_store::{Backup, BackupCapabilities, BackupState, BackupStore, RestoreRequest, Restored};
 pub use cache_admin::{CacheAdmin, CacheCapabilities, CacheInfo, FlushRequest};
 pub use deployer::{
-    CanarySpec, Change, Deployer, DeployerCapabilities, DeployerExt, ImageChange, Remedy, Replicas, Scale, Workload,
+    CanarySpec, Change, Deployer, DeployerCapabilities, DeployerExt, ImageChange, Remedy, Replicas, Scale, Single,
+    Workload,
 };
 pub use diagnostics::{Diagnostics, LogRequest, PodState, Pods};
 pub use metric_source::{Measurement, MetricQuery, MetricSource};

@@ -14,6 +14,9 @@ pub enum Layout {
     InPlace,
     /// Two workloads that take turns; this one serves before the release. What was tested is what serves after it.
     Colors(Color),
+    /// One workload alone, in which the new version takes the place of the old one, all at once or batch by batch. The
+    /// canary is that part of it which runs the new version, as long as it is held back from running all of it.
+    Single,
 }
 
 impl Layout {
@@ -29,7 +32,7 @@ impl Layout {
     #[must_use]
     pub const fn color(self, track: Track) -> Option<Color> {
         match (self, track) {
-            (Self::InPlace, _) => None,
+            (Self::InPlace | Self::Single, _) => None,
             (Self::Colors(serving), Track::Stable) => Some(serving),
             (Self::Colors(serving), Track::Canary) => Some(serving.other()),
         }

@@ -4,10 +4,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Color, Environment, Layout, Period, Phases, Release, Service, Target};
+use super::{Color, Environment, Layout, Period, Phases, Release, Service, Target, WorkloadKind};
 
 /// The kind of step that lets two workloads take turns.
 pub(crate) const HAND_OVER: &str = "hand-over";
+/// The kind of step that lets a part of a workload run the new version.
+pub(crate) const ROLL_BATCH: &str = "roll-batch";
+/// The kind of step that leaves a workload no instance.
+pub(crate) const STOP: &str = "stop";
 
 /// What a run does, completely: no strategy is left to expand in it. Written whole into the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,12 +50,19 @@ impl Plan {
 
     pub(crate) fn target(&self, service: &Service) -> Target {
         let target = Target::new(&self.environment.name, &self.environment.namespace, service.clone());
-        target.with_layout(if self.takes_turns(service) { Layout::Colors(Color::Blue) } else { Layout::InPlace })
+        target.with_layout(if self.has_step(service, &[HAND_OVER]) {
+            Layout::Colors(Color::Blue)
+        } else if service.kind != WorkloadKind::Deployment || self.has_step(service, &[ROLL_BATCH, STOP]) {
+            Layout::Single
+        } else {
+            Layout::InPlace
+        })
     }
 
-    /// Whether two workloads take turns in serving it: then there is a step that hands over.
-    fn takes_turns(&self, service: &Service) -> bool {
-        self.steps().filter(|(_, step)| step.action == HAND_OVER).any(|(_, step)| match step.with.get("services") {
+    /// Whether there is a step of one of these kinds on this service.
+    fn has_step(&self, service: &Service, kinds: &[&str]) -> bool {
+        let mut steps = self.steps().map(|(_, step)| step).filter(|step| kinds.contains(&step.action.as_str()));
+        steps.any(|step| match step.with.get("services") {
             Some(Value::Array(services)) if !services.is_empty() => services.contains(&json!(service.name)),
             _ => true,
         })

@@ -31,8 +31,11 @@ impl Release {
 pub struct Service {
     /// Its name in the plan: `backend`.
     pub name: String,
-    /// The workload that runs it: the name of the Deployment.
+    /// The workload that runs it: the name of the Deployment, or of what `kind` says.
     pub workload: String,
+    /// What kind of workload that is.
+    #[serde(default, skip_serializing_if = "WorkloadKind::is_deployment")]
+    pub kind: WorkloadKind,
     /// The container in that workload; by default the service's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
@@ -47,6 +50,42 @@ impl Service {
     #[must_use]
     pub fn container(&self) -> &str {
         self.container.as_deref().unwrap_or(&self.name)
+    }
+}
+
+/// What kind of workload runs a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkloadKind {
+    /// Instances that are all alike.
+    #[default]
+    Deployment,
+    /// Instances with names, and often disks, of their own.
+    StatefulSet,
+    /// One instance on each node.
+    DaemonSet,
+}
+
+impl WorkloadKind {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_deployment(&self) -> bool {
+        *self == Self::Deployment
+    }
+
+    /// Its name in Kubernetes.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+            Self::DaemonSet => "DaemonSet",
+        }
+    }
+}
+
+impl fmt::Display for WorkloadKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::{Mistake, PhaseContent, PlanFile, StrategySpec};
+use super::{Mistake, PhaseContent, PlanFile};
 use crate::gate::Gate;
 use crate::model::{Environment, Period, Release, Service, Step};
 
@@ -151,14 +151,9 @@ impl Checks {
                 PhaseContent::Steps(list) | PhaseContent::Parallel(list) => {
                     steps.extend(list.iter().enumerate().map(|(index, step)| (format!("{at}/steps/{index}"), step)));
                 }
-                PhaseContent::Strategy(StrategySpec::Canary(canary)) => {
-                    for (pointer, message) in canary.problems() {
-                        self.report(format!("{at}/strategy/canary{pointer}"), message);
-                    }
-                }
-                PhaseContent::Strategy(StrategySpec::BlueGreen(blue_green)) => {
-                    for (pointer, message) in blue_green.problems() {
-                        self.report(format!("{at}/strategy/blue-green{pointer}"), message);
+                PhaseContent::Strategy(strategy) => {
+                    for (pointer, message) in strategy.problems() {
+                        self.report(format!("{at}/strategy{pointer}"), message);
                     }
                 }
             }

@@ -43,7 +43,7 @@ pub use decode::{Mistake, from_value};
 pub use source::{Place, PlanErrors, Problem, Source};
 
 use crate::model::{Environment, Phase, Plan, Release, Step};
-use crate::strategy::{BlueGreen, Canary};
+use crate::strategy::{BlueGreen, Canary, Recreate, Rolling};
 
 /// A plan as it is written: its strategies are not expanded yet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -72,8 +72,7 @@ impl PlanFile {
         let expand = |phase: PhaseSpec| match phase.content {
             PhaseContent::Steps(steps) => vec![Phase { name: phase.name, parallel: false, steps }],
             PhaseContent::Parallel(steps) => vec![Phase { name: phase.name, parallel: true, steps }],
-            PhaseContent::Strategy(StrategySpec::Canary(canary)) => canary.phases(&phase.name),
-            PhaseContent::Strategy(StrategySpec::BlueGreen(blue_green)) => blue_green.phases(&phase.name),
+            PhaseContent::Strategy(strategy) => strategy.phases(&phase.name),
         };
         Plan {
             name: self.name,
@@ -117,6 +116,36 @@ pub enum StrategySpec {
     /// Two workloads take turns: the same weights and bakes, then what was tested is what serves. `blue-green: {}` has all
     /// the defaults.
     BlueGreen(BlueGreen),
+    /// The instances of the workload itself get the new version, batch by batch, each followed by a bake. `rolling: {}` has
+    /// all the defaults.
+    Rolling(Rolling),
+    /// The old version stops before the new one starts: for what cannot run twice.
+    Recreate(Recreate),
+}
+
+impl StrategySpec {
+    /// The phases that it makes; `name` begins the names of phases and steps.
+    #[must_use]
+    pub fn phases(&self, name: &str) -> Vec<Phase> {
+        match self {
+            Self::Canary(strategy) => strategy.phases(name),
+            Self::BlueGreen(strategy) => strategy.phases(name),
+            Self::Rolling(strategy) => strategy.phases(name),
+            Self::Recreate(strategy) => strategy.phases(name),
+        }
+    }
+
+    /// What is wrong with its settings: where (a JSON pointer from the strategy on), and what.
+    #[must_use]
+    pub fn problems(&self) -> Vec<(String, String)> {
+        let (name, problems) = match self {
+            Self::Canary(strategy) => ("canary", strategy.problems()),
+            Self::BlueGreen(strategy) => ("blue-green", strategy.problems()),
+            Self::Rolling(strategy) => ("rolling", strategy.problems()),
+            Self::Recreate(strategy) => ("recreate", strategy.problems()),
+        };
+        problems.into_iter().map(|(at, what)| (format!("/{name}{at}"), what)).collect()
+    }
 }
 
 /// A phase: steps, or a strategy that makes them; exactly one of the two.

@@ -69,7 +69,7 @@ fn each_mistake_is_told_with_its_place() {
             "18:62: \"5\" is not a condition",
         ),
         (canary, "strategy: {canry: {}}", "18:16: unknown key \"canry\"; did you mean \"canary\"?"),
-        (canary, "strategy: {}", "18:15: expected exactly one of canary, blue-green, found 0 keys"),
+        (canary, "strategy: {}", "18:15: expected exactly one of canary, blue-green, rolling, recreate, found 0 keys"),
         (canary, "strategy: canary", "18:15: expected settings below it, found only the name"),
         (canary, "steps: []", "18:12: no steps"),
         (canary, "steps: [{name: a}]", "18:13: the key \"action\" is missing"),

@@ -3,8 +3,10 @@
 mod blue_green;
 mod canary;
 mod ratio;
+mod rolling;
 mod steps;
 
 pub use blue_green::BlueGreen;
 pub use canary::{Bake, Canary};
-pub use ratio::{Split, split};
+pub use ratio::{Split, batch, split};
+pub use rolling::{Recreate, Rolling};

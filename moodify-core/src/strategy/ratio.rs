@@ -25,6 +25,29 @@ impl Split {
     }
 }
 
+/// How many of `capacity` instances are nearest to `weight`. From 1 to 99 % at least one, and not all; `None` where there
+/// are too few instances for that.
+///
+/// ```
+/// use moodify_core::model::Weight;
+/// use moodify_core::strategy::batch;
+/// let weight = |percent| Weight::new(percent).unwrap();
+/// assert_eq!(batch(10, weight(10)), Some(1));
+/// assert_eq!(batch(3, weight(10)), Some(1), "the least there is");
+/// assert_eq!(batch(3, weight(99)), Some(2), "not all yet");
+/// assert_eq!(batch(1, weight(50)), None, "there is no half of it");
+/// assert_eq!(batch(1, Weight::FULL), Some(1));
+/// ```
+#[must_use]
+pub fn batch(capacity: u32, weight: Weight) -> Option<u32> {
+    if weight == Weight::ZERO || weight == Weight::FULL {
+        return Some(if weight == Weight::FULL { capacity } else { 0 });
+    }
+    let nearest = (u64::from(capacity) * u64::from(weight.percent()) + 50) / 100;
+    let most = capacity.checked_sub(1).filter(|most| *most > 0)?;
+    Some(u32::try_from(nearest).unwrap_or(most).clamp(1, most))
+}
+
 /// The split of instances whose ratio is nearest to `weight`: with `capacity` instances in all, or one more if that is
 /// nearer. From 1 to 99 % neither track has 0 instances. Of equally near ones the one with fewer instances, then with
 /// fewer canaries.

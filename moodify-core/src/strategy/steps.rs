@@ -1,9 +1,9 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{BlueGreen, Canary};
+use super::{BlueGreen, Canary, Recreate, Rolling};
 use crate::action::{BakeParams, LAG, ShiftParams, kinds};
-use crate::model::{Period, Phase, RetryPolicy, Step};
+use crate::model::{Period, Phase, RetryPolicy, Step, Weight};
 
 impl Canary {
     /// The phases of a canary release; `name` begins the names of phases and steps.
@@ -94,6 +94,74 @@ impl BlueGreen {
         });
         phases
     }
+}
+
+impl Rolling {
+    /// The phases of a rolling release; `name` begins the names of phases and steps.
+    ///
+    /// Prepare (look at what serves), one phase a batch (roll, bake), finish (give the workload back as it was).
+    ///
+    /// ```
+    /// use moodify_core::strategy::Rolling;
+    /// let phases = Rolling::default().phases("rollout");
+    /// let names: Vec<&str> = phases.iter().map(|p| p.name.as_str()).collect();
+    /// assert_eq!(names, ["rollout: prepare", "rollout: 10 %", "rollout: 50 %", "rollout: 100 %", "rollout: finish"]);
+    /// ```
+    #[must_use]
+    pub fn phases(&self, name: &str) -> Vec<Phase> {
+        let ready = Some(self.ready_deadline);
+        let mut phases = vec![prepare(name)];
+        for (index, &weight) in self.batches.iter().enumerate() {
+            let percent = weight.percent();
+            let batch = ShiftParams { weight, services: Vec::new() };
+            let period = self.bake.of(index);
+            let bake = BakeParams { weight, period, analysis: self.analysis.clone(), services: Vec::new() };
+            phases.push(Phase {
+                name: format!("{name}: {weight}"),
+                parallel: false,
+                steps: vec![
+                    step(name, &format!("roll-{percent}"), kinds::ROLL_BATCH, &batch, ready),
+                    step(name, &format!("bake-{percent}"), kinds::BAKE, &bake, None),
+                ],
+            });
+        }
+        let steps = vec![step(name, "promote", kinds::PROMOTE, &Value::Null, ready)];
+        phases.push(Phase { name: format!("{name}: finish"), parallel: false, steps });
+        phases
+    }
+}
+
+impl Recreate {
+    /// The phases of a release that stops the old version first; `name` begins the names of phases and steps.
+    ///
+    /// ```
+    /// use moodify_core::strategy::Recreate;
+    /// let phases = Recreate::default().phases("rollout");
+    /// let steps: Vec<&str> = phases.iter().flat_map(|p| &p.steps).map(|s| s.name.as_str()).collect();
+    /// assert_eq!(steps, ["rollout-baseline", "rollout-stop", "rollout-start", "rollout-bake"]);
+    /// ```
+    #[must_use]
+    pub fn phases(&self, name: &str) -> Vec<Phase> {
+        let ready = Some(self.ready_deadline);
+        let bake = BakeParams {
+            weight: Weight::FULL,
+            period: self.bake,
+            analysis: self.analysis.clone(),
+            services: Vec::new(),
+        };
+        let steps = vec![
+            step(name, "stop", kinds::STOP, &Value::Null, ready),
+            step(name, "start", kinds::START, &Value::Null, ready),
+            step(name, "bake", kinds::BAKE, &bake, None),
+        ];
+        vec![prepare(name), Phase { name: format!("{name}: recreate"), parallel: false, steps }]
+    }
+}
+
+/// Looks at what serves.
+fn prepare(name: &str) -> Phase {
+    let steps = vec![step(name, "baseline", kinds::BASELINE, &Value::Null, None)];
+    Phase { name: format!("{name}: prepare"), parallel: false, steps }
 }
 
 /// When a step must have ended that waits for instances and then moves traffic: the time for which it lets the data plane

@@ -4,13 +4,14 @@
 
 use std::time::Duration;
 
-use moodify_core::model::{ImageRef, Routing, Service, Target, Weight};
+use moodify_core::model::{ImageRef, Routing, Service, Target, Weight, WorkloadKind};
 use moodify_core::{CallContext, IdempotencyKey, RunId};
 
 pub(crate) fn target(name: &str, router: &str) -> Target {
     let service = Service {
         name: name.into(),
         workload: format!("{name}-deployment"),
+        kind: WorkloadKind::Deployment,
         container: None,
         image: format!("registry.example:5000/{name}:v2").parse().unwrap(),
         traffic: Routing { router: router.into(), service: name.into(), route: Some(name.into()) },

@@ -11,5 +11,6 @@ mod ownership;
 mod peers;
 mod saga;
 mod scenarios;
+mod single;
 mod time;
 mod traps;

@@ -13,7 +13,7 @@ mod transport;
 use std::time::Duration;
 
 use moodify_core::backend::MetricQuery;
-use moodify_core::model::{ImageRef, Routing, Service, Target, Track};
+use moodify_core::model::{ImageRef, Routing, Service, Target, Track, WorkloadKind};
 use moodify_core::{CallContext, IdempotencyKey, RunId};
 use moodify_http::HttpClient;
 
@@ -34,7 +34,14 @@ fn cx_for(timeout: Duration) -> CallContext {
 fn query(metric: &str) -> MetricQuery {
     let image: ImageRef = "registry.example/backend:v2".parse().unwrap();
     let traffic = Routing { router: "replica-ratio".into(), service: "backend-service".into(), route: None };
-    let service = Service { name: "backend".into(), workload: "backend".into(), container: None, image, traffic };
+    let service = Service {
+        name: "backend".into(),
+        workload: "backend".into(),
+        kind: WorkloadKind::Deployment,
+        container: None,
+        image,
+        traffic,
+    };
     let target = Target::new("production", "shop", service);
     MetricQuery::new(metric, target, Track::Canary, "backend-canary", "v2")
 }

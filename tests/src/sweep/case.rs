@@ -8,6 +8,7 @@ use moodify_core::gate::Gate;
 use moodify_core::journal::CommandKind;
 use moodify_core::model::{
     Environment, EnvironmentKind, Period, Phase, Plan, Release, RetryPolicy, Routing, Service, Step, Weight,
+    WorkloadKind,
 };
 use moodify_core::strategy::{Bake, BlueGreen, Canary};
 use moodify_core::testing::{BackendKind, Behaviour, Edit, Fault, Outage, Rule, Scenario};
@@ -354,6 +355,7 @@ impl Case {
             };
             Service {
                 workload: format!("{name}-deployment"),
+                kind: WorkloadKind::Deployment,
                 container: None,
                 image: format!("registry.test/{name}:new").parse().unwrap_or_else(|e| unreachable!("{e}")),
                 traffic: Routing {

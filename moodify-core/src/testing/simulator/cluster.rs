@@ -8,16 +8,17 @@ use futures::stream::BoxStream;
 
 use crate::backend::{
     CanarySpec, Change, Deployer, DeployerCapabilities, Diagnostics, Granularity, ImageChange, LogRequest, Pods,
-    Remedy, ReplicaRatio, RouterCapabilities, Scale, Traffic, TrafficRouter, Verification, WeightChange, Workload,
+    Remedy, ReplicaRatio, RouterCapabilities, Scale, Single, Traffic, TrafficRouter, Verification, WeightChange,
+    Workload,
 };
 use crate::context::CallContext;
 use crate::error::{ErrorKind, Result};
-use crate::model::{Color, Layout, Target, Track, Weight};
+use crate::model::{Color, Layout, Target, Track, Weight, WorkloadKind};
 
 use super::fault::BackendKind;
 use super::service::place;
 use super::state::{Caller, State};
-use super::workload::Running;
+use super::workload::{Hold, Running};
 use super::world::World;
 
 /// Every backend of one engine on one world.
@@ -56,7 +57,7 @@ impl Facet {
 
 /// A workload as the run of `caller` may see it.
 fn owned(state: &State, caller: &Caller, target: &Target, track: Track) -> Result<Option<Workload>> {
-    let takes_turns = target.layout != Layout::InPlace;
+    let takes_turns = matches!(target.layout, Layout::Colors(_));
     let running = state.service(target).and_then(|service| service.of(target, track));
     let ours = |running: &Running| running.owner.is_some() && running.owner == caller.run;
     if takes_turns && track == Track::Canary {
@@ -139,7 +140,35 @@ fn differs(running: &Running, spec: &CanarySpec) -> bool {
         || running.shares_service != spec.shares_service
 }
 
+/// Lets a part of a single workload run the new version.
+fn hold(state: &mut State, caller: &Caller, target: &Target, spec: &CanarySpec) -> Result<Workload> {
+    check_deploy(state, caller, target)?;
+    let (running, due) = change(state, caller, target, Track::Stable)?;
+    let before = match &running.hold {
+        Some(hold) => hold.before.clone(),
+        None if running.image != spec.image => running.image.clone(),
+        None => {
+            let message = format!("{} runs {} everywhere: nothing is held any more", running.name, spec.image);
+            return Err(caller.fails(ErrorKind::Drift, message));
+        }
+    };
+    let wanted = Some(Hold { instances: spec.replicas, before });
+    if running.hold != wanted {
+        running.hold = wanted;
+        running.image = spec.image.clone();
+        running.version.clone_from(&spec.version);
+        running.owner.clone_from(&caller.run);
+        running.asked(due);
+        let what = format!("{}: {} of {}, {} of it", running.name, running.desired, spec.image, spec.replicas);
+        state.wrote(what);
+    }
+    written(state, caller, target, Track::Canary)
+}
+
 fn deploy(state: &mut State, caller: &Caller, target: &Target, spec: &CanarySpec) -> Result<Workload> {
+    if target.layout == Layout::Single {
+        return hold(state, caller, target, spec);
+    }
     check_deploy(state, caller, target)?;
     let due = state.now + state.scenario.world.controller_lag.get();
     let name = canary_name(target);
@@ -170,7 +199,10 @@ fn deploy(state: &mut State, caller: &Caller, target: &Target, spec: &CanarySpec
 #[async_trait]
 impl Deployer for Facet {
     fn capabilities(&self) -> DeployerCapabilities {
-        DeployerCapabilities::new(&["Deployment"], true).with_colors()
+        use WorkloadKind::{DaemonSet, Deployment, StatefulSet};
+        let single = |kind| Single { kind, exact: kind != Deployment, stops: kind != DaemonSet };
+        let capabilities = DeployerCapabilities::new(&["Deployment"], true).with_colors();
+        capabilities.with_single(&[Deployment, StatefulSet, DaemonSet].map(single))
     }
 
     async fn observe(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Option<Workload>> {
@@ -226,10 +258,11 @@ impl Deployer for Facet {
             }
             wanted.scale.map_or(Ok(()), |scale| check_scale(&asks, running, scale))?;
             let desired = wanted.scale.map_or(running.desired, |scale| scale.to);
-            if running.image != wanted.to || running.desired != desired {
+            if running.image != wanted.to || running.desired != desired || running.hold.is_some() {
                 running.image = wanted.to.clone();
                 running.desired = desired;
                 running.edited_by = None;
+                running.release();
                 running.asked(due);
                 let what = format!("{}: {desired} of {}", running.name, wanted.to);
                 state.wrote(what);
@@ -278,6 +311,18 @@ impl Deployer for Facet {
         let effect = move |state: &mut State| {
             let due = state.now + state.scenario.world.controller_lag.get();
             let Some(service) = state.service_mut(&target) else { return Ok(()) };
+            if target.layout == Layout::Single {
+                let held = |running: &&mut Running| running.hold.is_some() && running.owner.as_ref() == Some(&run);
+                if let Some(running) = service.stable.as_mut().filter(held) {
+                    let before = running.hold.as_ref().map(|hold| hold.before.clone());
+                    running.image = before.unwrap_or_else(|| running.image.clone());
+                    running.release();
+                    running.asked(due);
+                    let what = format!("{}: {} everywhere again", running.name, running.image);
+                    state.wrote(what);
+                }
+                return Ok(());
+            }
             let color = target.layout.color(Track::Canary);
             if color == Some(service.name.stands_for) {
                 return Err(asks.fails(ErrorKind::Conflict, "the service's name stands for it"));

@@ -22,7 +22,7 @@ use serde_json::Value;
 use crate::analysis::sources;
 use crate::backend::{Backends, TrafficRouter};
 use crate::clock::Clock;
-use crate::model::{ImageRef, Plan, Target};
+use crate::model::{ImageRef, Layout, Plan, Target};
 
 use cluster::{Facet, RatioRouter};
 pub use fault::{BackendKind, Fault, Faults, Rule};
@@ -41,12 +41,13 @@ const RATIO: &str = "replica-ratio";
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
-/// use moodify_core::model::{Routing, Service, Target, Track};
+/// use moodify_core::model::{Routing, Service, Target, Track, WorkloadKind};
 /// use moodify_core::testing::{Behaviour, Scenario, Simulator};
 ///
 /// let service = Service {
 ///     name: "backend".into(),
 ///     workload: "backend-deployment".into(),
+///     kind: WorkloadKind::Deployment,
 ///     container: None,
 ///     image: "registry.example/backend:v2".parse().unwrap(),
 ///     traffic: Routing { router: "http-route".into(), service: "backend".into(), route: Some("backend".into()) },
@@ -250,7 +251,11 @@ impl SimulatorBuilder {
         let image = self.images.get(name).cloned();
         let image = image.unwrap_or_else(|| tagged(&target.service.image, &world.stable_version));
         let replicas = world.replicas_of.get(name).copied().unwrap_or(world.replicas);
-        let running = || Running::long_running(target.service.workload.clone(), image.clone(), replicas);
+        let running = || {
+            let mut running = Running::long_running(target.service.workload.clone(), image.clone(), replicas);
+            running.in_place = target.layout == Layout::Single;
+            running
+        };
         let stable = (!self.no_workload.contains(name)).then(running);
         let routed = target.service.traffic.router != RATIO && !self.no_route.contains(name);
         SimService::new(target.clone(), image.clone(), stable, routed.then(Route::new))

@@ -75,6 +75,7 @@ impl Name {
 /// Where the workload is kept that has this part in a release.
 pub(super) fn place(layout: Layout, track: Track) -> Track {
     match layout.color(track) {
+        None if layout == Layout::Single => Track::Stable,
         None => track,
         Some(Color::Blue) => Track::Stable,
         Some(Color::Green) => Track::Canary,
@@ -108,7 +109,10 @@ impl SimService {
 
     /// The workload that has this part in a release of `target`.
     pub(super) fn of<'a>(&'a self, target: &Target, track: Track) -> Option<&'a Running> {
-        self.track(place(target.layout, track))
+        let running = self.track(place(target.layout, track));
+        // The canary in a single workload is what runs the new version.
+        let is_part = target.layout == Layout::Single && track == Track::Canary;
+        running.filter(|running| !is_part || running.image == target.service.image)
     }
 
     pub(super) fn name(&self) -> &str {

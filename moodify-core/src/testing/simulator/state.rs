@@ -12,7 +12,7 @@ use crate::backend::{
 };
 use crate::context::{CallContext, IdempotencyKey};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{RunId, Target, Track};
+use crate::model::{Layout, RunId, Target, Track};
 
 use super::fault::{BackendKind, Site};
 use super::scenario::{Answer, Edit, Scenario};
@@ -283,15 +283,24 @@ impl State {
     }
 
     pub(super) fn pods(&self, target: &Target, track: Track) -> Vec<PodState> {
-        self.service(target)
-            .map_or_else(Vec::new, |service| service.pods(&self.scenario, place(target.layout, track), self.now))
+        let Some(service) = self.service(target) else { return Vec::new() };
+        let mut pods = service.pods(&self.scenario, place(target.layout, track), self.now);
+        if target.layout == Layout::Single && track == Track::Canary {
+            pods.retain(|pod| pod.image == target.service.image.as_str());
+        }
+        pods
     }
 
     /// A workload, whoever owns it.
     pub(super) fn workload(&self, target: &Target, track: Track) -> Option<Workload> {
-        let running = self.service(target)?.of(target, track)?;
-        let pods = self.pods(target, track);
-        Some(running.view(&pods, self.now, self.scenario.world.progress_deadline.get()))
+        let service = self.service(target)?;
+        let running = service.of(target, track)?;
+        let pods = service.pods(&self.scenario, place(target.layout, track), self.now);
+        let whole = running.view(&pods, self.now, self.scenario.world.progress_deadline.get());
+        match (target.layout, track) {
+            (Layout::Single, Track::Canary) => Some(running.part(whole, &pods)),
+            _ => Some(whole),
+        }
     }
 
     /// A backup as it stands now.

@@ -11,7 +11,7 @@ use crate::backend::{
 };
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Color, Track};
+use crate::model::{Color, Layout, Track};
 
 use super::chance;
 use super::cluster::Facet;
@@ -42,7 +42,10 @@ fn measure(state: &State, query: &MetricQuery) -> Option<f64> {
     let pods = state.pods(&query.target, query.track);
     let share = |wanted: &dyn Fn(&PodState) -> bool| pods.iter().filter(|pod| wanted(pod)).count() as f64;
     let scenario = &state.scenario;
-    let conducts: Vec<_> = running.pods.iter().map(|pod| service.conduct(scenario, &pod.image, state.now)).collect();
+    // Of a single workload the pods are those of one of its two versions.
+    let part = |pod: &&super::workload::Pod| query.target.layout != Layout::Single || pod.image == running.image;
+    let of_it = running.pods.iter().filter(part);
+    let conducts: Vec<_> = of_it.map(|pod| service.conduct(scenario, &pod.image, state.now)).collect();
     if conducts.iter().any(|conduct| conduct.no_metrics) {
         return None;
     }

@@ -105,6 +105,16 @@ impl Pod {
 struct Seen {
     image: ImageRef,
     desired: u32,
+    hold: Option<Hold>,
+}
+
+/// A workload in which only a part may run what is asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Hold {
+    /// How many instances may.
+    pub(super) instances: u32,
+    /// What the others run: what it was before.
+    pub(super) before: ImageRef,
 }
 
 #[derive(Debug, Clone)]
@@ -117,6 +127,9 @@ pub(super) struct Running {
     pub(super) version: String,
     pub(super) shares_service: bool,
     pub(super) edited_by: Option<String>,
+    /// Its instances are replaced one by one, without one more meanwhile.
+    pub(super) in_place: bool,
+    pub(super) hold: Option<Hold>,
     pub(super) pods: Vec<Pod>,
     seen: Seen,
     /// When the controller acts on what is asked for now; `None` if it has.
@@ -131,7 +144,7 @@ impl Running {
     pub(super) fn new(name: String, image: ImageRef, desired: u32, due: Duration) -> Self {
         Self {
             name,
-            seen: Seen { image: image.clone(), desired: 0 },
+            seen: Seen { image: image.clone(), desired: 0, hold: None },
             image,
             desired,
             generation: 1,
@@ -139,6 +152,8 @@ impl Running {
             version: String::new(),
             shares_service: false,
             edited_by: None,
+            in_place: false,
+            hold: None,
             pods: Vec::new(),
             due: Some(due),
             progressed: due,
@@ -151,7 +166,7 @@ impl Running {
     pub(super) fn long_running(name: String, image: ImageRef, desired: u32) -> Self {
         let mut new = Self::new(name, image, desired, Duration::ZERO);
         for _ in 0..desired {
-            new.create(None);
+            new.create(None, new.image.clone());
         }
         new.seen.desired = desired;
         new.due = None;
@@ -165,6 +180,13 @@ impl Running {
         self.due = Some(due);
     }
 
+    /// Nothing is held back any more.
+    pub(super) fn release(&mut self) {
+        if self.hold.take().is_some() {
+            self.owner = None;
+        }
+    }
+
     pub(super) fn due(&self) -> Option<Duration> {
         self.due
     }
@@ -174,9 +196,8 @@ impl Running {
         (self.due.is_none() && !self.complete).then(|| self.progressed + deadline)
     }
 
-    fn create(&mut self, born: Option<Duration>) {
+    fn create(&mut self, born: Option<Duration>, image: ImageRef) {
         self.next_pod += 1;
-        let image = self.seen.image.clone();
         self.pods.push(Pod { number: self.next_pod, image, born, was_ready: born.is_none(), restarts: 0 });
     }
 
@@ -193,12 +214,13 @@ impl Running {
         }
         if self.due.is_some_and(|due| due <= now) {
             self.due = None;
-            self.seen = Seen { image: self.image.clone(), desired: self.desired };
+            self.seen = Seen { image: self.image.clone(), desired: self.desired, hold: self.hold.clone() };
             self.progressed = now;
             self.complete = false;
             changed = true;
         }
-        if self.replace(states, now) {
+        let replaced = if self.in_place { self.replace_in_place(states, now) } else { self.replace(states, now) };
+        if replaced {
             self.progressed = now;
             return true;
         }
@@ -220,7 +242,7 @@ impl Running {
         let missing = desired.saturating_sub(new).min((desired + surge).saturating_sub(total));
         if missing > 0 {
             for _ in 0..missing {
-                self.create(Some(now));
+                self.create(Some(now), self.seen.image.clone());
             }
             return true;
         }
@@ -237,6 +259,39 @@ impl Running {
         let Some(index) = surplus_new.or(old) else { return false };
         self.pods.remove(index);
         true
+    }
+
+    /// Replaces pods one by one, the last one first, each when all others are ready; as many as may run what is asked for.
+    fn replace_in_place(&mut self, states: &[PodState], now: Duration) -> bool {
+        let desired = self.seen.desired as usize;
+        let is_new = |pod: &Pod| pod.image == self.seen.image;
+        let new = self.pods.iter().filter(|pod| is_new(pod)).count();
+        let may = self.seen.hold.as_ref().map_or(desired, |hold| desired.min(hold.instances as usize));
+        if self.pods.len() < desired {
+            let before = self.seen.hold.as_ref().filter(|_| new >= may).map(|hold| hold.before.clone());
+            self.create(Some(now), before.unwrap_or_else(|| self.seen.image.clone()));
+            return true;
+        }
+        let gone = if self.pods.len() > desired {
+            self.pods.len().checked_sub(1)
+        } else if new >= may {
+            None
+        } else if let Some(broken) = states.iter().position(|state| !state.ready) {
+            // A broken one of another version is in nobody's way.
+            Some(broken).filter(|at| !is_new(&self.pods[*at]))
+        } else {
+            self.pods.iter().rposition(|pod| !is_new(pod))
+        };
+        gone.map(|at| self.pods.remove(at)).is_some()
+    }
+
+    /// The part that runs what is asked for, where only a part may.
+    pub(super) fn part(&self, whole: Workload, states: &[PodState]) -> Workload {
+        let of = self.pods.iter().zip(states).filter(|(pod, _)| pod.image == self.image);
+        let ready = u32::try_from(of.filter(|(_, state)| state.ready).count()).unwrap_or(u32::MAX);
+        let Replicas { desired, updated, .. } = whole.replicas;
+        let desired = self.hold.as_ref().map_or(desired, |hold| hold.instances);
+        Workload { replicas: Replicas { desired, total: updated, updated, ready, available: ready }, ..whole }
     }
 
     pub(super) fn view(&self, states: &[PodState], now: Duration, progress_deadline: Duration) -> Workload {
