@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use moodify_core::model::{Layout, Target, Track};
+use moodify_core::model::{Layout, Target, Track, WorkloadKind};
 use serde_json::{Value, json};
 
 use crate::names::{self, MANAGED_BY, canary_of, canary_service, with_suffix};
+use crate::single;
 use crate::traffic::Router;
 
 /// A permission: group, resource (with subresource), verb, and the name of the object if only one is meant.
@@ -72,6 +73,25 @@ const JOURNAL: [Needed; 2] = [
     ("coordination.k8s.io", "leases", &[Of::All], &["get", "create", "patch", "delete"]),
 ];
 
+/// What a release in one workload needs.
+fn single(target: &Target) -> Vec<Needed> {
+    let workload = single::object_of(target).kind;
+    let mut needed: Vec<Needed> = vec![
+        (workload.group, workload.plural, &[Of::Workload], &["get", "list", "watch", "patch"]),
+        ("", "services", &[Of::Service], &["get"]),
+        ("", "pods", &[Of::All], &["list", "watch"]),
+        ("", "pods/log", &[Of::All], &["get"]),
+        ("", "events", &[Of::All], &["list"]),
+    ];
+    if target.service.kind != WorkloadKind::Deployment {
+        needed.push(("", "pods", &[Of::All], &["delete"]));
+    }
+    if let Some(router) = Router::of(target) {
+        needed.push((router.kind().group, router.kind().plural, &[Of::Route], &["get"]));
+    }
+    needed
+}
+
 /// What a router needs of its routing objects.
 fn routes(router: Router) -> Vec<Needed> {
     match router {
@@ -109,12 +129,12 @@ fn each<'a>(needed: &'a [Needed], target: Option<&'a Target>) -> impl Iterator<I
 pub(crate) fn permissions(targets: &[&Target]) -> Vec<Permission> {
     let mut all: Vec<Permission> = Vec::new();
     for target in targets {
-        let mut needed = ALWAYS.to_vec();
-        if let Some(router) = Router::of(target) {
+        let mut needed = if target.layout == Layout::Single { single(target) } else { ALWAYS.to_vec() };
+        if let Some(router) = Router::of(target).filter(|_| target.layout != Layout::Single) {
             needed.extend(OWN_SERVICE);
             needed.extend(routes(router));
         }
-        if target.layout != Layout::InPlace {
+        if let Layout::Colors(_) = target.layout {
             needed.extend(TURNS);
         }
         for permission in each(&needed, Some(target)) {

@@ -155,6 +155,9 @@ pub(crate) struct Kind {
 }
 
 pub(crate) const DEPLOYMENT: Kind = Kind { group: "apps", version: "v1", kind: "Deployment", plural: "deployments" };
+pub(crate) const STATEFUL_SET: Kind =
+    Kind { group: "apps", version: "v1", kind: "StatefulSet", plural: "statefulsets" };
+pub(crate) const DAEMON_SET: Kind = Kind { group: "apps", version: "v1", kind: "DaemonSet", plural: "daemonsets" };
 pub(crate) const AUTOSCALER: Kind =
     Kind { group: "autoscaling", version: "v2", kind: "HorizontalPodAutoscaler", plural: "horizontalpodautoscalers" };
 pub(crate) const SERVICE: Kind = Kind { group: "", version: "v1", kind: "Service", plural: "services" };

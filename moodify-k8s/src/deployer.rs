@@ -3,8 +3,10 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
-use moodify_core::backend::{CanarySpec, Change, Deployer, DeployerCapabilities, ImageChange, Remedy, Scale, Workload};
-use moodify_core::model::{Color, Layout, Target, Track};
+use moodify_core::backend::{
+    CanarySpec, Change, Deployer, DeployerCapabilities, ImageChange, Remedy, Scale, Single, Workload,
+};
+use moodify_core::model::{Color, Layout, Target, Track, WorkloadKind};
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result, RunId};
 use serde_json::{Value, json};
 
@@ -14,10 +16,12 @@ use crate::error::{Access, Ask};
 use crate::names::{self, RUN, VERSION};
 use crate::ownership::{self, Owner, last_foreign};
 use crate::patch;
+use crate::single;
 use crate::traffic;
 use crate::workload::{container, desired, image, workload};
 
-/// Runs Deployments: the stable one is the user's and only ever patched; the canary beside it is ours.
+/// Runs Deployments: the stable one is the user's and only ever patched; the canary beside it is ours. Where there is no
+/// canary beside it, it runs `StatefulSet`s and `DaemonSet`s too.
 ///
 /// Every method is safe to cancel: what was sent before may have taken effect, as after a timeout.
 #[derive(Debug, Clone)]
@@ -122,9 +126,13 @@ impl DeploymentDeployer {
     /// Whether a canary could be made of this target, without asking the server to make one.
     pub(crate) async fn examine(&self, cx: &CallContext, target: &Target, shares_service: bool) -> Result<()> {
         let spec = CanarySpec::new(target.service.image.clone(), "check", 1, shares_service);
-        if target.layout != Layout::InPlace {
-            let target = target.clone().with_layout(Layout::Colors(self.who_serves(cx, target).await?));
-            return self.examine_turn(cx, &target, &spec).await;
+        match target.layout {
+            Layout::InPlace => {}
+            Layout::Colors(_) => {
+                let target = target.clone().with_layout(Layout::Colors(self.who_serves(cx, target).await?));
+                return self.examine_turn(cx, &target, &spec).await;
+            }
+            Layout::Single => return self.examine_single(cx, target).await,
         }
         let stable = self.plan(cx, target, &spec).await?.stable;
         rolls(target, Track::Stable, &stable)?;
@@ -227,10 +235,17 @@ pub(crate) fn scaling(from: u32, to: u32) -> [Value; 2] {
 #[async_trait]
 impl Deployer for DeploymentDeployer {
     fn capabilities(&self) -> DeployerCapabilities {
-        DeployerCapabilities::new(&["Deployment"], true).with_colors()
+        use WorkloadKind::{DaemonSet, Deployment, StatefulSet};
+        // A Deployment decides itself how many pods it replaces before it is seen and paused.
+        let single = |kind| Single { kind, exact: kind != Deployment, stops: kind != DaemonSet };
+        let capabilities = DeployerCapabilities::new(&["Deployment"], true).with_colors();
+        capabilities.with_single(&[Deployment, StatefulSet, DaemonSet].map(single))
     }
 
     async fn observe(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Option<Workload>> {
+        if target.layout == Layout::Single {
+            return self.observe_single(cx, target, track).await;
+        }
         let ask = deployment_of(target, track).ask(Access::Read, "get");
         let found = self.find(cx, target, track).await?;
         found.map(|d| workload(&ask, &d, target.service.container())).transpose()
@@ -242,6 +257,9 @@ impl Deployer for DeploymentDeployer {
         target: &Target,
         track: Track,
     ) -> Result<BoxStream<'static, Result<Option<Workload>>>> {
+        if target.layout == Layout::Single {
+            return Ok(self.watch_single(cx, target, track));
+        }
         let object = deployment_of(target, track);
         let ask = object.ask(Access::Read, "watch");
         let (this, run, target) = (self.clone(), cx.run_id().clone(), target.clone());
@@ -258,8 +276,10 @@ impl Deployer for DeploymentDeployer {
     }
 
     async fn deploy(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Workload> {
-        if target.layout != Layout::InPlace {
-            return self.deploy_turn(cx, target, spec).await;
+        match target.layout {
+            Layout::InPlace => {}
+            Layout::Colors(_) => return self.deploy_turn(cx, target, spec).await,
+            Layout::Single => return self.hold_single(cx, target, spec).await,
         }
         let ask = deployment_of(target, Track::Canary).ask(Access::Write, "deploy");
         let plan = self.plan(cx, target, spec).await?;
@@ -278,6 +298,9 @@ impl Deployer for DeploymentDeployer {
     }
 
     async fn scale(&self, cx: &CallContext, target: &Target, track: Track, scale: Scale) -> Result<Workload> {
+        if target.layout == Layout::Single {
+            return self.scale_single(cx, target, scale).await;
+        }
         let object = deployment_of(target, track);
         let ask = object.ask(Access::Write, "scale");
         let now = self.get(cx, target, track).await?;
@@ -286,7 +309,8 @@ impl Deployer for DeploymentDeployer {
             return workload(&ask, &now, target.service.container());
         }
         // What an autoscaler made of the version before is nobody's wish for the time after it.
-        let retires = target.layout != Layout::InPlace && scale.to == 0 && ownership::is_autoscaled(&now.metadata);
+        let retires =
+            matches!(target.layout, Layout::Colors(_)) && scale.to == 0 && ownership::is_autoscaled(&now.metadata);
         if replicas != scale.from && !retires {
             let message = format!("it is asked for {replicas} replicas, where we expected {}", scale.from);
             return Err(self.drift(&ask, &now, &["f:spec", "f:replicas"], &message));
@@ -300,6 +324,9 @@ impl Deployer for DeploymentDeployer {
     }
 
     async fn set_image(&self, cx: &CallContext, target: &Target, change: &ImageChange) -> Result<Workload> {
+        if target.layout == Layout::Single {
+            return self.set_single(cx, target, change).await;
+        }
         let object = deployment_of(target, Track::Stable);
         let ask = object.ask(Access::Write, "set the image of");
         let name = target.service.container();
@@ -340,8 +367,10 @@ impl Deployer for DeploymentDeployer {
     }
 
     async fn remove(&self, cx: &CallContext, target: &Target) -> Result<()> {
-        if target.layout != Layout::InPlace {
-            return self.remove_turn(cx, target).await;
+        match target.layout {
+            Layout::InPlace => {}
+            Layout::Colors(_) => return self.remove_turn(cx, target).await,
+            Layout::Single => return self.remove_single(cx, target).await,
         }
         let object = deployment_of(target, Track::Canary);
         // Not by `find`: an edited canary is removed too.
@@ -361,8 +390,10 @@ impl Deployer for DeploymentDeployer {
     }
 
     async fn preview(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Vec<Change>> {
-        if target.layout != Layout::InPlace {
-            return self.preview_turn(cx, target, spec).await;
+        match target.layout {
+            Layout::InPlace => {}
+            Layout::Colors(_) => return self.preview_turn(cx, target, spec).await,
+            Layout::Single => return self.preview_single(cx, target, spec).await,
         }
         let plan = self.plan(cx, target, spec).await?;
         let (stable, canary) = (deployment_of(target, Track::Stable), deployment_of(target, Track::Canary));
@@ -400,6 +431,9 @@ impl Deployer for DeploymentDeployer {
     }
 
     fn by_hand(&self, target: &Target, remedy: &Remedy) -> Vec<String> {
+        if target.layout == Layout::Single {
+            return single::by_hand(target, remedy);
+        }
         let (namespace, name) = (&target.namespace, &names::workload(target, Track::Stable));
         match remedy {
             Remedy::Image(image) => {

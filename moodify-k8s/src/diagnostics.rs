@@ -14,14 +14,14 @@ use kube::core::subresource::LogParams;
 use kube::runtime::watcher;
 use moodify_core::backend::{Diagnostics, LogRequest, PodState, Pods};
 use moodify_core::clock::{Clock, SystemClock, since};
-use moodify_core::model::{Color, Target, Track};
+use moodify_core::model::{Color, Layout, Target, Track, WorkloadKind};
 use moodify_core::{CallContext, ErrorKind, Result};
 
-use crate::client::{EVENT, Kube, Object, POD, until_error};
+use crate::client::{self, EVENT, Kube, Object, POD, until_error};
 use crate::deployer::deployment_of;
 use crate::error::{Access, Ask};
 use crate::names::{self, TRACK};
-use crate::{canary, pod};
+use crate::{canary, pod, single};
 
 /// How old a warning may be.
 const RECENT: Duration = Duration::from_secs(3600);
@@ -44,6 +44,13 @@ impl PodDiagnostics {
 
     /// The label selector of a track's pods; `None` if there is no such Deployment.
     async fn selector(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Option<String>> {
+        if target.layout == Layout::Single {
+            let whole: Option<serde_json::Value> = self.kube.find(cx, &single::object_of(target)).await?;
+            let ask = single::object_of(target).ask(Access::Read, "read the selector of");
+            let selector =
+                whole.map(|mut whole| client::typed::<LabelSelector>(&ask, whole["spec"]["selector"].take()));
+            return Ok(selector.transpose()?.map(|selector| selector_text(&selector)));
+        }
         if track == Track::Canary || target.layout.color(track) == Some(Color::Green) {
             return Ok(Some(canary::selector(target, track, cx.run_id())));
         }
@@ -56,10 +63,18 @@ impl PodDiagnostics {
         let Some(selector) = self.selector(cx, target, track).await? else { return Ok(Vec::new()) };
         let params = ListParams::default().labels(&selector);
         let mut pods: Vec<Pod> = self.kube.list(cx, POD, &target.namespace, &params).await?;
-        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        let (image, container) = (of_image(target, track), target.service.container());
+        let is_of_it = |pod: &Pod| image.as_ref().is_none_or(|image| *image == pod::state(pod, container).image);
+        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none() && is_of_it(pod));
         pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         Ok(pods)
     }
+}
+
+/// The image by which the pods of a track are told from the others of the same workload, where there is only one.
+fn of_image(target: &Target, track: Track) -> Option<String> {
+    let is_part = target.layout == Layout::Single && track == Track::Canary;
+    is_part.then(|| target.service.image.to_string())
 }
 
 /// A selector as the text that lists and watches take, in the order of the labels.
@@ -85,6 +100,8 @@ pub(crate) fn selector_text(selector: &LabelSelector) -> String {
 /// The pods that a watch has seen.
 #[derive(Default)]
 struct Seen {
+    /// Only pods of this image count, if there is one.
+    image: Option<String>,
     pods: BTreeMap<String, PodState>,
     /// Filled by a new list, in place of `pods` when it is complete.
     listed: Option<BTreeMap<String, PodState>>,
@@ -98,7 +115,7 @@ impl Seen {
         let mut state = pod::state(pod, container);
         state.was_ready |= before;
         let pods = self.listed.as_mut().unwrap_or(&mut self.pods);
-        if pod.metadata.deletion_timestamp.is_some() {
+        if pod.metadata.deletion_timestamp.is_some() || self.image.as_ref().is_some_and(|image| *image != state.image) {
             pods.remove(&name);
         } else {
             pods.insert(name, state);
@@ -140,16 +157,15 @@ fn typed(event: watcher::Event<kube::api::DynamicObject>) -> Result<watcher::Eve
     })
 }
 
-/// Whether an event is about the Deployment `name`, one of its `ReplicaSet`s or one of its pods. By name, since the
+/// Whether an event is about the workload `name`, one of its `ReplicaSet`s or one of its pods. By name, since the
 /// objects may be gone: `web-5d8f`, `web-5d8f-x2x4t`, but not `web-canary-5d8f`.
-fn is_about(name: &str, kind: &str, object: &str) -> bool {
+fn is_about((of, name): (WorkloadKind, &str), kind: &str, object: &str) -> bool {
     let dashes =
         object.strip_prefix(name).and_then(|rest| rest.strip_prefix('-')).map(|rest| rest.matches('-').count());
     match kind {
-        "Deployment" => object == name,
-        "ReplicaSet" => dashes == Some(0),
-        "Pod" => dashes == Some(1),
-        _ => false,
+        "ReplicaSet" => of == WorkloadKind::Deployment && dashes == Some(0),
+        "Pod" => dashes == Some(usize::from(of == WorkloadKind::Deployment)),
+        kind => kind == of.name() && object == name,
     }
 }
 
@@ -160,11 +176,11 @@ fn happened(event: &Event) -> Option<Timestamp> {
     series.max(last).or(first)
 }
 
-/// The recent ones of a Deployment's events as lines, the newest last.
-fn lines(events: &[Event], deployment: &str, now: Timestamp) -> Vec<String> {
+/// The recent ones of a workload's events as lines, the newest last.
+fn lines(events: &[Event], workload: (WorkloadKind, &str), now: Timestamp) -> Vec<String> {
     let about = |e: &Event| {
         let object = &e.involved_object;
-        is_about(deployment, object.kind.as_deref().unwrap_or_default(), object.name.as_deref().unwrap_or_default())
+        is_about(workload, object.kind.as_deref().unwrap_or_default(), object.name.as_deref().unwrap_or_default())
     };
     let mut recent: Vec<(Timestamp, String)> = events
         .iter()
@@ -205,7 +221,7 @@ impl Diagnostics for PodDiagnostics {
         let config = watcher::Config::default().labels(&selector);
         let container = target.service.container().to_owned();
         let ask = Ask::new(Access::Read, "watch pods", target.to_string());
-        let mut seen = Seen::default();
+        let mut seen = Seen { image: of_image(target, track), ..Seen::default() };
         let pods = self.kube.watch(cx, POD, &target.namespace, config).filter_map(move |event| {
             let parsed = event.and_then(|e| {
                 typed(e).map_err(|e| ask.error(ErrorKind::Internal, format!("this is not a Pod as we know it: {e}")))
@@ -221,7 +237,8 @@ impl Diagnostics for PodDiagnostics {
     async fn warnings(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Vec<String>> {
         let params = ListParams::default().fields("type=Warning");
         let events: Vec<Event> = self.kube.list(cx, EVENT, &target.namespace, &params).await?;
-        Ok(lines(&events, &deployment_of(target, track).name, SystemClock.now()))
+        let name = deployment_of(target, track).name;
+        Ok(lines(&events, (target.service.kind, &name), SystemClock.now()))
     }
 
     /// A pod whose log cannot be had (it has not started, it is gone) gets the reason in place of its lines.
@@ -309,7 +326,11 @@ mod tests {
             ("Pod", "web-canary-5d8f-x2x4t", false),
             ("Pod", "webster-5d8f-x2x4t", false),
         ] {
-            assert_eq!(is_about("web", kind, name), is, "{kind} {name}");
+            assert_eq!(is_about((WorkloadKind::Deployment, "web"), kind, name), is, "{kind} {name}");
+        }
+        for (kind, name, is) in [("StatefulSet", "web", true), ("Pod", "web-0", true), ("Pod", "web-5d8f-x2x4t", false)]
+        {
+            assert_eq!(is_about((WorkloadKind::StatefulSet, "web"), kind, name), is, "{kind} {name}");
         }
         let event = |time: &str, count: u32| {
             serde_json::from_value::<Event>(
@@ -320,7 +341,7 @@ mod tests {
         };
         let events =
             [event("2026-11-24T12:03:04Z", 5), event("2026-11-24T12:01:00Z", 1), event("2026-11-24T10:00:00Z", 1)];
-        let told = lines(&events, "web", "2026-11-24T12:10:00Z".parse().unwrap());
+        let told = lines(&events, (WorkloadKind::Deployment, "web"), "2026-11-24T12:10:00Z".parse().unwrap());
         assert_eq!(
             told,
             [

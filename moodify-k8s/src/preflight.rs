@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use futures::StreamExt;
-use moodify_core::model::Target;
+use moodify_core::model::{Layout, Target};
 use moodify_core::{CallContext, Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ impl Kube {
             let router = Router::of(target);
             let canary = DeploymentDeployer::new(self.clone()).examine(cx, target, router.is_none()).await;
             problems.extend(canary.err());
-            if let Some(router) = router {
+            if let Some(router) = router.filter(|_| target.layout != Layout::Single) {
                 problems.extend(self.examine_route(cx, target, router).await.err());
             }
         }

@@ -4,8 +4,7 @@ use std::str::FromStr;
 use moodify_core::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
-use super::{DAEMON_SET, STATEFUL_SET};
-use crate::client::{DEPLOYMENT, Kind, Object};
+use crate::client::{DAEMON_SET, DEPLOYMENT, Kind, Object, STATEFUL_SET};
 use crate::error::BACKEND;
 
 /// What kind of object runs pods by a template.

@@ -233,8 +233,8 @@ fn of_daemon_set(ask: &Ask, generation: i64, set: &DaemonSet) -> Result<RolloutS
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::{DAEMON_SET, STATEFUL_SET};
     use crate::client::{DEPLOYMENT, Kind};
-    use crate::verbs::{DAEMON_SET, STATEFUL_SET};
     use serde_json::json;
 
     fn told(kind: Kind, workload: WorkloadKind, spec: &Value, status: &Value) -> Result<(bool, String)> {
