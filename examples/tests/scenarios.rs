@@ -164,6 +164,20 @@ fn two_workloads_take_turns() {
 }
 
 #[test]
+fn a_workload_is_released_in_itself() {
+    for (plan, says) in [
+        ("rolling.yaml", "10 % becomes 1 of 5 instances"),
+        ("recreate.yaml", "stopped, then starts with registry.example/moodify/scheduler:v1.2.3 and its 5 instances"),
+    ] {
+        let plan = release().with_file_name(plan);
+        let done = run(&["check", plan.to_str().unwrap(), "--simulate"]);
+        assert!(done.code == 0 && done.out.contains(says), "{}{}", done.out, done.err);
+        let done = run(&["run", plan.to_str().unwrap(), "--simulate", "--output", "plain"]);
+        assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    }
+}
+
+#[test]
 fn check_tells_what_a_ratio_of_pods_makes_of_a_weight() {
     let plan = release().with_file_name("minimal.yaml");
     let done = run(&["check", plan.to_str().unwrap(), "--simulate"]);

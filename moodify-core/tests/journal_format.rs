@@ -107,6 +107,8 @@ proptest! {
         let (from, to) = (a.min(b), a.max(b));
         let rest = [&text[..from], &text[to..]].concat();
         prop_assume!(from < to);
+        // Whole lines cut off at the end leave a journal that is shorter.
+        prop_assume!(!text.starts_with(&rest));
         let line = line_of(&text, from);
         let named = named_line(&rest);
         prop_assert!(named == line || (line == 1 && named == 2), "line {} was cut, {} is named", line, named);

@@ -136,6 +136,10 @@ pub(crate) fn permissions(targets: &[&Target]) -> Vec<Permission> {
         }
         if let Layout::Colors(_) = target.layout {
             needed.extend(TURNS);
+            if Router::of(target).is_none() {
+                needed.extend(OWN_SERVICE);
+                needed.push(("", "services", &[Of::Service], &["list", "watch"]));
+            }
         }
         for permission in each(&needed, Some(target)) {
             if !all.contains(&permission) {

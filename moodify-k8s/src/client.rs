@@ -22,7 +22,7 @@ use crate::deployer::DeploymentDeployer;
 use crate::diagnostics::PodDiagnostics;
 use crate::error::{self, Access, Ask, BACKEND};
 use crate::journal::KubeJournal;
-use crate::traffic::{NginxRouter, RouteRouter, Router};
+use crate::traffic::{NginxRouter, RouteRouter, Router, SelectorRouter};
 use crate::verbs::Verbs;
 
 /// A connection to one cluster, cheap to clone; makes the backends.
@@ -103,13 +103,20 @@ impl Kube {
         KubeJournal::new(self.clone(), namespace)
     }
 
-    /// All of these, the routers under the name `replica-ratio` and [their own](Router::name).
+    /// Switches all traffic between two Deployments that take turns, by the selector of their Service.
+    #[must_use]
+    pub fn selector_router(&self) -> Arc<dyn TrafficRouter> {
+        Arc::new(SelectorRouter::new(self.clone()))
+    }
+
+    /// All of these, the routers under the names `replica-ratio`, `service-selector` and [their own](Router::name).
     #[must_use]
     pub fn backends(&self) -> Backends {
         let mut backends = Backends::default();
         backends.deployer = Some(self.deployer());
         backends.diagnostics = Some(self.diagnostics());
         backends.routers.insert("replica-ratio".to_owned(), self.replica_ratio_router());
+        backends.routers.insert(SelectorRouter::NAME.to_owned(), self.selector_router());
         for router in Router::ALL {
             backends.routers.insert(router.name().to_owned(), self.router(router));
         }

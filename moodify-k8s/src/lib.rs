@@ -50,4 +50,4 @@ pub use config::KubeConfig;
 pub use deployer::DeploymentDeployer;
 pub use diagnostics::PodDiagnostics;
 pub use journal::KubeJournal;
-pub use traffic::{NginxRouter, RouteRouter, Router};
+pub use traffic::{NginxRouter, RouteRouter, Router, SelectorRouter};

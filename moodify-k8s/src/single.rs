@@ -3,11 +3,15 @@
 //!
 //! What is held is written into the workload itself, together with what it was before: who takes it back needs no memory.
 
+use std::collections::BTreeSet;
+
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use kube::api::DynamicObject;
 use kube::core::params::ListParams;
+use kube::runtime::watcher;
 use moodify_core::backend::{CanarySpec, Change, ImageChange, Remedy, Replicas, Scale, Workload};
 use moodify_core::model::{ImageRef, Target, Track, WorkloadKind};
 use moodify_core::{CallContext, Effect, ErrorKind, Result, RunId};
@@ -446,7 +450,37 @@ impl DeploymentDeployer {
         let whole = self.get_single(cx, target).await?;
         let operations = self.scaling_single(target, &whole, scale)?;
         let whole = if operations.is_empty() { whole } else { self.patch_single(cx, target, operations).await? };
+        if scale.to == 0 {
+            self.none_left(cx, target, &whole).await.map_err(|e| e.effect(Effect::Unknown))?;
+        }
         Ok(whole.workload(target))
+    }
+
+    /// Waits until no pod is left, not even one that is ending: that one still runs, though nobody counts it any more.
+    async fn none_left(&self, cx: &CallContext, target: &Target, whole: &Whole) -> Result<()> {
+        let ask = object_of(target).ask(Access::Compare, "wait for the end of the pods of");
+        let selector: LabelSelector = typed(&ask, whole.value["spec"]["selector"].clone())?;
+        let config = watcher::Config::default().labels(&selector_text(&selector));
+        let mut events = std::pin::pin!(self.kube.watch(cx, POD, &target.namespace, config));
+        let (mut there, mut complete) = (BTreeSet::new(), false);
+        while let Some(event) = events.next().await {
+            let name = |pod: &DynamicObject| pod.metadata.name.clone().unwrap_or_default();
+            match event? {
+                watcher::Event::Init => (there, complete) = (BTreeSet::new(), false),
+                watcher::Event::InitDone => complete = true,
+                watcher::Event::InitApply(pod) | watcher::Event::Apply(pod) => {
+                    there.insert(name(&pod));
+                }
+                watcher::Event::Delete(pod) => {
+                    there.remove(&name(&pod));
+                }
+            }
+            if complete && there.is_empty() {
+                return Ok(());
+            }
+        }
+        let left = there.into_iter().collect::<Vec<_>>().join(", ");
+        Err(ask.error(ErrorKind::Timeout, format!("it was told to stop, but these pods have not ended: {left}")))
     }
 
     fn scaling_single(&self, target: &Target, whole: &Whole, scale: Scale) -> Result<Vec<Value>> {
@@ -485,7 +519,11 @@ impl DeploymentDeployer {
         if !operations.is_empty() {
             whole = self.patch_single(cx, target, operations).await?;
         }
-        self.unblock(cx, target, &whole).await.map_err(|e| e.effect(Effect::Unknown))?;
+        let rest = match change.scale {
+            Some(Scale { to: 0, .. }) => self.none_left(cx, target, &whole).await,
+            _ => self.unblock(cx, target, &whole).await,
+        };
+        rest.map_err(|e| e.effect(Effect::Unknown))?;
         Ok(whole.workload(target))
     }
 

@@ -17,7 +17,7 @@ use crate::deployer::{
 };
 use crate::error::{Access, Ask};
 use crate::names::{MANAGED_BY, RUN, VERSION};
-use crate::ownership::{drift, is_of, last_foreign};
+use crate::ownership::{drift, is_of, last_foreign, last_if_foreign};
 use crate::patch::{self, put};
 use crate::workload::{container, desired, image, workload};
 
@@ -41,12 +41,12 @@ struct Other {
     is_done: bool,
 }
 
-fn selector(service: &Value) -> Map<String, Value> {
+pub(crate) fn selector(service: &Value) -> Map<String, Value> {
     service["spec"]["selector"].as_object().cloned().unwrap_or_default()
 }
 
 /// Whether a Service with this selector leads to the pods of a Deployment.
-fn leads_to(selector: &Map<String, Value>, deployment: &Value) -> bool {
+pub(crate) fn leads_to(selector: &Map<String, Value>, deployment: &Value) -> bool {
     let labels = canary::pod_labels(deployment);
     !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
@@ -231,8 +231,14 @@ impl DeploymentDeployer {
         let (old, new, service) = tokio::try_join!(self.kube.find::<Value>(cx, &old), self.value(cx, &new), service)?;
         let (now, ask) = (selector(&service), base.ask(Access::Compare, "hand over"));
         if !leads_to(&now, &new) {
-            if !old.is_some_and(|old| leads_to(&now, &old)) {
-                let meta = typed(&ask, service["metadata"].clone())?;
+            let meta = typed(&ask, service["metadata"].clone())?;
+            // A way back must not need the version that it leaves: if that is gone, what led to it is known by who wrote it.
+            let is_ours = || last_if_foreign(&meta, self.kube.manager(), &["f:spec", "f:selector"]).is_none();
+            let led_here = match &old {
+                Some(old) => leads_to(&now, old),
+                None => to == Track::Stable && is_ours(),
+            };
+            if !led_here {
                 let editor = last_foreign(&meta, self.kube.manager(), &["f:spec"]);
                 return Err(drift(&ask, "it leads to neither of the two versions", editor));
             }

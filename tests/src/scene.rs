@@ -168,7 +168,8 @@ impl<'a> Scene<'a> {
         let mut wanted = vec![("list", "events".to_owned())];
         for service in self.plan["release"]["services"].as_array().expect("services") {
             let name = |value: &Value| value.as_str().map(str::to_owned);
-            wanted.extend(name(&service["workload"]).map(|name| ("patch", format!("deployments.apps/{name}"))));
+            let kind = service["kind"].as_str().unwrap_or("deployment").replace('-', "");
+            wanted.extend(name(&service["workload"]).map(|name| ("patch", format!("{kind}s.apps/{name}"))));
             let router = service["traffic"]["router"].as_str().expect("a router");
             let route = name(&service["traffic"]["route"]);
             wanted.extend(route.map(|name| match router {

@@ -170,3 +170,46 @@ async fn a_service_that_leads_elsewhere_by_hand_is_left_alone() {
     assert_eq!(selector(&namespace).await, "elsewhere", "it is not overwritten");
     is(&scene, "backend", "v1", 5).await;
 }
+
+/// Without a gateway: the Service itself is switched, all at once.
+#[tokio::test]
+async fn one_switch_of_the_selector_and_back() {
+    let Some(rig) = Rig::shared().await else { return };
+    for (tag, outcome, serves) in [("v2", "completed", "backend-green"), ("v2-err30-when3", "rolled-back", "backend")] {
+        let namespace = rig.namespace(&format!("switch-{outcome}")).await;
+        let Some(mut scene) = Scene::new(&namespace, &[("backend", tag)], "service-selector").await else { return };
+        scene.canary()["bake"] = "6s".into();
+        scene.canary()["weights"] = json!([100]);
+        scene.take_turns("1s").await;
+        let finished = scene.release().await;
+        finished.ended(outcome);
+        assert_eq!(selector(&namespace).await, serves);
+        if let Some(all) = scene.writes() {
+            assert!(all.len() <= 10, "{} writes: {all:#?}", all.len());
+        }
+        if outcome == "rolled-back" {
+            scene.assert_serves("v1").await;
+        } else {
+            is(&scene, "backend", "v1", 0).await;
+            is(&scene, "backend-green", "v2", 5).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_selector_that_somebody_else_changes_stops_the_switch() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("switch-edited").await;
+    let Some(mut scene) = Scene::new(&namespace, &[("backend", "v2")], "service-selector").await else { return };
+    scene.canary()["bake"] = "120s".into();
+    scene.canary()["weights"] = json!([100]);
+    scene.take_turns("1s").await;
+    let mut running = scene.start_release();
+    running.until_step("rollout-bake-100").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    namespace.kubectl(&["patch", "service", "backend", "-p", r#"{"spec":{"selector":{"app":"other"}}}"#]).await;
+    let finished = tokio::time::timeout(Duration::from_secs(60), running.finish()).await.expect("it is noticed");
+    let summary = finished.ended("needs-attention");
+    assert!(summary.contains("changed its selector"), "{summary}");
+    assert_eq!(selector(&namespace).await, "other", "left to them");
+}

@@ -87,7 +87,7 @@ async fn a_canary_that_is_deleted_stops_the_release() {
     let Some((scene, running)) = baking(&namespace, "http-route", "120s").await else { return };
     namespace.kubectl(&["delete", "deployment", "backend-canary", "--wait=false"]).await;
     let summary = soon(running).await.ended("needs-attention");
-    assert!(summary.contains("somebody deleted the canary"), "{summary}");
+    assert!(summary.contains("somebody took the new version away"), "{summary}");
     assert!(scene.workload("backend-canary").await.is_none(), "it is not made again");
 }
 

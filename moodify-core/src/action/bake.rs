@@ -203,7 +203,7 @@ impl<'a> Watch<'a> {
             let canary = opened(&call, cx.backends().deployer()?.watch(&call, target, Track::Canary)).await?;
             all.push(canary.map(move |w| w.map(|w| Seen::Canary(i, w.is_some()))).boxed());
             let router = cx.backends().router(&target.service.traffic.router)?;
-            if router.capabilities().granularity == Granularity::Percent && target.layout != Layout::Single {
+            if router.capabilities().granularity != Granularity::Instances && target.layout != Layout::Single {
                 let traffic = opened(&call, router.watch(&call, target)).await?;
                 all.push(traffic.map(move |t| t.map(|t| Seen::Traffic(i, t)).map_err(gone)).boxed());
             }

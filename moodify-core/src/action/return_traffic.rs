@@ -16,7 +16,7 @@ impl ReturnTraffic {
     /// A way back sets the weight to nothing whatever it is; going on, one that somebody else set is left to them.
     async fn expect_ours(cx: &StepContext, target: Target) -> Result<()> {
         let router = cx.backends().router(&target.service.traffic.router)?;
-        if router.capabilities().granularity != Granularity::Percent {
+        if router.capabilities().granularity == Granularity::Instances {
             return Ok(());
         }
         settle(cx).await?;

@@ -89,7 +89,7 @@ pub(super) fn baseline(cx: &StepContext, target: &Target) -> Result<Baseline> {
 pub(super) fn canaries(router: &dyn TrafficRouter, capacity: u32, weight: Weight) -> u32 {
     match router.capabilities().granularity {
         Granularity::Instances => split(capacity, weight).canary,
-        Granularity::Percent => (capacity * u32::from(weight.percent())).div_ceil(100).max(1),
+        Granularity::Percent | Granularity::Whole => (capacity * u32::from(weight.percent())).div_ceil(100).max(1),
     }
 }
 

@@ -5,7 +5,7 @@ use futures::StreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::services::{ByService, baseline, canaries, check, each, select, wait_available};
+use super::services::{ByService, baseline, canaries, check, each, planned, select, wait_available};
 use super::{Action, CheckContext, Observed, StepContext, kinds};
 use crate::backend::{Granularity, Scale, Traffic, Verification, WeightChange};
 use crate::context::CallContext;
@@ -49,7 +49,7 @@ impl ShiftTraffic {
         let capacity = baseline(cx, &target)?.replicas;
         let router = cx.backends().router(&target.service.traffic.router)?;
         let from = weight_before(cx);
-        if router.capabilities().granularity == Granularity::Percent {
+        if router.capabilities().granularity != Granularity::Instances {
             // A canary deployed for the first weight has its size already; so has one of an attempt before this.
             let before = canaries(router.as_ref(), capacity, if from == Weight::ZERO { to } else { from });
             let replicas = canaries(router.as_ref(), capacity, to);
@@ -158,12 +158,16 @@ pub(super) async fn reset(cx: &StepContext, services: &[String], way: Way) -> Re
         let capacity = baseline(cx, &target)?.replicas;
         let router = cx.backends().router(&target.service.traffic.router)?;
         // A router by ratios makes the instances itself, and waits for them.
-        if router.capabilities().granularity == Granularity::Percent {
+        if router.capabilities().granularity != Granularity::Instances {
             expect_somebody(cx, &target, way).await?;
         }
-        let traffic = router.reset(&cx.call()?, &target, capacity).await?;
+        // Where the name itself was switched, all traffic goes by it already.
+        let traffic = match router.capabilities().granularity {
+            Granularity::Whole if way == Way::On => router.read(&cx.call()?, &target).await?,
+            _ => router.reset(&cx.call()?, &target, capacity).await?,
+        };
         show(cx, &target, &traffic);
-        if router.capabilities().granularity == Granularity::Percent {
+        if router.capabilities().granularity != Granularity::Instances {
             let patient = if way == Way::On { cx.call()? } else { cx.call()?.at_most(REPORT) };
             match in_force(cx, &patient, &target, traffic.clone()).await {
                 Err(e) if way == Way::On => return Err(e),
@@ -188,7 +192,26 @@ impl Action for ShiftTraffic {
     }
 
     async fn check(&self, cx: &CheckContext<'_>, params: &ShiftParams) -> Result<(), Vec<Error>> {
-        check(cx, &params.services)
+        check(cx, &params.services)?;
+        let targets = planned(&params.services, cx.plan).map_err(|e| vec![e])?;
+        let whole = |target: &Target| {
+            let router = cx.backends.router(&target.service.traffic.router).ok()?;
+            if router.capabilities().granularity != Granularity::Whole {
+                return None;
+            }
+            let (message, hint) = match (target.layout, params.weight) {
+                (Layout::Colors(_), Weight::FULL) => return None,
+                (Layout::Colors(_), weight) => {
+                    (format!("it switches all or nothing, and cannot send {weight}"), "write `weights: [100]`")
+                }
+                _ => ("it switches between two workloads that take turns".to_owned(), "take the strategy blue-green"),
+            };
+            let message = format!("the router {}: {message}", target.service.traffic.router);
+            let e = Error::new(ErrorKind::Unsupported, "engine", "check the strategy", message);
+            Some(e.on(target.to_string()).hint(hint))
+        };
+        let problems: Vec<Error> = targets.iter().filter_map(whole).collect();
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
     async fn execute(&self, cx: &StepContext, params: &ShiftParams) -> Result<ByService<Traffic>> {
@@ -211,7 +234,7 @@ impl Action for ShiftTraffic {
         let there = |t: &Traffic| t.weight == params.weight && t.verification != Verification::NotYet;
         let exact = targets.iter().all(|t| {
             let router = cx.backends().router(&t.service.traffic.router);
-            router.is_ok_and(|r| r.capabilities().granularity == Granularity::Percent)
+            router.is_ok_and(|r| r.capabilities().granularity != Granularity::Instances)
         });
         // Ratios of instances are never exact: set them again, which writes nothing that is there already.
         Ok(if exact && now.values().all(there) { Observed::Done(now) } else { Observed::NotDone })

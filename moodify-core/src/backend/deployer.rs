@@ -206,7 +206,8 @@ pub struct Change {
 /// - In a single workload ([`Layout::Single`](crate::model::Layout)) the canary is that part of it which runs the new
 ///   version while it is held back from running all of it. `deploy` makes that part so large, and returns when the
 ///   workload holds there by itself; `set_image` ends the holding, whichever the image, and `remove` does so with the
-///   image of before. What the workload was before is kept with it, and is as it was afterwards.
+///   image of before. What the workload was before is kept with it, and is as it was afterwards. Whoever scales it to
+///   nothing waits until no instance runs, not even one that is ending.
 #[cfg_attr(feature = "testing", mockall::automock)]
 #[async_trait]
 pub trait Deployer: Send + Sync + fmt::Debug {

@@ -15,6 +15,9 @@ pub enum Granularity {
     Percent,
     /// Only ratios of instances: the router itself scales the tracks, and the canary sits behind the stable Service.
     Instances,
+    /// All or nothing: what the service's name stands for is switched. Only between two workloads that take turns, which
+    /// is how a connection that is kept alive on the one that served keeps its answers.
+    Whole,
 }
 
 /// What a router can do.

@@ -93,8 +93,8 @@ impl fmt::Display for WorkloadKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Routing {
-    /// The router, by the name under which it is registered: `replica-ratio`, `http-route`, `grpc-route`, `traefik`,
-    /// `istio`, `ingress-nginx`, `alb`.
+    /// The router, by the name under which it is registered: `replica-ratio`, `service-selector`, `http-route`,
+    /// `grpc-route`, `traefik`, `istio`, `ingress-nginx`, `alb`.
     pub router: String,
     /// The Service object in front of the stable version.
     pub service: String,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use moodify_core::ErrorKind;
 use moodify_core::journal::{Command, CommandKind, Outcome};
-use moodify_core::model::Plan;
+use moodify_core::model::{Plan, Weight};
 use moodify_core::strategy::BlueGreen;
 use moodify_core::testing::{BackendKind, ServiceView, Simulator};
 use tokio_util::sync::CancellationToken;
@@ -154,5 +154,58 @@ fn a_router_that_counts_instances_is_refused_when_the_plan_is_checked() {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         assert!(error.to_string().contains("two whole versions"), "{error}");
         assert!(stage.simulator.world().calls().is_empty());
+    });
+}
+
+/// The plan with one switch of the services' names in place of weights.
+fn switched() -> Plan {
+    let mut plan = plan();
+    let is_of_canary = |name: &str| name.starts_with("rollout: ");
+    let first = plan.phases.iter().position(|phase| is_of_canary(&phase.name)).unwrap();
+    plan.phases.retain(|phase| !is_of_canary(&phase.name));
+    let one = BlueGreen { weights: vec![Weight::FULL], ..BlueGreen::default() };
+    plan.phases.splice(first..first, one.phases("rollout"));
+    for service in &mut plan.release.services {
+        service.traffic.router = "service-selector".to_owned();
+    }
+    plan
+}
+
+#[test]
+fn without_a_gateway_one_switch_sends_everything_and_takes_it_back() {
+    for (name, wanted) in [("healthy", Outcome::Completed), ("errors-at-50", Outcome::RolledBack)] {
+        on_virtual_time(async {
+            let stage = Stage::named(switched(), name);
+            let (_, ending) = stage.run().await;
+            assert_eq!(outcome(&ending), wanted, "{name}: {ending:?}");
+            let flows = stage.simulator.world().flows();
+            for (service, image) in new_images(&stage.plan) {
+                let share = stage.simulator.world().share(&service, &image);
+                assert!((share - if wanted == Outcome::Completed { 1.0 } else { 0.0 }).abs() < 1e-9, "{name}: {share}");
+                let of_it = flows.iter().filter(|flow| flow.service == service).map(|flow| flow.share(&image));
+                assert!(of_it.clone().all(|share| share < 1e-9 || share > 1.0 - 1e-9), "{name}: all or nothing");
+                assert!(of_it.clone().any(|share| share > 0.5), "{name}: it was switched");
+            }
+            let later = flows.iter().filter(|flow| flow.at > Duration::ZERO);
+            assert!(later.map(|flow| flow.lost).all(|lost| lost < 1e-9), "{name}: no request went nowhere");
+        });
+    }
+}
+
+#[test]
+fn what_can_only_switch_is_asked_for_nothing_else() {
+    on_virtual_time(async {
+        let mut by_weights = turns();
+        let mut in_place = plan();
+        for service in by_weights.release.services.iter_mut().chain(&mut in_place.release.services) {
+            service.traffic.router = "service-selector".to_owned();
+        }
+        for (plan, why) in [(by_weights, "cannot send 10 %"), (in_place, "two workloads that take turns")] {
+            let stage = Stage::named(plan, "healthy");
+            let error = stage.engine.create(&stage.plan, "test").await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.to_string().contains(why), "{error}");
+            assert!(stage.simulator.world().calls().is_empty());
+        }
     });
 }

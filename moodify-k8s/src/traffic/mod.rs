@@ -9,9 +9,11 @@ mod list;
 mod nginx;
 mod router;
 mod rule;
+mod selector;
 mod traefik;
 
 pub use kind::Router;
 pub(crate) use kind::preview;
 pub use nginx::NginxRouter;
 pub use router::RouteRouter;
+pub use selector::SelectorRouter;

@@ -1,12 +1,11 @@
 //! A real redis-server on a free port of 127.0.0.1, stopped by its process id.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use redis::Commands;
@@ -134,13 +133,14 @@ impl Drop for RedisServer {
 /// A port that nothing listens on, and that no other test of this process was given: two servers that want the same one
 /// are told apart by none of their clients.
 pub(crate) fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    loop {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if GIVEN.lock().unwrap().insert(port) {
-            return port;
-        }
-    }
+    // Below the ports that outgoing connections take: one of those may connect to itself, and look like a server.
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 18_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(37);
+    let port = |n: u32| u16::try_from(FIRST + begin.wrapping_add(n) % COUNT).unwrap();
+    let mut ports = std::iter::repeat_with(|| port(NEXT.fetch_add(1, Ordering::Relaxed)));
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 fn os(options: &[&str]) -> Vec<OsString> {

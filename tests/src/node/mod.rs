@@ -94,10 +94,13 @@ impl Identity {
         Ipv4Addr::new(10, 244, high, low)
     }
 
-    /// Whether a pod on this node was meant for it; a node among others also gets what a `DaemonSet` sends everywhere.
+    /// Whether a pod on this node was meant for it; a node among others also gets what a `DaemonSet` sends everywhere, which
+    /// is meant for it only if it knows of such nodes.
     fn is_meant(&self, pod: &Pod) -> bool {
-        let selector = pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
-        self.block.is_none() || selector.and_then(|selector| selector.get(MARK)) == Some(&self.name)
+        let Some(spec) = &pod.spec else { return false };
+        let named = spec.node_selector.as_ref().and_then(|selector| selector.get(MARK));
+        let tolerates = || spec.tolerations.iter().flatten().any(|toleration| toleration.key.as_deref() == Some(MARK));
+        self.block.is_none() || named.map_or_else(tolerates, |name| *name == self.name)
     }
 }
 

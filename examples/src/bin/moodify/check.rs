@@ -2,8 +2,8 @@
 
 use moodify_core::action::{ShiftParams, kinds};
 use moodify_core::backend::{Backends, CanarySpec, Granularity, Verification};
-use moodify_core::model::{Plan, Target, Track, Weight};
-use moodify_core::strategy::split;
+use moodify_core::model::{Layout, Plan, Target, Track, Weight};
+use moodify_core::strategy::{batch, split};
 use moodify_core::{CallContext, Result};
 use serde::Deserialize;
 
@@ -64,7 +64,8 @@ async fn changes(plan: &Plan, all: &Backends, place: &str) -> Result<Exit, Stop>
     let cx = check_context();
     let weights = weights(plan);
     let mut lines = Vec::new();
-    if weights.is_empty() {
+    let stops = plan.steps().any(|(_, step)| step.action == kinds::STOP);
+    if weights.is_empty() && !stops {
         say("\nNo step of this plan moves traffic.");
         return Ok(Exit::Completed);
     }
@@ -76,9 +77,45 @@ async fn changes(plan: &Plan, all: &Backends, place: &str) -> Result<Exit, Stop>
     Ok(Exit::Completed)
 }
 
+/// What would change in a workload that gets the new version batch by batch.
+async fn batches(
+    cx: &CallContext,
+    plan: &Plan,
+    all: &Backends,
+    target: &Target,
+    weights: &[Weight],
+    capacity: u32,
+) -> Result<Vec<String>, Stop> {
+    let kind = target.service.kind;
+    if weights.is_empty() {
+        let image = &target.service.image;
+        return Ok(vec![format!(
+            "{target}: the {kind} is stopped, then starts with {image} and its {capacity} instances; nobody is served in between"
+        )]);
+    }
+    let sizes: Option<Vec<(Weight, u32)>> = weights.iter().map(|w| Some((*w, batch(capacity, *w)?))).collect();
+    let Some(sizes) = sizes else {
+        let message = format!("{target}: {capacity} instance cannot be released in batches; write `batches: [100]`");
+        return Err(Stop::refused(message));
+    };
+    let first = sizes[0].1;
+    let spec = CanarySpec::new(target.service.image.clone(), &plan.release.version, first, true);
+    let preview = all.deployer()?.preview(cx, target, &spec).await?;
+    let mut lines: Vec<String> = preview.iter().map(|change| format!("{}: {}", change.object, change.what)).collect();
+    lines.extend(
+        sizes.iter().map(|(weight, size)| format!("{target}: {weight} becomes {size} of {capacity} instances")),
+    );
+    let single = all.deployer()?.capabilities().single;
+    if single.iter().any(|single| single.kind == kind && !single.exact) {
+        lines.push(format!("{target}: a {kind} may replace more at once, as its maxSurge and maxUnavailable allow"));
+    }
+    Ok(lines)
+}
+
 /// The weights that the plan goes through.
 fn weights(plan: &Plan) -> Vec<Weight> {
-    let shifts = plan.steps().filter(|(_, step)| step.action == kinds::SHIFT_TRAFFIC);
+    let moves = [kinds::SHIFT_TRAFFIC, kinds::ROLL_BATCH];
+    let shifts = plan.steps().filter(|(_, step)| moves.contains(&step.action.as_str()));
     shifts.filter_map(|(_, step)| ShiftParams::deserialize(&step.with).ok()).map(|params| params.weight).collect()
 }
 
@@ -95,6 +132,9 @@ async fn service_changes(
         return Err(Stop::refused(format!("{target}: there is no workload {:?}", target.service.workload)));
     };
     let capacity = stable.replicas.desired;
+    if target.layout == Layout::Single {
+        return batches(cx, plan, all, target, weights, capacity).await;
+    }
     let by_instances = router.capabilities().granularity == Granularity::Instances;
     let first = weights[0];
     let replicas = if by_instances {

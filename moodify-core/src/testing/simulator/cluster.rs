@@ -46,7 +46,7 @@ impl Facet {
         self.caller(BackendKind::Deployer, operation, &target.service.name)
     }
 
-    fn router(&self, operation: &'static str, target: &Target) -> Caller {
+    pub(super) fn router(&self, operation: &'static str, target: &Target) -> Caller {
         self.caller(BackendKind::Router, operation, &target.service.name)
     }
 
@@ -351,6 +351,11 @@ impl Deployer for Facet {
         let asks = caller.clone().in_context(cx);
         let effect = move |state: &mut State| {
             check_deploy(state, &asks, &target)?;
+            if target.layout == Layout::Single {
+                let object = format!("{} {}/{}", target.service.kind, target.namespace, target.service.workload);
+                let what = format!("image {}: at first {} instances, all at the end", spec.image, spec.replicas);
+                return Ok(vec![Change { object, what }]);
+            }
             let canary = state.service(&target).and_then(|service| service.of(&target, Track::Canary));
             let verb = match canary {
                 None => "create",

@@ -6,6 +6,7 @@
 mod chance;
 mod cluster;
 mod fault;
+mod name;
 mod scenario;
 mod service;
 mod state;
@@ -26,6 +27,7 @@ use crate::model::{ImageRef, Layout, Plan, Target};
 
 use cluster::{Facet, RatioRouter};
 pub use fault::{BackendKind, Fault, Faults, Rule};
+use name::NameRouter;
 pub use scenario::{Answer, BackupScript, Behaviour, Edit, Edited, Outage, People, Percent, Scenario, Settings};
 pub use service::Flow;
 use service::{Route, SimService};
@@ -36,6 +38,8 @@ pub use world::{Call, ServiceView, World};
 
 /// The router that divides by numbers of instances; every other one sets weights in a route.
 const RATIO: &str = "replica-ratio";
+/// The router that switches what the service's name stands for.
+const NAME: &str = "service-selector";
 
 /// All backends in memory, on a virtual clock, with faults on demand.
 ///
@@ -123,10 +127,14 @@ impl Simulator {
 
     fn router(&self, name: &str) -> Arc<dyn TrafficRouter> {
         let facet = self.facet(name);
-        if name == RATIO { Arc::new(RatioRouter::new(facet.as_ref().clone())) } else { facet }
+        match name {
+            RATIO => Arc::new(RatioRouter::new(facet.as_ref().clone())),
+            NAME => Arc::new(NameRouter::new(facet.as_ref().clone())),
+            _ => facet,
+        }
     }
 
-    /// The backends, under their usual names: routers `http-route` and `replica-ratio`, metric sources `prometheus`
+    /// The backends, under their usual names: routers `http-route`, `replica-ratio` and `service-selector`, metric sources `prometheus`
     /// and `json`, and one `simulated` of all else that has names.
     #[must_use]
     pub fn backends(&self) -> Backends {
@@ -139,7 +147,7 @@ impl Simulator {
             approvals: Some(facet),
             ..Backends::default()
         };
-        for name in ["http-route", RATIO] {
+        for name in ["http-route", RATIO, NAME] {
             backends.routers.insert(name.to_owned(), self.router(name));
         }
         self.add_metrics(&mut backends, sources::DEFAULT);
@@ -257,7 +265,8 @@ impl SimulatorBuilder {
             running
         };
         let stable = (!self.no_workload.contains(name)).then(running);
-        let routed = target.service.traffic.router != RATIO && !self.no_route.contains(name);
+        let by_weight = ![RATIO, NAME].contains(&target.service.traffic.router.as_str());
+        let routed = by_weight && !self.no_route.contains(name);
         SimService::new(target.clone(), image.clone(), stable, routed.then(Route::new))
     }
 }

@@ -66,6 +66,10 @@ pub(super) struct Name {
 }
 
 impl Name {
+    pub(super) fn is_in_force(&self) -> bool {
+        self.due.is_none()
+    }
+
     pub(super) fn hand_over(&mut self, to: Color, due: Duration) {
         self.stands_for = to;
         self.due = Some(due);
