@@ -117,9 +117,9 @@ impl<'a> Stage<'a> {
     }
 
     /// The same behind the address of its Service.
-    async fn behind_its_service(namespace: &'a Namespace, before: &str, after: &str) -> Option<Self> {
+    async fn behind_its_service(namespace: &'a Namespace, router: &str, before: &str, after: &str) -> Option<Self> {
         let proxy = namespace.rig().kube_proxy().await?;
-        let scene = Self::scene(namespace, "replica-ratio", before, after).await?;
+        let scene = Self::scene(namespace, router, before, after).await?;
         let address = namespace.service_address("backend").await;
         // A connection stays with its pod for as long as the two like: only new ones are divided.
         let aim = Aim { address, host: "backend".into(), rate: rate(), kept: 0, fresh: 32 };
@@ -271,7 +271,7 @@ async fn a_promotion_by_the_annotations_of_nginx_loses_no_request() {
 async fn a_promotion_by_ratio_behind_a_service_loses_no_request() {
     let Some(rig) = Rig::own().await else { return };
     let namespace = rig.namespace("promote-ratio").await.quiet();
-    let Some(stage) = Stage::behind_its_service(&namespace, "v1", "v2").await else { return };
+    let Some(stage) = Stage::behind_its_service(&namespace, "replica-ratio", "v1", "v2").await else { return };
     stage.release("completed", "v2").await;
 }
 
@@ -315,7 +315,10 @@ async fn a_way_back_by_the_annotations_of_nginx_loses_no_request() {
 async fn a_way_back_by_ratio_behind_a_service_loses_no_request() {
     let Some(rig) = Rig::own().await else { return };
     let namespace = rig.namespace("back-ratio").await.quiet();
-    let Some(stage) = Stage::behind_its_service(&namespace, "v1", "v2-slow300after15s-when3").await else { return };
+    let Some(stage) = Stage::behind_its_service(&namespace, "replica-ratio", "v1", "v2-slow300after15s-when3").await
+    else {
+        return;
+    };
     stage.comes_back("v1", "rollout-bake-50").await;
 }
 
@@ -396,4 +399,28 @@ async fn an_abort_while_the_old_one_is_kept_loses_no_request() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let finished = running.finish().await;
     stage.end(finished, "rolled-back", before).await;
+}
+
+/// Without a gateway: the Service is switched. One release is good and stays, the next one is bad and comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switch_of_the_selector_and_one_back_lose_no_request() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("switch").await.quiet();
+    let Some(mut stage) = Stage::behind_its_service(&namespace, "service-selector", "v1", "v2").await else { return };
+    stage.scene.canary()["weights"] = json!([100]);
+    stage.scene.take_turns("5s").await;
+    let first = stage.scene.release().await;
+    first.ended("completed");
+    stage.scene.plan["release"]["version"] = "v3".into();
+    stage.scene.plan["release"]["services"][0]["image"] = "registry.test/backend:v3-slow300after15s".into();
+    stage.scene.turns()["bake"] = "60s".into();
+    let second = stage.scene.release().await;
+    second.ended("rolled-back");
+    assert!(second.began("rollout-bake-100"), "it was switched");
+    tokio::time::sleep(LATE + Duration::from_secs(1)).await;
+    let report = stage.load.stop().await;
+    println!("switch: {report}");
+    explain(&namespace, &first.events, &report);
+    report.assert_none_failed();
+    check_shares(&first.events, &report, Division::Instances);
 }
