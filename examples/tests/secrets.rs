@@ -21,10 +21,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use common::cluster::{answer, kubeconfig, serve};
 use common::moodify;
-use moodify_aws::{DocumentDbBackups, DocumentDbConfig};
+use moodify_aws::{ApiConfig, DocumentDbBackups, DocumentDbConfig};
 use moodify_core::action::{Action, Observed, Registry, StepContext};
 use moodify_core::backend::{
-    BackupStore, CacheAdmin, IncidentStatus, IncidentUpdate, MetricQuery, Notification, ProbeRequest, Urgency,
+    BackupRequest, BackupStore, CacheAdmin, DeleteRequest, IncidentStatus, IncidentUpdate, MetricQuery, Notification,
+    ProbeRequest, Urgency,
 };
 use moodify_core::event::ProgressKind;
 use moodify_core::journal::FileJournal;
@@ -283,8 +284,9 @@ async fn ask(seen: &Seen, backends: &Backends, echo: &str, redis: &str) {
     let update = || IncidentUpdate { status: IncidentStatus::Investigating, message: "m".to_owned() };
     let said = Notification { title: "t".to_owned(), body: "b".to_owned(), urgency: Urgency::default() };
     let session = Some(canary("aws-session").into());
-    let aws = DocumentDbConfig::new("eu-central-1", "c").endpoint(format!("http://{echo}"));
-    let aws = DocumentDbBackups::new(aws.credentials("AKIAMOODIFY", canary("aws"), session)).unwrap();
+    let api = ApiConfig::new("eu-central-1").endpoint(format!("http://{echo}"));
+    let api = api.credentials("AKIAMOODIFY", canary("aws"), session);
+    let aws = DocumentDbBackups::new(DocumentDbConfig::new(api, "c")).unwrap();
     let url = format!("redis://ana:{}@{redis}", percent(&canary("redis-url")));
     let by_url = RedisCache::new(RedisConfig::new("a", url)).unwrap();
     let by_password = RedisConfig::new("b", format!("redis://{redis}")).username("ana").password(canary("redis"));
@@ -327,10 +329,10 @@ async fn ask(seen: &Seen, backends: &Backends, echo: &str, redis: &str) {
             router.reset(&cx(), &target, 3),
             diagnostics.pods(&cx(), &target, Track::Canary),
             diagnostics.warnings(&cx(), &target, Track::Canary),
-            aws.create(&cx()),
+            aws.create(&cx(), &BackupRequest::new()),
             aws.describe(&cx(), "x"),
             aws.list(&cx()),
-            aws.delete(&cx(), "x"),
+            aws.delete(&cx(), &DeleteRequest::confirmed("x", "x").unwrap()),
             gcp.head(&cx(), "bucket", "object"),
             gcp.get(&cx(), "bucket", "object"),
             gcp.put(&cx(), "bucket", "object", b"content".to_vec()),

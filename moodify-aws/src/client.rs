@@ -1,18 +1,75 @@
-//! The SDK's client: no retries of its own, bounded connecting, rustls with ring.
+//! What both services share: the SDK's client, and one bounded request. No retries of its own, rustls with ring.
+
+use std::error::Error as StdError;
 
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
-use aws_sdk_docdb::Client;
+use aws_sdk_docdb::config::http::HttpResponse;
+use aws_sdk_docdb::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use moodify_core::secret::{self, ExposeSecret};
+use moodify_core::{CallContext, Effect, Error, ErrorKind, IdempotencyKey, Result};
+use sha2::{Digest, Sha256};
+use tokio::sync::OnceCell;
 
-use crate::config::DocumentDbConfig;
+use crate::config::ApiConfig;
+use crate::error::{Access, from_sdk};
 
-/// Makes a client; credentials are looked for when it makes its first request.
-pub(crate) async fn documentdb(config: &DocumentDbConfig) -> Client {
+/// A service of AWS; connects and looks for credentials at its first request.
+#[derive(Debug)]
+pub(crate) struct Api<C> {
+    name: &'static str,
+    config: ApiConfig,
+    connect: fn(&SdkConfig) -> C,
+    client: OnceCell<C>,
+}
+
+/// What a request is called in errors, and whether it may change something.
+pub(crate) type Call = (&'static str, Access);
+
+impl<C> Api<C> {
+    pub(crate) fn new(name: &'static str, config: ApiConfig, connect: fn(&SdkConfig) -> C) -> Self {
+        Self { name, config, connect, client: OnceCell::new() }
+    }
+
+    pub(crate) async fn client(&self, cx: &CallContext, operation: &'static str) -> Result<&C> {
+        let connect = async { Ok(self.client.get_or_init(async || (self.connect)(&sdk(&self.config).await)).await) };
+        cx.run(self.name, operation, connect).await.map_err(|e| e.effect(Effect::None))
+    }
+
+    /// One request, bounded by the context and by the configured response time.
+    pub(crate) async fn call<T, E>(
+        &self,
+        cx: &CallContext,
+        (operation, access): Call,
+        target: &str,
+        request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> Result<T>
+    where
+        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+    {
+        let request = async { request.await.map_err(|e| from_sdk(e, self.name, operation, access)) };
+        cx.at_most(self.config.response_timeout.get()).run(self.name, operation, request).await.map_err(|e| {
+            let effect = if e.effect_of() == Effect::None { Effect::None } else { access.unanswered() };
+            e.effect(effect).on(target)
+        })
+    }
+
+    pub(crate) fn fail(
+        &self,
+        kind: ErrorKind,
+        operation: &'static str,
+        target: &str,
+        message: impl Into<String>,
+    ) -> Error {
+        Error::new(kind, self.name, operation, message).on(target)
+    }
+}
+
+async fn sdk(config: &ApiConfig) -> SdkConfig {
     let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(config.connect_timeout.get())
@@ -34,5 +91,31 @@ pub(crate) async fn documentdb(config: &DocumentDbConfig) -> Client {
     if let Some(endpoint) = &config.endpoint {
         loader = loader.endpoint_url(endpoint);
     }
-    Client::new(&loader.load().await)
+    loader.load().await
+}
+
+/// What is not there is `None`, and no error.
+pub(crate) fn absent<T>(found: Result<T>) -> Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The tag by which something is known to be of one intended effect.
+pub(crate) const KEY_TAG: &str = "moodify:key";
+/// The tag that names the run.
+pub(crate) const RUN_TAG: &str = "moodify:run";
+
+/// Names and tags allow fewer characters than keys have, so both carry the digest of what it is of and the key.
+pub(crate) fn digest(of: &str, key: &IdempotencyKey) -> String {
+    let digest = Sha256::new().chain_update(of).chain_update([0]).chain_update(key.as_str());
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What tags allow: letters, digits, spaces and a few signs, at most 256.
+pub(crate) fn tag_text(text: &str) -> String {
+    let fits = |c: char| c.is_alphanumeric() || " _.:/=+-@".contains(c);
+    text.chars().map(|c| if fits(c) { c } else { '_' }).take(256).collect()
 }

@@ -6,35 +6,23 @@ use moodify_core::secret::Secret;
 use moodify_core::settings::{self, Vars};
 use serde::Deserialize;
 
-use crate::error::BACKEND;
+use crate::error::{DOCUMENTDB, ELASTICACHE};
 
-/// Which DocumentDB cluster to back up, and how to reach its API.
+/// How to reach the APIs of AWS.
 ///
-/// Without an access key, credentials come from the usual places: environment, profile files, web identity (IRSA),
-/// container (ECS, EKS pod identity) and instance metadata. SSO profiles and credential processes are not supported.
+/// Without an access key, credentials come from the usual places, in this order: environment, profile files, web identity
+/// (IRSA), container (ECS, EKS pod identity) and instance metadata. SSO profiles and credential processes are not
+/// supported.
 ///
 /// ```
-/// let config: moodify_aws::DocumentDbConfig = serde_json::from_str(
-///     r#"{"region": "eu-central-1", "cluster": "moodify-production"}"#,
-/// ).unwrap();
-/// assert!(config.validate().is_ok());
-///
-/// use moodify_aws::DocumentDbConfig;
-/// let config = DocumentDbConfig::new("eu-central-1", "moodify-production").credentials("AKIA123", "s3cret", None);
-/// assert!(!format!("{config:?}").contains("s3cret"));
+/// use moodify_aws::ApiConfig;
+/// let api = ApiConfig::new("eu-central-1").credentials("AKIA123", "s3cret", None);
+/// assert!(!format!("{api:?}").contains("s3cret"));
 /// ```
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct DocumentDbConfig {
+pub struct ApiConfig {
     pub(crate) region: String,
-    pub(crate) cluster: String,
-    #[serde(default = "engine")]
-    pub(crate) engine: String,
-    #[serde(default = "require_encryption")]
-    pub(crate) require_encryption: bool,
-    pub(crate) subnet_group: Option<String>,
-    #[serde(default)]
-    pub(crate) security_groups: Vec<String>,
     pub(crate) endpoint: Option<String>,
     pub(crate) access_key_id: Option<String>,
     pub(crate) secret_access_key: Option<Secret>,
@@ -45,14 +33,6 @@ pub struct DocumentDbConfig {
     pub(crate) response_timeout: Period,
 }
 
-fn engine() -> String {
-    "docdb".to_owned()
-}
-
-fn require_encryption() -> bool {
-    true
-}
-
 fn connect_timeout() -> Period {
     Period::from_secs(5)
 }
@@ -61,17 +41,12 @@ fn response_timeout() -> Period {
     Period::from_secs(30)
 }
 
-impl DocumentDbConfig {
-    /// The cluster of that identifier in that region.
+impl ApiConfig {
+    /// The APIs of that region.
     #[must_use]
-    pub fn new(region: impl Into<String>, cluster: impl Into<String>) -> Self {
+    pub fn new(region: impl Into<String>) -> Self {
         Self {
             region: region.into(),
-            cluster: cluster.into(),
-            engine: engine(),
-            require_encryption: require_encryption(),
-            subnet_group: None,
-            security_groups: Vec::new(),
             endpoint: None,
             access_key_id: None,
             secret_access_key: None,
@@ -79,32 +54,6 @@ impl DocumentDbConfig {
             connect_timeout: connect_timeout(),
             response_timeout: response_timeout(),
         }
-    }
-
-    /// Another engine that answers to the same API, such as `aurora-mysql`. Default `docdb`.
-    #[must_use]
-    pub fn engine(mut self, engine: impl Into<String>) -> Self {
-        self.engine = engine.into();
-        self
-    }
-
-    /// Whether a backup that is not encrypted fails verification. Default true.
-    #[must_use]
-    pub fn require_encryption(mut self, required: bool) -> Self {
-        self.require_encryption = required;
-        self
-    }
-
-    /// Where a restored cluster is placed: subnet group and security groups. Default: the account's defaults.
-    #[must_use]
-    pub fn restore_into(
-        mut self,
-        subnet_group: impl Into<String>,
-        security_groups: impl IntoIterator<Item = impl Into<String>>,
-    ) -> Self {
-        self.subnet_group = Some(subnet_group.into());
-        self.security_groups = security_groups.into_iter().map(Into::into).collect();
-        self
     }
 
     /// Another address of the API: a VPC endpoint, or an emulator.
@@ -142,61 +91,24 @@ impl DocumentDbConfig {
         self
     }
 
-    /// Reads `MOODIFY_DOCUMENTDB_CLUSTER`, `_REGION` (or else `AWS_REGION`, `AWS_DEFAULT_REGION`), `_ENGINE`,
-    /// `_REQUIRE_ENCRYPTION` (`true` or `false`), `_SUBNET_GROUP`, `_SECURITY_GROUPS` (with commas), `_ENDPOINT`,
-    /// `_CONNECT_TIMEOUT` and `_RESPONSE_TIMEOUT`; cluster and region are required. Credentials come from AWS's own
-    /// variables.
-    ///
-    /// # Errors
-    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
-    pub fn from_env() -> Result<Self> {
-        Self::from_vars(|name| std::env::var(name).ok())
-    }
-
-    /// The same as [`from_env`](Self::from_env), with the variables from a function.
-    ///
-    /// # Errors
-    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
-    pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let mut vars = Vars::new("MOODIFY_DOCUMENTDB", &var);
+    /// `_REGION` (or else `AWS_REGION`, `AWS_DEFAULT_REGION`), `_ENDPOINT`, `_CONNECT_TIMEOUT` and `_RESPONSE_TIMEOUT`.
+    fn from_vars<F: Fn(&str) -> Option<String>>(vars: &mut Vars<'_, F>, var: &F) -> Self {
         let usual = || ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| var(name).filter(|r| !r.is_empty()));
         let region = vars.get("REGION").or_else(usual);
         if region.is_none() {
-            vars.problem("neither MOODIFY_DOCUMENTDB_REGION nor AWS_REGION is set".to_owned());
+            vars.problem("there is no region: AWS_REGION is not set".to_owned());
         }
-        let mut config = Self::new(region.unwrap_or_default(), vars.required("CLUSTER"));
-        config.engine = vars.get("ENGINE").unwrap_or(config.engine);
-        config.subnet_group = vars.get("SUBNET_GROUP");
-        config.security_groups = vars
-            .get("SECURITY_GROUPS")
-            .iter()
-            .flat_map(|list| list.split(','))
-            .map(|group| group.trim().to_owned())
-            .collect();
-        config.endpoint = vars.get("ENDPOINT");
-        vars.parse("REQUIRE_ENCRYPTION", &mut config.require_encryption);
-        vars.parse("CONNECT_TIMEOUT", &mut config.connect_timeout);
-        vars.parse("RESPONSE_TIMEOUT", &mut config.response_timeout);
-        vars.finish(BACKEND, config.problems()).map(|()| config)
-    }
-
-    /// Checks the whole configuration without connecting.
-    ///
-    /// # Errors
-    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
-    pub fn validate(&self) -> Result<()> {
-        settings::check(BACKEND, &self.problems())
+        let mut api = Self::new(region.unwrap_or_default());
+        api.endpoint = vars.get("ENDPOINT");
+        vars.parse("CONNECT_TIMEOUT", &mut api.connect_timeout);
+        vars.parse("RESPONSE_TIMEOUT", &mut api.response_timeout);
+        api
     }
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        for (name, value) in [("region", &self.region), ("cluster", &self.cluster), ("engine", &self.engine)] {
-            if value.is_empty() {
-                problems.push(format!("{name} is empty"));
-            }
-        }
-        if self.security_groups.iter().any(String::is_empty) {
-            problems.push("security-groups has an empty one".to_owned());
+        if self.region.is_empty() {
+            problems.push("region is empty".to_owned());
         }
         if let Some(url) = &self.endpoint
             && !(url.starts_with("https://") || url.starts_with("http://"))
@@ -218,49 +130,238 @@ impl DocumentDbConfig {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Which DocumentDB cluster to back up, and what a restored one is like.
+///
+/// A restored cluster is like the one that is backed up, as long as that is there: subnet group, security groups,
+/// parameter group, key, deletion protection, and as many instances of the same class. What is set here is set instead.
+///
+/// ```
+/// let config: moodify_aws::DocumentDbConfig = serde_json::from_str(
+///     r#"{"api": {"region": "eu-central-1"}, "cluster": "moodify-production"}"#,
+/// ).unwrap();
+/// assert!(config.validate().is_ok());
+/// ```
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct DocumentDbConfig {
+    pub(crate) api: ApiConfig,
+    pub(crate) cluster: String,
+    #[serde(default = "engine")]
+    pub(crate) engine: String,
+    #[serde(default = "require_encryption")]
+    pub(crate) require_encryption: bool,
+    pub(crate) subnet_group: Option<String>,
+    #[serde(default)]
+    pub(crate) security_groups: Vec<String>,
+    pub(crate) parameter_group: Option<String>,
+    pub(crate) kms_key: Option<String>,
+    pub(crate) deletion_protection: Option<bool>,
+    pub(crate) instances: Option<u8>,
+    pub(crate) instance_class: Option<String>,
+}
 
-    #[test]
-    fn all_problems_are_reported_at_once() {
-        let error = DocumentDbConfig::from_vars(|name| match name {
-            "MOODIFY_DOCUMENTDB_REQUIRE_ENCRYPTION" => Some("perhaps".to_owned()),
-            "MOODIFY_DOCUMENTDB_ENDPOINT" => Some("localhost".to_owned()),
-            _ => None,
-        })
-        .unwrap_err();
-        for part in ["_REGION nor AWS_REGION", "_CLUSTER is not set", "was not `true` or `false`", "\"localhost\""] {
-            assert!(error.message().contains(part), "{error}");
-        }
-        let mut config = DocumentDbConfig::new("", "c").response_timeout(Duration::ZERO);
-        config.session_token = Some("t".into());
-        config.secret_access_key = Some("s".into());
-        let error = config.validate().unwrap_err();
-        for part in ["region is empty", "go together", "with an access key only", "response-timeout is zero"] {
-            assert!(error.message().contains(part), "{error}");
+fn engine() -> String {
+    "docdb".to_owned()
+}
+
+fn require_encryption() -> bool {
+    true
+}
+
+impl DocumentDbConfig {
+    /// The cluster of that identifier.
+    #[must_use]
+    pub fn new(api: ApiConfig, cluster: impl Into<String>) -> Self {
+        Self {
+            api,
+            cluster: cluster.into(),
+            engine: engine(),
+            require_encryption: require_encryption(),
+            subnet_group: None,
+            security_groups: Vec::new(),
+            parameter_group: None,
+            kms_key: None,
+            deletion_protection: None,
+            instances: None,
+            instance_class: None,
         }
     }
 
-    #[test]
-    fn the_region_may_come_from_aws_own_variable() {
-        let config = DocumentDbConfig::from_vars(|name| match name {
-            "MOODIFY_DOCUMENTDB_CLUSTER" => Some("moods".to_owned()),
-            "AWS_REGION" => Some("eu-north-1".to_owned()),
-            "MOODIFY_DOCUMENTDB_SECURITY_GROUPS" => Some("sg-1, sg-2".to_owned()),
-            _ => None,
-        })
-        .unwrap();
-        assert_eq!((config.region.as_str(), config.engine.as_str()), ("eu-north-1", "docdb"));
-        assert_eq!(config.security_groups, ["sg-1", "sg-2"]);
+    /// Another engine that answers to the same API, such as `aurora-mysql`. Default `docdb`.
+    #[must_use]
+    pub fn engine(mut self, engine: impl Into<String>) -> Self {
+        self.engine = engine.into();
+        self
     }
 
-    #[test]
-    fn unknown_keys_are_refused_and_secrets_not_shown() {
-        let error = serde_json::from_str::<DocumentDbConfig>(r#"{"region": "a", "cluster": "b", "clutser": "c"}"#);
-        assert!(error.unwrap_err().to_string().contains("clutser"));
-        let config = DocumentDbConfig::new("a", "b").credentials("AKIA1", "very-secret", Some("token-secret".into()));
-        let shown = format!("{config:?}");
-        assert!(!shown.contains("very-secret") && !shown.contains("token-secret"), "{shown}");
+    /// Whether a backup that is not encrypted fails verification. Default true.
+    #[must_use]
+    pub fn require_encryption(mut self, required: bool) -> Self {
+        self.require_encryption = required;
+        self
+    }
+
+    /// Where a restored cluster is placed: subnet group and security groups.
+    #[must_use]
+    pub fn restore_into(
+        mut self,
+        subnet_group: impl Into<String>,
+        security_groups: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
+        self.subnet_group = Some(subnet_group.into());
+        self.security_groups = security_groups.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The parameter group of a restored cluster.
+    #[must_use]
+    pub fn parameter_group(mut self, name: impl Into<String>) -> Self {
+        self.parameter_group = Some(name.into());
+        self
+    }
+
+    /// The key, by its ARN, that encrypts a restored cluster.
+    #[must_use]
+    pub fn kms_key(mut self, arn: impl Into<String>) -> Self {
+        self.kms_key = Some(arn.into());
+        self
+    }
+
+    /// Whether a restored cluster is protected from being deleted.
+    #[must_use]
+    pub fn deletion_protection(mut self, protected: bool) -> Self {
+        self.deletion_protection = Some(protected);
+        self
+    }
+
+    /// How many instances a restored cluster has (1 to 16), and of which class.
+    #[must_use]
+    pub fn instances(mut self, count: u8, class: impl Into<String>) -> Self {
+        self.instances = Some(count);
+        self.instance_class = Some(class.into());
+        self
+    }
+
+    /// Reads `MOODIFY_DOCUMENTDB_CLUSTER`, `_REGION` (or else `AWS_REGION`, `AWS_DEFAULT_REGION`), `_ENGINE`,
+    /// `_REQUIRE_ENCRYPTION` and `_DELETION_PROTECTION` (`true` or `false`), `_SUBNET_GROUP`, `_SECURITY_GROUPS` (with
+    /// commas), `_PARAMETER_GROUP`, `_KMS_KEY`, `_INSTANCES`, `_INSTANCE_CLASS`, `_ENDPOINT`, `_CONNECT_TIMEOUT` and
+    /// `_RESPONSE_TIMEOUT`; cluster and region are required. Credentials come from AWS's own variables.
+    ///
+    /// # Errors
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
+    pub fn from_env() -> Result<Self> {
+        Self::from_vars(|name| std::env::var(name).ok())
+    }
+
+    /// The same as [`from_env`](Self::from_env), with the variables from a function.
+    ///
+    /// # Errors
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
+    pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let mut vars = Vars::new("MOODIFY_DOCUMENTDB", &var);
+        let api = ApiConfig::from_vars(&mut vars, &var);
+        let mut config = Self::new(api, vars.required("CLUSTER"));
+        config.engine = vars.get("ENGINE").unwrap_or(config.engine);
+        config.subnet_group = vars.get("SUBNET_GROUP");
+        config.security_groups = vars
+            .get("SECURITY_GROUPS")
+            .iter()
+            .flat_map(|list| list.split(','))
+            .map(|group| group.trim().to_owned())
+            .collect();
+        config.parameter_group = vars.get("PARAMETER_GROUP");
+        config.kms_key = vars.get("KMS_KEY");
+        config.instance_class = vars.get("INSTANCE_CLASS");
+        vars.parse("REQUIRE_ENCRYPTION", &mut config.require_encryption);
+        let (mut protected, mut instances) = (false, 0);
+        vars.parse("DELETION_PROTECTION", &mut protected);
+        vars.parse("INSTANCES", &mut instances);
+        config.deletion_protection = vars.get("DELETION_PROTECTION").map(|_| protected);
+        config.instances = vars.get("INSTANCES").map(|_| instances);
+        vars.finish(DOCUMENTDB, config.problems()).map(|()| config)
+    }
+
+    /// Checks the whole configuration without connecting.
+    ///
+    /// # Errors
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
+    pub fn validate(&self) -> Result<()> {
+        settings::check(DOCUMENTDB, &self.problems())
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = self.api.problems();
+        for (name, value) in [("cluster", &self.cluster), ("engine", &self.engine)] {
+            if value.is_empty() {
+                problems.push(format!("{name} is empty"));
+            }
+        }
+        if self.security_groups.iter().any(String::is_empty) {
+            problems.push("security-groups has an empty one".to_owned());
+        }
+        if self.instances.is_some_and(|count| !(1..=16).contains(&count)) {
+            problems.push("instances is not 1 to 16".to_owned());
+        }
+        problems
+    }
+}
+
+/// Which cache of ElastiCache to administer and to back up.
+///
+/// ```
+/// let config: moodify_aws::ElastiCacheConfig = serde_json::from_str(
+///     r#"{"api": {"region": "eu-central-1"}, "replication-group": "moodify-cache"}"#,
+/// ).unwrap();
+/// assert!(config.validate().is_ok());
+/// ```
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ElastiCacheConfig {
+    pub(crate) api: ApiConfig,
+    pub(crate) replication_group: String,
+}
+
+impl ElastiCacheConfig {
+    /// The replication group of that identifier.
+    #[must_use]
+    pub fn new(api: ApiConfig, replication_group: impl Into<String>) -> Self {
+        Self { api, replication_group: replication_group.into() }
+    }
+
+    /// Reads `MOODIFY_ELASTICACHE_REPLICATION_GROUP`, `_REGION` (or else `AWS_REGION`, `AWS_DEFAULT_REGION`), `_ENDPOINT`,
+    /// `_CONNECT_TIMEOUT` and `_RESPONSE_TIMEOUT`; group and region are required. Credentials come from AWS's own
+    /// variables.
+    ///
+    /// # Errors
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
+    pub fn from_env() -> Result<Self> {
+        Self::from_vars(|name| std::env::var(name).ok())
+    }
+
+    /// The same as [`from_env`](Self::from_env), with the variables from a function.
+    ///
+    /// # Errors
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
+    pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let mut vars = Vars::new("MOODIFY_ELASTICACHE", &var);
+        let api = ApiConfig::from_vars(&mut vars, &var);
+        let config = Self::new(api, vars.required("REPLICATION_GROUP"));
+        vars.finish(ELASTICACHE, config.problems()).map(|()| config)
+    }
+
+    /// Checks the whole configuration without connecting.
+    ///
+    /// # Errors
+    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
+    pub fn validate(&self) -> Result<()> {
+        settings::check(ELASTICACHE, &self.problems())
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = self.api.problems();
+        if self.replication_group.is_empty() {
+            problems.push("replication-group is empty".to_owned());
+        }
+        problems
     }
 }

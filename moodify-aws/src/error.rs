@@ -8,7 +8,8 @@ use aws_sdk_docdb::config::http::HttpResponse;
 use aws_sdk_docdb::error::{ProvideErrorMetadata, SdkError};
 use moodify_core::{Effect, Error, ErrorKind};
 
-pub(crate) const BACKEND: &str = "documentdb";
+pub(crate) const DOCUMENTDB: &str = "documentdb";
+pub(crate) const ELASTICACHE: &str = "elasticache";
 
 /// What a failed request may have done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,13 +31,18 @@ impl Access {
 }
 
 /// Maps a failed request.
-pub(crate) fn from_sdk<E>(error: SdkError<E, HttpResponse>, operation: &'static str, access: Access) -> Error
+pub(crate) fn from_sdk<E>(
+    error: SdkError<E, HttpResponse>,
+    backend: &'static str,
+    operation: &'static str,
+    access: Access,
+) -> Error
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
 {
     if let Some(cause) = credentials_error(&error) {
         // Its causes may quote what was found, so only its own sentence is told.
-        return Error::new(ErrorKind::Unauthenticated, BACKEND, operation, format!("no usable credentials: {cause}"))
+        return Error::new(ErrorKind::Unauthenticated, backend, operation, format!("no usable credentials: {cause}"))
             .hint("set an access key, or run where AWS provides credentials");
     }
     let (kind, message, effect) = match &error {
@@ -55,33 +61,61 @@ where
             (ErrorKind::Unavailable, format!("cannot reach the API: {}", innermost(&error)), effect)
         }
         SdkError::ServiceError(answer) => {
-            return from_answer(&error, answer.raw().status().as_u16(), operation, access);
+            return from_answer(&error, answer.raw().status().as_u16(), (backend, operation), access);
         }
         SdkError::ResponseError(answer) => {
-            return from_answer(&error, answer.raw().status().as_u16(), operation, access);
+            return from_answer(&error, answer.raw().status().as_u16(), (backend, operation), access);
         }
         _ => (ErrorKind::Internal, innermost(&error), access.unanswered()),
     };
-    Error::new(kind, BACKEND, operation, message).effect(effect).with_source(error)
+    Error::new(kind, backend, operation, message).effect(effect).with_source(error)
 }
 
 /// Maps an answer that is an error. Without a code (a proxy's page, a cut answer) the HTTP status decides.
 fn from_answer(
     error: &(impl ProvideErrorMetadata + StdError),
     status: u16,
-    operation: &'static str,
+    (backend, operation): (&'static str, &'static str),
     access: Access,
 ) -> Error {
     let (code, said) = (error.code().unwrap_or_default(), error.message().unwrap_or_default());
     let kind = if code.is_empty() { of_status(status) } else { of_code(code, status) };
     let message = match (kind, code) {
         // AWS explains a bad signature by quoting the signed request, session token included.
+        (ErrorKind::Unauthenticated, "ExpiredToken" | "ExpiredTokenException" | "RequestExpired") => {
+            format!("{code}: the credentials have expired")
+        }
         (ErrorKind::Unauthenticated, _) => format!("{code}: the credentials were not accepted"),
         (_, "") => format!("HTTP status {status} without an AWS error code"),
         _ => format!("{code}: {said}"),
     };
     let refused = (400..500).contains(&status);
-    Error::new(kind, BACKEND, operation, message).effect(if refused { Effect::None } else { access.unanswered() })
+    let error = Error::new(kind, backend, operation, message);
+    let error = error.effect(if refused { Effect::None } else { access.unanswered() });
+    match hint(code) {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// What to do next, where AWS's own words do not say.
+fn hint(code: &str) -> Option<&'static str> {
+    let hint = match code {
+        code if code.starts_with("SnapshotQuotaExceeded") => {
+            "the account has as many manual snapshots as it may: delete old ones, or have the quota raised"
+        }
+        code if code.contains("QuotaExceeded") || code.contains("QuotaForCustomerExceeded") => {
+            "the account has as many of these as it may: remove some, or have the quota raised"
+        }
+        code if code.contains("State") && code.starts_with("Invalid") => {
+            "something else is being done with it: it is tried again; look at its status"
+        }
+        code if code.starts_with("Insufficient") => "AWS has no capacity for this just now: later, or another class",
+        "KMSKeyNotAccessibleFault" => "the key is disabled, or this identity may not use it",
+        "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => "get new ones, then resume",
+        _ => return None,
+    };
+    Some(hint)
 }
 
 fn of_code(code: &str, status: u16) -> ErrorKind {
@@ -106,11 +140,13 @@ fn of_code(code: &str, status: u16) -> ErrorKind {
         "Throttling"
         | "ThrottlingException"
         | "ThrottledException"
+        | "APICallRateForCustomerExceeded"
         | "RequestLimitExceeded"
         | "RequestThrottled"
         | "RequestThrottledException"
         | "TooManyRequestsException"
         | "SlowDown" => ErrorKind::Throttled,
+        "SnapshotFeatureNotSupportedFault" | "TestFailoverNotAvailableFault" => ErrorKind::Unsupported,
         code if code.contains("AlreadyExists") => ErrorKind::AlreadyExists,
         code if code.contains("NotFound") => ErrorKind::NotFound,
         // The cluster is being changed, or the snapshot is not complete: later it may work.

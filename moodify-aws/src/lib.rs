@@ -3,15 +3,16 @@
 //! ```no_run
 //! # async fn example() -> moodify_core::Result<()> {
 //! use std::time::Duration;
-//! use moodify_aws::{DocumentDbBackups, DocumentDbConfig};
-//! use moodify_core::backend::BackupStore;
+//! use moodify_aws::{ApiConfig, DocumentDbBackups, DocumentDbConfig};
+//! use moodify_core::backend::{BackupRequest, BackupStore, BackupStoreExt};
 //! use moodify_core::{CallContext, IdempotencyKey, RunId};
 //!
-//! let backups = DocumentDbBackups::new(DocumentDbConfig::new("eu-central-1", "moodify-production"))?;
+//! let backups = DocumentDbBackups::new(DocumentDbConfig::new(ApiConfig::new("eu-central-1"), "moodify-production"))?;
 //! let run = RunId::new("r1").expect("a valid id");
-//! let cx = CallContext::new(run, IdempotencyKey::new("r1/backup"), Duration::from_secs(30));
-//! let begun = backups.create(&cx).await?;
-//! println!("{} is {:?}", begun.id, begun.state);
+//! let cx = CallContext::new(run, IdempotencyKey::new("r1/backup"), Duration::from_secs(3600));
+//! let begun = backups.create(&cx, &BackupRequest::new()).await?;
+//! backups.wait_available(&cx, &begun.id, &|backup| println!("{backup}")).await?;
+//! println!("{}", backups.verify(&cx, &begun.id).await?);
 //! # Ok(())
 //! # }
 //! ```
@@ -24,5 +25,5 @@ mod config;
 mod documentdb;
 mod error;
 
-pub use config::DocumentDbConfig;
-pub use documentdb::DocumentDbBackups;
+pub use config::{ApiConfig, DocumentDbConfig, ElastiCacheConfig};
+pub use documentdb::{Cluster, DocumentDbBackups, Instance};

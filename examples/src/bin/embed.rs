@@ -30,6 +30,7 @@ fn plan() -> Plan {
             kind: EnvironmentKind::Production,
             namespace: "moodify-production".to_owned(),
             gates: Vec::new(),
+            backups: Vec::new(),
         },
         release: Release { version: "v1.2.3".to_owned(), services: vec![backend] },
         phases: Canary::default().phases("rollout").into(),

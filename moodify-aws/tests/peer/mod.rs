@@ -1,7 +1,8 @@
 //! The peers of the tests: `moto_server` on a free port of 127.0.0.1, stopped by its process id, and a server that
 //! always gives the same answer.
 
-use std::collections::HashSet;
+#![allow(dead_code, reason = "each test uses what it needs")]
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -88,7 +89,7 @@ impl Moto {
     }
 
     /// Sends a request of the query protocol; returns the status and the body of the answer.
-    fn ask(&self, form: &str) -> (u16, String) {
+    pub(crate) fn ask(&self, form: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         // The scope of the credentials is how moto tells services apart.
         write!(
@@ -105,19 +106,6 @@ impl Moto {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
-
-    /// The same server as AWS is where moto is not: a restore over an existing cluster is refused, not done.
-    pub(crate) async fn that_refuses_to_overwrite(self: Arc<Self>) -> String {
-        let mut restored = HashSet::new();
-        answering(move |form| {
-            let target = form.split('&').find_map(|pair| pair.strip_prefix("DBClusterIdentifier="));
-            if form.contains("Action=RestoreDBClusterFromSnapshot") && !restored.insert(target.unwrap().to_owned()) {
-                return Some((400, error_of("DBClusterAlreadyExistsFault", "exists").to_owned()));
-            }
-            Some(self.ask(form))
-        })
-        .await
-    }
 }
 
 impl Drop for Moto {
@@ -133,7 +121,7 @@ pub(crate) async fn always(answer: Option<(u16, &'static str)>) -> String {
 }
 
 /// A server that answers to the form of a request with a status and a body.
-pub(crate) async fn answering(mut answer: impl FnMut(&str) -> Option<(u16, String)> + Send + 'static) -> String {
+async fn answering(mut answer: impl FnMut(&str) -> Option<(u16, String)> + Send + 'static) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {

@@ -268,6 +268,11 @@ impl StepContext {
         }
     }
 
+    /// The runs that have not ended, or that need attention, and all that they have on record, as text.
+    pub(crate) async fn open_runs(&self) -> Result<Vec<(RunId, String)>> {
+        self.log.open_runs().await
+    }
+
     /// Cancelled when the step shall stop: an abort, a deadline, an interruption.
     #[must_use]
     pub fn cancelled(&self) -> &CancellationToken {

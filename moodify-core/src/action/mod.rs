@@ -46,6 +46,7 @@
 //! ```
 
 mod approval;
+mod backup;
 mod bake;
 mod baseline;
 mod context;
@@ -56,6 +57,7 @@ mod probe;
 mod promote;
 mod recreate;
 mod registry;
+mod restore;
 mod retire_canary;
 mod retire_old;
 mod return_traffic;
@@ -73,10 +75,12 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use backup::VerifiedBackup;
 pub use bake::BakeParams;
 pub use baseline::{Baseline, BaselineParams, Baselines};
 pub use context::{Answers, CheckContext, StepContext};
 pub use registry::{Kind, Registry};
+pub use restore::RestoredBackup;
 pub use services::Services;
 pub(crate) use shift_traffic::LAG;
 pub use shift_traffic::ShiftParams;
@@ -119,6 +123,12 @@ pub mod kinds {
     pub const APPROVAL: &str = "approval";
     /// Lets time pass.
     pub const WAIT: &str = "wait";
+    /// Makes a backup and verifies it.
+    pub const BACKUP: &str = "backup";
+    /// Restores a backup into a new target.
+    pub const RESTORE: &str = "restore";
+    /// Deletes old backups that no run needs.
+    pub const PRUNE_BACKUPS: &str = "prune-backups";
 }
 
 /// What an observation found of a step whose outcome was unknown.

@@ -9,8 +9,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Action, CheckContext, Observed, StepContext, approval, bake, baseline, deploy_canary, hand_over, kinds, notify,
-    probe, promote, recreate, retire_canary, retire_old, return_traffic, roll_batch, shift_traffic, status_page, wait,
+    Action, CheckContext, Observed, StepContext, approval, backup, bake, baseline, deploy_canary, hand_over, kinds,
+    notify, probe, promote, recreate, restore, retire_canary, retire_old, return_traffic, roll_batch, shift_traffic,
+    status_page, wait,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Step;
@@ -51,6 +52,9 @@ impl Registry {
             .register(kinds::STATUS_PAGE, status_page::UpdateStatusPage)
             .register(kinds::APPROVAL, approval::Approval)
             .register(kinds::WAIT, wait::Wait)
+            .register(kinds::BACKUP, backup::MakeBackup)
+            .register(kinds::RESTORE, restore::Restore)
+            .register(kinds::PRUNE_BACKUPS, backup::PruneBackups)
     }
 
     /// Knows `action` under `name` too; the newest of a name wins.

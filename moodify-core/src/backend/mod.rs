@@ -19,6 +19,7 @@ mod metric_source;
 mod notifier;
 mod probe;
 mod replica_ratio;
+mod retention;
 mod status_page;
 mod traffic;
 
@@ -26,7 +27,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use approvals::{ApprovalRequest, Approvals, Decision};
-pub use backup_store::{Backup, BackupCapabilities, BackupState, BackupStore, RestoreRequest, Restored};
+pub use backup_store::{
+    Backup, BackupCapabilities, BackupRequest, BackupState, BackupStore, BackupStoreExt, DeleteRequest, RestorePoint,
+    RestoreRequest, RestoreState, Restored,
+};
 pub use cache_admin::{CacheAdmin, CacheCapabilities, CacheInfo, FlushRequest};
 pub use deployer::{
     CanarySpec, Change, Deployer, DeployerCapabilities, DeployerExt, ImageChange, Remedy, Replicas, Scale, Single,
@@ -37,6 +41,7 @@ pub use metric_source::{Measurement, MetricQuery, MetricSource};
 pub use notifier::{Notification, Notifier, Urgency};
 pub use probe::{Probe, ProbeRequest, ProbeResult};
 pub use replica_ratio::ReplicaRatio;
+pub use retention::Retention;
 pub use status_page::{Incident, IncidentStatus, IncidentUpdate, StatusPage};
 pub use traffic::{Granularity, RouterCapabilities, Traffic, TrafficRouter, Verification, WeightChange};
 

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::Engine;
-use crate::action::CheckContext;
+use crate::action::{CheckContext, kinds};
 use crate::error::{Error, ErrorKind};
 use crate::model::Plan;
 use crate::mutation::{self, Mutation};
@@ -48,7 +48,44 @@ impl Engine {
                 Err(e) => found(e),
             }
         }
+        findings.extend(self.unsaved(plan));
         findings.retain(|f| f.error.kind() != ErrorKind::Unsupported || !mutation::on(Mutation::UnsupportedIsFine));
         findings
+    }
+
+    /// The first step that changes something before there is every backup that the environment asks for.
+    fn unsaved(&self, plan: &Plan) -> Option<Finding> {
+        let mut missing: BTreeSet<&str> = plan.environment.backups.iter().map(String::as_str).collect();
+        for phase in &plan.phases {
+            let mut made = BTreeSet::new();
+            for step in &phase.steps {
+                if step.action == kinds::BACKUP {
+                    made.extend(step.with["store"].as_str());
+                }
+                if !phase.parallel {
+                    missing.retain(|store| !made.contains(store));
+                }
+                if !missing.is_empty() && self.changes(&step.action) {
+                    let all: Vec<&str> = missing.into_iter().collect();
+                    let message = format!(
+                        "the environment {:?} wants a verified backup in {} before anything is changed, and this step \
+                         would change something first",
+                        plan.environment.name,
+                        all.join(" and ")
+                    );
+                    let error = Error::new(ErrorKind::Invalid, "engine", "check the plan", message);
+                    let error = error.hint("put a step of the kind \"backup\" into a phase before it");
+                    return Some(Finding { step: Some(step.name.clone()), error });
+                }
+            }
+            missing.retain(|store| !made.contains(store));
+        }
+        None
+    }
+
+    /// Whether a kind of step changes what is there. What it does beside that does not count: backups, new targets.
+    fn changes(&self, action: &str) -> bool {
+        let beside = [kinds::BACKUP, kinds::RESTORE].contains(&action);
+        !beside && self.registry.get(action).is_ok_and(|kind| kind.has_effects() && !kind.is_observer())
     }
 }

@@ -14,7 +14,7 @@ use super::telemetry;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Feed, Progress};
-use crate::journal::{Command, Entry, JournalStore, Lease, Record, RunState, fold};
+use crate::journal::{Command, Entry, JournalStore, Lease, Outcome, Record, RunState, fold};
 use crate::model::RunId;
 use crate::mutation::{self, Mutation};
 use crate::secret;
@@ -184,6 +184,27 @@ impl RunLog {
         if let Err(e) = self.store.give_up(&self.run, &self.lease).await {
             tracing::warn!(run = %self.run, error = %e, "the lease could not be given up; it runs out by itself");
         }
+    }
+
+    /// The runs of this journal that have not ended, or that need attention, and all that they have on record, as text.
+    pub(crate) async fn open_runs(&self) -> Result<Vec<(RunId, String)>> {
+        let over =
+            |record: &Record| matches!(record, Record::Ended { outcome, .. } if *outcome != Outcome::NeedsAttention);
+        let mut open = Vec::new();
+        for run in self.store.list().await? {
+            let entries = match self.store.load(&run).await {
+                // It was removed since.
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                entries => entries?,
+            };
+            if !entries.iter().any(|entry| over(&entry.record)) {
+                let text = serde_json::to_string(&entries).map_err(|e| {
+                    Error::new(ErrorKind::Internal, "engine", "read the records of a run", e.to_string())
+                })?;
+                open.push((run, text));
+            }
+        }
+        Ok(open)
     }
 
     /// Waits for commands that were not taken yet.

@@ -45,6 +45,7 @@ pub(super) fn plan(state: &RunState, reason: &str) -> Result<Plan> {
     let mut environment = state.plan.environment.clone();
     // The way back is never held up by what may begin and what may not.
     environment.gates = Vec::new();
+    environment.backups = Vec::new();
     let baseline = serde_json::to_value(BaselineParams { services: Vec::new(), expect }).unwrap_or_default();
     let step = |name: &str, action: &str, with| Step {
         name: name.to_owned(),

@@ -28,4 +28,8 @@ pub struct Environment {
     /// What must hold before the first effect.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<Gate>,
+    /// The backup stores in which a run must have made a verified backup before its first step that changes something. A
+    /// plan without that is refused when it is checked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backups: Vec<String>,
 }

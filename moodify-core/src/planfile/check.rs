@@ -80,6 +80,9 @@ impl Checks {
     fn environment(&mut self, environment: &Environment) {
         self.text("/environment/name", &environment.name);
         self.label("/environment/namespace", &environment.namespace);
+        for (index, store) in environment.backups.iter().enumerate() {
+            self.text(&format!("/environment/backups/{index}"), store);
+        }
         for (index, gate) in environment.gates.iter().enumerate() {
             let at = format!("/environment/gates/{index}");
             match gate {

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+mod backups;
 mod blue_green;
 mod commands;
 mod common;

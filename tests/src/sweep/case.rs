@@ -434,6 +434,7 @@ impl Case {
                 kind: EnvironmentKind::Production,
                 namespace: "production".to_owned(),
                 gates: self.gates.gates(),
+                backups: Vec::new(),
             },
             release: self.release(),
             phases: phases.into(),

@@ -5,6 +5,7 @@
 //! cannot, for example edit an object as somebody else. It panics at the first promise that is not kept. All calls are
 //! made on behalf of the run [`run`], unless it matters that they are not.
 
+mod backups;
 mod deployer;
 mod figures;
 mod journal;
@@ -16,11 +17,12 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+pub use backups::backup_store;
 pub use deployer::{DeployerHarness, deployer};
 pub use figures::{MetricHarness, metric_source};
 pub use journal::journal_store;
 pub use router::{RouterHarness, traffic_router};
-pub use stores::{CacheHarness, backup_store, cache_admin, status_page};
+pub use stores::{CacheHarness, cache_admin, status_page};
 
 use crate::context::{CallContext, IdempotencyKey};
 use crate::error::{ErrorKind, Result};

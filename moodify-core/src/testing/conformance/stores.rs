@@ -4,75 +4,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{context, ends_with_its_context, fails, good};
-use crate::backend::{
-    Backup, BackupState, BackupStore, CacheAdmin, FlushRequest, IncidentStatus, IncidentUpdate, RestoreRequest,
-    StatusPage,
-};
+use crate::backend::{CacheAdmin, FlushRequest, IncidentStatus, IncidentUpdate, StatusPage};
 use crate::error::ErrorKind;
-
-/// Puts a [`BackupStore`] to its contract, in which a backup is complete within `patience`. Leaves a restored target
-/// behind, with `conformance` in its name, if the store can restore.
-///
-/// # Panics
-/// If it is not kept.
-pub async fn backup_store(store: &dyn BackupStore, patience: Duration) {
-    let (cx, can) = (context("backup", patience), store.capabilities());
-    let nothing = good("there is no such backup", store.describe(&cx, "conformance-none").await);
-    assert_eq!(nothing, None);
-    good("deleting what never existed is fine, or unsupported", deleted(store, &cx, "conformance-none").await);
-    ends_with_its_context(patience, async |cx| store.list(&cx).await).await;
-    if !can.create {
-        fails("it cannot make backups", ErrorKind::Unsupported, store.create(&cx).await);
-        return;
-    }
-    let made = good("a backup can be begun", store.create(&cx).await);
-    let again = good("beginning again is fine", store.create(&cx).await);
-    assert_eq!(again.id, made.id, "the same key is the same backup");
-    if made.state != BackupState::Available {
-        let early = store.verify(&cx, &made.id).await;
-        assert!(early.is_err() || available(store, &made.id, patience).await, "an incomplete backup is not verified");
-    }
-    while !available(store, &made.id, patience).await {
-        assert!(!cx.remaining().is_zero(), "a backup is complete in time");
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    let verified = good("a complete backup can be verified", store.verify(&cx, &made.id).await);
-    assert_eq!(verified.id, made.id);
-    let second = good("another one can be begun", store.create(&context("second", patience)).await);
-    assert_ne!(second.id, made.id, "another key is another backup");
-    let all = good("backups can be listed", store.list(&cx).await);
-    let place = |backup: &Backup| all.iter().position(|other| other.id == backup.id);
-    assert!(place(&second).is_some() && place(&second) < place(&made), "all are listed, newest first: {all:?}");
-    if can.restore {
-        let request = RestoreRequest::new(&made.id, "conformance-restored");
-        good("it can be restored", store.restore(&cx, &request).await);
-        let other = store.restore(&context("another restore", patience), &request).await;
-        fails("what exists is not overwritten", ErrorKind::AlreadyExists, other);
-    } else {
-        let request = RestoreRequest::new(&made.id, "conformance-restored");
-        fails("it cannot restore", ErrorKind::Unsupported, store.restore(&cx, &request).await);
-    }
-    if can.delete {
-        for backup in [&made, &second] {
-            good("it can be deleted", store.delete(&cx, &backup.id).await);
-            assert_eq!(good("it is gone", store.describe(&cx, &backup.id).await), None);
-            good("deleting again is fine", store.delete(&cx, &backup.id).await);
-        }
-        assert!(store.verify(&cx, &made.id).await.is_err(), "what is gone is not verified");
-    }
-}
-
-async fn deleted(store: &dyn BackupStore, cx: &crate::CallContext, id: &str) -> crate::Result<()> {
-    match store.delete(cx, id).await {
-        Err(e) if e.kind() == ErrorKind::Unsupported && !store.capabilities().delete => Ok(()),
-        result => result,
-    }
-}
-
-async fn available(store: &dyn BackupStore, id: &str, patience: Duration) -> bool {
-    let backup = good("a backup can be described", store.describe(&context("describe", patience), id).await);
-    backup.is_some_and(|backup| backup.state == BackupState::Available)
-}
 
 /// What the suite of a [`CacheAdmin`] needs.
 #[async_trait]

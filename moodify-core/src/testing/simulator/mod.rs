@@ -1,8 +1,9 @@
 //! Every backend in memory, on tokio's clock: on a paused runtime a release of 45 minutes takes milliseconds.
 //!
 //! `scenario` says what happens, `workload` and `service` and `state` are the world at a moment, `world` moves it on,
-//! logs and lets calls go wrong as `fault` says, `cluster` and `surroundings` are the backends on it.
+//! logs and lets calls go wrong as `fault` says, `cluster`, `backups` and `surroundings` are the backends on it.
 
+mod backups;
 mod chance;
 mod cluster;
 mod fault;
@@ -32,7 +33,7 @@ pub use scenario::{Answer, BackupScript, Behaviour, Edit, Edited, Outage, People
 pub use service::Flow;
 use service::{Route, SimService};
 use state::State;
-pub use state::{Delivery, SimBackup, SimIncident, Write};
+pub use state::{Delivery, SimBackup, SimIncident, SimRestored, Write};
 use workload::Running;
 pub use world::{Call, ServiceView, World};
 

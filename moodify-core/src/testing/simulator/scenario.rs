@@ -396,11 +396,21 @@ pub struct BackupScript {
     pub fails: Option<String>,
     /// It says that it is complete, but is not plausible.
     pub damaged: bool,
+    /// How long a restore takes.
+    pub restore_takes: Period,
+    /// A restore fails after that time, and why.
+    pub restore_fails: Option<String>,
 }
 
 impl Default for BackupScript {
     fn default() -> Self {
-        Self { takes: Period::from_secs(20), fails: None, damaged: false }
+        Self {
+            takes: Period::from_secs(20),
+            fails: None,
+            damaged: false,
+            restore_takes: Period::from_secs(60),
+            restore_fails: None,
+        }
     }
 }
 

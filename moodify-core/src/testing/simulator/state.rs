@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::backend::{
-    ApprovalRequest, Backup, BackupState, Decision, Incident, IncidentStatus, Notification, PodState, Restored,
-    Workload,
+    ApprovalRequest, Backup, BackupState, Decision, Incident, IncidentStatus, Notification, PodState, RestorePoint,
+    RestoreState, Restored, Workload,
 };
 use crate::context::{CallContext, IdempotencyKey};
 use crate::error::{Error, ErrorKind, Result};
@@ -94,6 +94,22 @@ pub struct SimBackup {
     pub backup: Backup,
 }
 
+/// What was made from a backup in the simulated world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SimRestored {
+    /// The store, by its name.
+    pub store: String,
+    /// The key under which it was made.
+    pub key: IdempotencyKey,
+    /// When, from the start of the simulation.
+    pub begun: Duration,
+    /// What it was made from.
+    pub from: RestorePoint,
+    /// Its name.
+    pub target: String,
+}
+
 /// An incident on the simulated status page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -145,8 +161,7 @@ pub(super) struct State {
     pub(super) services: BTreeMap<String, SimService>,
     edits: Vec<Edit>,
     pub(super) backups: Vec<SimBackup>,
-    /// Store, key, what was restored.
-    pub(super) restored: Vec<(String, IdempotencyKey, Restored)>,
+    pub(super) restored: Vec<SimRestored>,
     pub(super) incidents: Vec<SimIncident>,
     /// Keys in each cache.
     pub(super) caches: BTreeMap<String, u64>,
@@ -315,6 +330,20 @@ impl State {
             None => BackupState::Available,
         };
         Backup { state, ..made.backup.clone() }
+    }
+
+    /// A restored target as it stands now.
+    pub(super) fn restored(&self, made: &SimRestored) -> Restored {
+        let script = &self.scenario.backups;
+        let over = self.now.saturating_sub(made.begun) >= script.restore_takes.get();
+        let state = match &script.restore_fails {
+            _ if !over => RestoreState::Creating("its storage is being filled".to_owned()),
+            Some(why) => RestoreState::Failed(why.clone()),
+            None => RestoreState::Available,
+        };
+        let answers = state == RestoreState::Available;
+        let endpoint = answers.then(|| format!("{}.simulated.invalid", made.target));
+        Restored { target: made.target.clone(), state, endpoint }
     }
 
     /// What people have said so far, also those whom the scenario speaks for.

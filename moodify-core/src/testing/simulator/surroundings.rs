@@ -1,13 +1,12 @@
-//! What stands around the simulated cluster: metrics, probes, backups, caches, the status page, and people.
+//! What stands around the simulated cluster: metrics, probes, caches, the status page, and people.
 
 use async_trait::async_trait;
 
 use crate::analysis::metrics;
 use crate::backend::{
-    ApprovalRequest, Approvals, Backup, BackupCapabilities, BackupState, BackupStore, CacheAdmin, CacheCapabilities,
-    CacheInfo, Decision, FlushRequest, Incident, IncidentStatus, IncidentUpdate, Measurement, MetricQuery,
-    MetricSource, Notification, Notifier, PodState, Probe, ProbeRequest, ProbeResult, RestoreRequest, Restored,
-    StatusPage,
+    ApprovalRequest, Approvals, CacheAdmin, CacheCapabilities, CacheInfo, Decision, FlushRequest, Incident,
+    IncidentStatus, IncidentUpdate, Measurement, MetricQuery, MetricSource, Notification, Notifier, PodState, Probe,
+    ProbeRequest, ProbeResult, StatusPage,
 };
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
@@ -18,7 +17,7 @@ use super::cluster::Facet;
 use super::fault::BackendKind;
 use super::scenario::Scenario;
 use super::service::{SimService, place};
-use super::state::{Caller, Delivery, Question, SimBackup, SimIncident, State};
+use super::state::{Caller, Delivery, Question, SimIncident, State};
 
 /// Keys in a cache at first.
 const KEYS: u64 = 1000;
@@ -150,143 +149,13 @@ impl Probe for Facet {
     }
 }
 
-fn stored<'a>(state: &'a State, store: &str, id: &str) -> Option<&'a SimBackup> {
-    state.backups.iter().find(|made| made.store == store && made.backup.id == id)
-}
-
-fn create_backup(state: &mut State, caller: &Caller, store: &str, key: &crate::IdempotencyKey) -> Backup {
-    if let Some(made) = state.backups.iter().find(|made| made.store == store && made.key == *key) {
-        return state.backup(made);
-    }
-    let backup = Backup {
-        id: format!(
-            "{store}-{:08x}",
-            chance::mix(&[state.scenario.seed, state.now.as_nanos() as u64, state.backups.len() as u64]) >> 32
-        ),
-        source: store.to_owned(),
-        state: BackupState::Creating(Some(0)),
-        created: Some(state.wall()),
-        bytes: Some(if state.scenario.backups.damaged { 0 } else { 1 << 30 }),
-        encrypted: Some(true),
-        engine: Some("simulated 1.0".to_owned()),
-    };
-    let (key, begun) = (key.clone(), state.now);
-    let made = SimBackup { store: caller.subject.clone(), key, begun, verified: None, backup };
-    let now = state.backup(&made);
-    state.wrote(format!("backup {} begun", made.backup.id));
-    state.backups.push(made);
-    now
-}
-
-fn verify(state: &mut State, caller: &Caller, id: &str) -> Result<Backup> {
-    let made = stored(state, &caller.subject, id);
-    let made = made.ok_or_else(|| caller.fails(ErrorKind::NotFound, format!("there is no backup {id}")))?;
-    let backup = state.backup(made);
-    let wrong = match &backup.state {
-        BackupState::Creating(_) => Some("it is not complete".to_owned()),
-        BackupState::Failed(why) => Some(why.clone()),
-        BackupState::Available if backup.bytes == Some(0) => Some("it is empty".to_owned()),
-        BackupState::Available => None,
-    };
-    if let Some(wrong) = wrong {
-        return Err(caller.fails(ErrorKind::Unhealthy, format!("backup {id}: {wrong}")));
-    }
-    let now = state.now;
-    if let Some(made) = state.backups.iter_mut().find(|made| made.backup.id == id) {
-        made.verified = made.verified.or(Some(now));
-    }
-    Ok(backup)
-}
-
-fn restore(
-    state: &mut State,
-    caller: &Caller,
-    key: &crate::IdempotencyKey,
-    request: &RestoreRequest,
-) -> Result<Restored> {
-    let same = state.restored.iter().find(|(store, _, made)| *store == caller.subject && made.target == request.target);
-    if let Some((_, by, made)) = same {
-        if by == key {
-            return Ok(made.clone());
-        }
-        return Err(caller.fails(ErrorKind::AlreadyExists, format!("there is a {} already", request.target)));
-    }
-    let made = stored(state, &caller.subject, &request.backup);
-    let missing = || caller.fails(ErrorKind::NotFound, format!("there is no backup {}", request.backup));
-    if state.backup(made.ok_or_else(missing)?).state != BackupState::Available {
-        return Err(caller.fails(ErrorKind::Unhealthy, format!("backup {} is not available", request.backup)));
-    }
-    let endpoint = Some(format!("{}.simulated.invalid", request.target));
-    let restored = Restored { target: request.target.clone(), endpoint };
-    state.restored.push((caller.subject.clone(), key.clone(), restored.clone()));
-    state.wrote(format!("{} restored from {}", request.target, request.backup));
-    Ok(restored)
-}
-
 impl Facet {
-    fn store(&self, operation: &'static str) -> Caller {
-        self.caller(BackendKind::BackupStore, operation, &self.name)
-    }
-
     fn cache(&self, operation: &'static str) -> Caller {
         self.caller(BackendKind::CacheAdmin, operation, &self.name)
     }
 
     fn page(&self, operation: &'static str) -> Caller {
         self.caller(BackendKind::StatusPage, operation, "status page")
-    }
-}
-
-#[async_trait]
-impl BackupStore for Facet {
-    fn capabilities(&self) -> BackupCapabilities {
-        BackupCapabilities::new(true, true, true)
-    }
-
-    async fn create(&self, cx: &CallContext) -> Result<Backup> {
-        let (caller, key) = (self.store("create"), cx.key().clone());
-        let asks = caller.clone();
-        self.world.call(cx, caller, move |state| Ok(create_backup(state, &asks, &asks.subject, &key))).await
-    }
-
-    async fn describe(&self, cx: &CallContext, id: &str) -> Result<Option<Backup>> {
-        let (name, id) = (self.name.clone(), id.to_owned());
-        let effect = move |state: &mut State| Ok(stored(state, &name, &id).map(|made| state.backup(made)));
-        self.world.call(cx, self.store("describe").reading(), effect).await
-    }
-
-    async fn list(&self, cx: &CallContext) -> Result<Vec<Backup>> {
-        let name = self.name.clone();
-        let effect = move |state: &mut State| {
-            let all = state.backups.iter().rev().filter(|made| made.store == *name);
-            Ok(all.map(|made| state.backup(made)).collect())
-        };
-        self.world.call(cx, self.store("list").reading(), effect).await
-    }
-
-    async fn verify(&self, cx: &CallContext, id: &str) -> Result<Backup> {
-        // Not a reading call, though it changes nothing at the provider: the simulation notes what was verified.
-        let (caller, id) = (self.store("verify"), id.to_owned());
-        let asks = caller.clone();
-        self.world.call(cx, caller, move |state| verify(state, &asks, &id)).await
-    }
-
-    async fn restore(&self, cx: &CallContext, request: &RestoreRequest) -> Result<Restored> {
-        let (caller, key, request) = (self.store("restore"), cx.key().clone(), request.clone());
-        let asks = caller.clone();
-        self.world.call(cx, caller, move |state| restore(state, &asks, &key, &request)).await
-    }
-
-    async fn delete(&self, cx: &CallContext, id: &str) -> Result<()> {
-        let (name, id) = (self.name.clone(), id.to_owned());
-        let effect = move |state: &mut State| {
-            if stored(state, &name, &id).is_some() {
-                state.backups.retain(|made| made.store != *name || made.backup.id != id);
-                state.wrote(format!("backup {id} deleted"));
-            }
-            Ok(())
-        };
-        self.world.call(cx, self.store("delete"), effect).await
     }
 }
 

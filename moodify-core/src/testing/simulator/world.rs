@@ -18,7 +18,7 @@ use crate::model::{ImageRef, RunId, Track, Weight};
 use super::fault::{BackendKind, Fault, Faults};
 use super::scenario::{Edit, Scenario};
 use super::service::Flow;
-use super::state::{Caller, Delivery, SimBackup, SimIncident, State, Write};
+use super::state::{Caller, Delivery, SimBackup, SimIncident, SimRestored, State, Write};
 
 /// One call to a simulated backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -265,6 +265,12 @@ impl World {
             let now = |made: &SimBackup| SimBackup { backup: state.backup(made), ..made.clone() };
             state.backups.iter().map(now).collect()
         })
+    }
+
+    /// What was restored, and was not discarded since.
+    #[must_use]
+    pub fn restored(&self) -> Vec<SimRestored> {
+        self.look(|state| state.restored.clone())
     }
 
     /// The messages that reached people.

@@ -1,0 +1,175 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::backup::{LONG, VerifiedBackup, check};
+use super::{Action, CheckContext, Observed, StepContext, kinds};
+use crate::backend::{BackupState, BackupStore, BackupStoreExt, RestorePoint, RestoreRequest};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Period, RunId};
+
+/// Restores a backup into a new target and waits until that answers; what serves is never touched. Undone, the target
+/// that this step made is removed, and no other.
+#[derive(Debug)]
+pub(super) struct Restore;
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Params {
+    /// The backup store, by its name among the backends.
+    store: String,
+    /// What is restored.
+    from: From,
+    /// The name of what is made. Nothing of that name may exist.
+    target: String,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum From {
+    /// The newest complete backup, whoever made it.
+    Latest,
+    /// The backup that an earlier step of this plan made.
+    ThisRun,
+    /// The newest complete backup that this run made.
+    Run(RunId),
+    /// The backup of this id.
+    Backup(String),
+    /// What was there at this moment.
+    Time(Timestamp),
+}
+
+/// What a `restore` step gives to later ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredBackup {
+    /// The store that it comes from.
+    pub store: String,
+    /// What was restored.
+    pub from: RestorePoint,
+    /// The name of what was made.
+    pub target: String,
+    /// Where it answers.
+    pub endpoint: String,
+    /// How old its content was when it was chosen: writes after that are not in it.
+    pub age: Option<Period>,
+}
+
+/// What was chosen is restored after a crash too, whatever is the latest by then.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Chosen {
+    from: RestorePoint,
+    age: Option<Period>,
+}
+
+const CHOOSE: &str = "choose a backup";
+
+fn earlier_backup(cx: &StepContext, store: &str) -> Option<String> {
+    let earlier = cx.plan().steps().map(|(_, step)| step).take_while(|step| step.name != cx.step().name);
+    let backups = earlier.filter(|step| step.action == kinds::BACKUP);
+    let made = backups.filter_map(|step| cx.output::<VerifiedBackup>(&step.name).ok());
+    made.filter(|made| made.store == store).last().map(|made| made.backup.id)
+}
+
+async fn choose(cx: &StepContext, store: &dyn BackupStore, params: &Params) -> Result<Chosen> {
+    let none = |what: String| Error::new(ErrorKind::NotFound, "engine", CHOOSE, what).on(params.store.as_str());
+    let id = match &params.from {
+        From::Time(time) => {
+            return Ok(Chosen { from: RestorePoint::Time(*time), age: age(cx, Some(*time)) });
+        }
+        From::Backup(id) => Some(id.clone()),
+        From::ThisRun => earlier_backup(cx, &params.store),
+        From::Latest => store.newest(&cx.call()?).await?.map(|backup| backup.id),
+        From::Run(run) => {
+            let all = store.list(&cx.call()?).await?.into_iter();
+            let mut complete = all.filter(|backup| backup.state == BackupState::Available);
+            complete.find(|backup| backup.run.as_ref() == Some(run)).map(|backup| backup.id)
+        }
+    };
+    let id = id.ok_or_else(|| match &params.from {
+        From::Run(run) => none(format!("the run {run} has no complete backup")),
+        _ => none("there is no complete backup".to_owned()),
+    })?;
+    let backup = store.verify(&cx.call()?, &id).await?;
+    Ok(Chosen { from: RestorePoint::Backup(id), age: age(cx, backup.created) })
+}
+
+fn age(cx: &StepContext, of: Option<Timestamp>) -> Option<Period> {
+    Duration::try_from(cx.clock().now().duration_since(of?)).ok().map(Period::from)
+}
+
+#[async_trait]
+impl Action for Restore {
+    type Params = Params;
+    type Output = RestoredBackup;
+
+    fn deadline(&self, _: &Params) -> Option<Duration> {
+        Some(LONG)
+    }
+
+    async fn check(&self, cx: &CheckContext<'_>, params: &Params) -> Result<(), Vec<Error>> {
+        let invalid = |message: String| {
+            Error::new(ErrorKind::Invalid, "engine", "check the step", message).on(cx.step.name.as_str())
+        };
+        let mut wrong = Vec::new();
+        wrong.extend(check(cx, &params.store, "restore", |can| can.restore).err());
+        if let From::Time(_) = params.from {
+            let can = check(cx, &params.store, "restore what was between two backups", |can| can.point_in_time);
+            wrong.extend(can.err());
+        }
+        if params.target.trim().is_empty() {
+            wrong.push(invalid("the target has no name".to_owned()));
+        }
+        let earlier = || cx.plan.steps().map(|(_, step)| step).take_while(|step| step.name != cx.step.name);
+        let makes = |step: &crate::model::Step| step.action == kinds::BACKUP && step.with["store"] == *params.store;
+        if matches!(params.from, From::ThisRun) && !earlier().any(makes) {
+            let message = format!("no step before this one makes a backup in {:?}", params.store);
+            wrong.push(invalid(message));
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    async fn execute(&self, cx: &StepContext, params: &Params) -> Result<RestoredBackup> {
+        let store = cx.backends().backup_store(&params.store)?.as_ref();
+        let Chosen { from, age } = match cx.last_checkpoint::<Chosen>() {
+            Some(chosen) => chosen,
+            None => {
+                let chosen = choose(cx, store, params).await?;
+                cx.checkpoint(&chosen).await?;
+                chosen
+            }
+        };
+        if let Some(age) = age {
+            let minutes = age.get().as_secs().div_ceil(60);
+            cx.note(format!("{from} is {minutes} minutes old: what was written since is not in {}", params.target));
+        }
+        let request = RestoreRequest::from(from.clone(), &params.target);
+        let seen = |restored: &crate::backend::Restored| cx.note(format!("{}: {}", restored.target, restored.state));
+        let restored = store.wait_restored(&cx.call()?, &request, &seen).await?;
+        let endpoint = restored.endpoint.unwrap_or_default();
+        Ok(RestoredBackup { store: params.store.clone(), from, target: restored.target, endpoint, age })
+    }
+
+    async fn observe(&self, _: &StepContext, _: &Params) -> Result<Observed<RestoredBackup>> {
+        // Under its key the store finds what was begun, and goes on from there.
+        Ok(Observed::NotDone)
+    }
+
+    async fn undo(&self, cx: &StepContext, params: &Params, output: Option<&RestoredBackup>) -> Result<()> {
+        let store = cx.backends().backup_store(&params.store)?;
+        match store.wait_discarded(&cx.call()?, &params.target).await {
+            // The step failed because there was one of that name: it is somebody's.
+            Err(e) if e.kind() == ErrorKind::Refused && output.is_none() => {
+                cx.note(format!("{} was not made by this step, and stays", params.target));
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn by_hand(&self, _: &StepContext, params: &Params) -> Vec<String> {
+        vec![format!("# remove {} from {}, if this run made it", params.target, params.store)]
+    }
+}
