@@ -37,7 +37,7 @@ type Needed = (&'static str, &'static str, &'static [Of], &'static [&'static str
 const BOTH: &[Of] = &[Of::Workload, Of::CanaryWorkload];
 
 /// What every release needs, by group and resource.
-const ALWAYS: [Needed; 8] = [
+const ALWAYS: [Needed; 9] = [
     ("apps", "deployments", BOTH, &["get", "list", "watch"]),
     ("apps", "deployments", &[Of::All], &["create"]),
     ("apps", "deployments", BOTH, &["patch"]),
@@ -46,6 +46,7 @@ const ALWAYS: [Needed; 8] = [
     ("", "pods", &[Of::All], &["list", "watch"]),
     ("", "pods/log", &[Of::All], &["get"]),
     ("", "events", &[Of::All], &["list"]),
+    ("", "resourcequotas", &[Of::All], &["list"]),
 ];
 
 /// What a canary with a Service of its own needs beside that.
@@ -82,6 +83,7 @@ fn single(target: &Target) -> Vec<Needed> {
         ("", "pods", &[Of::All], &["list", "watch"]),
         ("", "pods/log", &[Of::All], &["get"]),
         ("", "events", &[Of::All], &["list"]),
+        ("", "resourcequotas", &[Of::All], &["list"]),
     ];
     if target.service.kind != WorkloadKind::Deployment {
         needed.push(("", "pods", &[Of::All], &["delete"]));

@@ -35,6 +35,7 @@ mod ownership;
 mod patch;
 mod pod;
 mod preflight;
+mod quota;
 mod single;
 mod traffic;
 mod turns;

@@ -54,6 +54,7 @@ impl Kube {
                 problems.extend(self.examine_route(cx, target, router).await.err());
             }
         }
+        problems.extend(self.check_quotas(cx, namespace, targets).await?);
         Ok(problems)
     }
 

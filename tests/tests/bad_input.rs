@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+use k8s_openapi::api::core::v1::ResourceQuota;
 use moodify_tests::rig::{Namespace, Rig};
 use moodify_tests::scene::Scene;
 use serde_json::json;
@@ -64,6 +65,15 @@ async fn what_cannot_work_is_refused_before_anything_is_written() {
     scene.plan["release"]["services"][0]["container"] = json!("no-such-container");
     scene.grant().await;
     is_refused(&namespace, &scene, &["no-such-container"]).await;
+
+    scene.plan = good;
+    scene.grant().await;
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"},
+        "spec": {"hard": {"pods": "8"}}});
+    namespace.apply(&quota.to_string()).await;
+    let counted = |quota: &ResourceQuota| quota.status.as_ref().is_some_and(|status| status.used.is_some());
+    namespace.wait_for::<ResourceQuota>("few", counted).await;
+    is_refused(&namespace, &scene, &["few", "pods: 5 of 8 are used, and the release adds 7 at its peak"]).await;
 }
 
 #[tokio::test]

@@ -89,7 +89,7 @@ async fn a_way_back_to_pods_that_are_not_there_is_not_taken_and_not_called_a_suc
     scene.assert_serves("v1").await;
 }
 
-/// Flagger: all of the traffic on one pod. Here the quota of the namespace has room for 3 of the 5 that 100 % needs.
+/// Flagger: all of the traffic on one pod. Here a quota that comes in the middle has room for 3 of the 5 that 100 % needs.
 #[tokio::test]
 async fn no_weight_above_what_the_pods_can_carry() {
     let Some(rig) = Rig::own().await else { return };
@@ -97,12 +97,14 @@ async fn no_weight_above_what_the_pods_can_carry() {
     let Some(mut scene) = at_half(&namespace, "v2").await else { return };
     let proxy = namespace.fault_proxy().await;
     scene.plan["backends"]["kubernetes"]["kubeconfig"] = json!(proxy.kubeconfig(&namespace, "dave"));
-    scene.canary()["bake"] = "2s".into();
+    scene.canary()["bake"] = "4s".into();
     scene.canary()["ready-deadline"] = "10s".into();
+    let mut running = scene.start_release();
+    running.until_step("rollout-bake-50").await;
     let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"},
         "spec": {"hard": {"pods": "8"}}});
     namespace.apply(&quota.to_string()).await;
-    let finished = scene.release().await;
+    let finished = running.finish().await;
     let summary = finished.ended("rolled-back");
     assert!(summary.contains("exceeded quota: few"), "it says why: {summary}");
     let routes = proxy.ledger().into_iter().filter(|p| p.is_write() && p.path.contains("/httproutes/"));

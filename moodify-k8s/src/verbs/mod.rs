@@ -68,7 +68,7 @@ mod exec;
 mod get;
 mod list;
 mod logs;
-mod quantity;
+pub(crate) mod quantity;
 mod rollout;
 mod rows;
 mod run;

@@ -1,7 +1,7 @@
 //! Amounts as Kubernetes writes them: `250m`, `1.5`, `4Gi`, `12345678n`, `1e3`.
 
 /// In billionths, rounded up; `None` for what is no amount.
-pub(super) fn nanos(text: &str) -> Option<u128> {
+pub(crate) fn nanos(text: &str) -> Option<u128> {
     const ONE: u128 = 1_000_000_000;
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);

@@ -1,0 +1,248 @@
+//! Whether the namespace's quotas have room for what a release adds at its peak. What is counted is pure.
+
+use k8s_openapi::api::core::v1::{PodSpec, ResourceQuota};
+use kube::core::params::ListParams;
+use moodify_core::model::{Layout, Target, WorkloadKind};
+use moodify_core::{CallContext, Error, ErrorKind, Result};
+use serde_json::Value;
+
+use crate::client::{Kind, Kube, Object, POD};
+use crate::diagnostics::selector_text;
+use crate::error::Access;
+use crate::single;
+use crate::traffic::Router;
+use crate::verbs::quantity::nanos;
+
+const QUOTA: Kind = Kind { group: "", version: "v1", kind: "ResourceQuota", plural: "resourcequotas" };
+/// One, in billionths, in which amounts are counted.
+const ONE: u128 = 1_000_000_000;
+
+/// What a number of pods adds, by the names that quotas have for it, in billionths.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Added {
+    pods: u128,
+    deployments: u128,
+    services: u128,
+    /// `requests.cpu` and so on.
+    amounts: std::collections::BTreeMap<String, u128>,
+}
+
+/// What one pod asks for: its containers together, or its largest init container, and the overhead.
+fn of_pod(spec: &PodSpec, which: &str, resource: &str) -> u128 {
+    let value = |text: Option<&String>| text.and_then(|text| nanos(text)).unwrap_or(0);
+    let of = |container: &k8s_openapi::api::core::v1::Container| {
+        let resources = container.resources.as_ref();
+        let map = resources.and_then(|r| if which == "requests" { r.requests.as_ref() } else { r.limits.as_ref() });
+        value(map.and_then(|map| map.get(resource)).map(|quantity| &quantity.0))
+    };
+    let (inits, stays): (Vec<_>, Vec<_>) = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .map(|init| (init, init.restart_policy.as_deref() == Some("Always")))
+        .partition(|(_, stays)| !stays);
+    let together: u128 = spec.containers.iter().map(of).sum::<u128>() + stays.iter().map(|(c, _)| of(c)).sum::<u128>();
+    let first = inits.iter().map(|(init, _)| of(init)).max().unwrap_or(0);
+    let overhead = value(spec.overhead.as_ref().and_then(|map| map.get(resource)).map(|quantity| &quantity.0));
+    together.max(first) + overhead
+}
+
+impl Added {
+    fn pods_of(&mut self, spec: &PodSpec, count: u32) {
+        let count = u128::from(count);
+        self.pods += count * ONE;
+        for which in ["requests", "limits"] {
+            for resource in ["cpu", "memory", "ephemeral-storage"] {
+                let amount = of_pod(spec, which, resource) * count;
+                *self.amounts.entry(format!("{which}.{resource}")).or_default() += amount;
+            }
+        }
+    }
+
+    /// How much of what a quota calls so; `None` for what a release adds nothing of.
+    fn of(&self, name: &str) -> Option<u128> {
+        match name {
+            "pods" | "count/pods" => Some(self.pods),
+            "count/deployments.apps" => Some(self.deployments),
+            "services" | "count/services" => Some(self.services),
+            "cpu" | "memory" | "ephemeral-storage" => self.amounts.get(&format!("requests.{name}")).copied(),
+            other => self.amounts.get(other).copied(),
+        }
+        .filter(|amount| *amount > 0)
+    }
+
+    /// What does not fit, a sentence each. A quota with scopes may not be about these pods: it is left to the server.
+    fn beyond(&self, quota: &ResourceQuota) -> Vec<String> {
+        let spec = quota.spec.clone().unwrap_or_default();
+        if spec.scopes.is_some() || spec.scope_selector.is_some() {
+            return Vec::new();
+        }
+        let status = quota.status.clone().unwrap_or_default();
+        let used = status.used.unwrap_or_default();
+        let hard = spec.hard.unwrap_or_default();
+        let short = hard.iter().filter_map(|(name, most)| {
+            let (added, most) = (self.of(name)?, nanos(&most.0)?);
+            let used = used.get(name).and_then(|used| nanos(&used.0)).unwrap_or(0);
+            (used + added > most).then(|| {
+                let (most, used, added) = (told(name, most), told(name, used), told(name, added));
+                format!("{name}: {used} of {most} are used, and the release adds {added} at its peak")
+            })
+        });
+        short.collect()
+    }
+}
+
+/// An amount for people: memory in MiB, the rest in ones.
+fn told(name: &str, nanos: u128) -> String {
+    let is_bytes = name.contains("memory") || name.contains("storage");
+    if is_bytes {
+        return format!("{} Mi", nanos.div_ceil(ONE << 20));
+    }
+    let thousandths = nanos.div_ceil(ONE / 1000);
+    match thousandths % 1000 {
+        0 => (thousandths / 1000).to_string(),
+        _ => format!("{thousandths}m"),
+    }
+}
+
+/// How many pods a workload adds at the peak of its release, and whether there is a second workload.
+fn peak(target: &Target, workload: &Value) -> (u32, bool) {
+    let status = |at: &str| workload.pointer(at).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+    let capacity = status("/spec/replicas").unwrap_or(1);
+    let surge = surge(workload, capacity);
+    match target.layout {
+        Layout::Colors(_) => (capacity, true),
+        // What is promoted is rolled while the canaries carry the traffic.
+        Layout::InPlace if Router::of(target).is_some() => (capacity + surge, true),
+        // In the end stable's own come back beside the canaries.
+        Layout::InPlace => (capacity, true),
+        Layout::Single if target.service.kind == WorkloadKind::Deployment => (surge, false),
+        Layout::Single => (0, false),
+    }
+}
+
+/// How many pods more than asked for a Deployment may have while it rolls.
+fn surge(workload: &Value, capacity: u32) -> u32 {
+    if workload["spec"]["strategy"]["type"] == "Recreate" {
+        return 0;
+    }
+    match &workload["spec"]["strategy"]["rollingUpdate"]["maxSurge"] {
+        Value::Number(n) => n.as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+        Value::String(text) => {
+            let percent: u32 = text.trim_end_matches('%').parse().unwrap_or(25);
+            (capacity * percent).div_ceil(100)
+        }
+        _ => capacity.div_ceil(4),
+    }
+}
+
+impl Kube {
+    /// Whether the quotas of a namespace have room for a release of these targets, all in lockstep.
+    pub(crate) async fn check_quotas(
+        &self,
+        cx: &CallContext,
+        namespace: &str,
+        targets: &[&Target],
+    ) -> Result<Vec<Error>> {
+        let quotas: Vec<ResourceQuota> = self.list(cx, QUOTA, namespace, &ListParams::default()).await?;
+        if quotas.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut added = Added::default();
+        for target in targets {
+            let object = single::object_of(target);
+            let Some(workload) = self.find::<Value>(cx, &object).await? else { continue };
+            let (pods, second) = peak(target, &workload);
+            added.pods_of(&self.pod_spec(cx, target, &workload).await?, pods);
+            if second {
+                added.deployments += ONE;
+                added.services += u128::from(Router::of(target).is_some() || target.layout != Layout::InPlace) * ONE;
+            }
+        }
+        let refused = quotas.iter().flat_map(|quota| {
+            let name = quota.metadata.name.clone().unwrap_or_default();
+            let ask = Object::new(QUOTA, namespace, &name).ask(Access::Read, "check");
+            added.beyond(quota).into_iter().map(move |why| {
+                ask.error(ErrorKind::Invalid, format!("it has no room for the release: {why}"))
+                    .hint("free what is not needed in the namespace, or raise the ResourceQuota; nothing was changed")
+            })
+        });
+        Ok(refused.collect())
+    }
+
+    /// What one of its pods is like: as it runs, with what a `LimitRange` has put in; else as the template says.
+    async fn pod_spec(&self, cx: &CallContext, target: &Target, workload: &Value) -> Result<PodSpec> {
+        let ask = single::object_of(target).ask(Access::Read, "check");
+        let selector = crate::client::typed(&ask, workload["spec"]["selector"].clone())?;
+        let params = ListParams::default().labels(&selector_text(&selector)).limit(1);
+        let pods: Vec<k8s_openapi::api::core::v1::Pod> = self.list(cx, POD, &target.namespace, &params).await?;
+        match pods.into_iter().find_map(|pod| pod.spec) {
+            Some(spec) => Ok(spec),
+            None => crate::client::typed(&ask, workload["spec"]["template"]["spec"].clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::target;
+    use moodify_core::model::Color;
+    use serde_json::json;
+
+    fn added(pods: u32) -> Added {
+        let spec: PodSpec = serde_json::from_value(json!({
+            "containers": [
+                {"name": "web", "resources": {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"cpu": "1"}}},
+                {"name": "proxy", "resources": {"requests": {"cpu": "50m"}}}],
+            "initContainers": [
+                {"name": "migrate", "resources": {"requests": {"cpu": "400m"}}},
+                {"name": "sidecar", "restartPolicy": "Always", "resources": {"requests": {"memory": "64Mi"}}}],
+        }))
+        .unwrap();
+        let mut added = Added::default();
+        added.pods_of(&spec, pods);
+        added
+    }
+
+    #[test]
+    fn a_pod_asks_for_its_containers_or_its_largest_init_container() {
+        let two = added(2);
+        assert_eq!(two.of("requests.cpu"), Some(800 * 1_000_000), "400m twice: the init container is the largest");
+        assert_eq!(two.of("memory"), Some(2 * (1024 + 64) * (ONE << 20)));
+        assert_eq!(
+            (two.of("limits.cpu"), two.of("pods"), two.of("limits.memory")),
+            (Some(2 * ONE), Some(2 * ONE), None)
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_with_the_figures() {
+        let quota = |hard: Value, used: Value| {
+            serde_json::from_value::<ResourceQuota>(json!({"spec": {"hard": hard}, "status": {"used": used}})).unwrap()
+        };
+        let tight = quota(json!({"pods": "10", "requests.cpu": "4"}), json!({"pods": "7", "requests.cpu": "2500m"}));
+        assert!(added(3).beyond(&tight).is_empty(), "it just fits");
+        assert_eq!(
+            added(4).beyond(&tight),
+            [
+                "pods: 7 of 10 are used, and the release adds 4 at its peak",
+                "requests.cpu: 2500m of 4 are used, and the release adds 1600m at its peak",
+            ]
+        );
+        let mut scoped = tight;
+        scoped.spec.as_mut().unwrap().scopes = Some(vec!["BestEffort".to_owned()]);
+        assert!(added(40).beyond(&scoped).is_empty(), "it may be about other pods");
+    }
+
+    #[test]
+    fn the_peak_depends_on_how_the_versions_stand_side_by_side() {
+        let web = json!({"spec": {"replicas": 8, "strategy": {"rollingUpdate": {"maxSurge": "25%"}}}});
+        assert_eq!(peak(&target(), &web), (10, true));
+        assert_eq!(peak(&target().with_layout(Layout::Colors(Color::Blue)), &web), (8, true));
+        assert_eq!(peak(&target().with_layout(Layout::Single), &web), (2, false));
+        let mut set = target().with_layout(Layout::Single);
+        set.service.kind = WorkloadKind::StatefulSet;
+        assert_eq!(peak(&set, &web), (0, false));
+    }
+}
