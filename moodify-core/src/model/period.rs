@@ -2,17 +2,18 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Span, SpanRelativeTo};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A length of time, written `15m`, `90s`, `1h 30m` or `PT15M`.
+/// A length of time, written `15m`, `90s`, `1h 30m`, `7d` or `PT15M`. A day has 24 hours.
 ///
 /// ```
 /// use moodify_core::model::Period;
 /// let bake: Period = "15m".parse().unwrap();
 /// assert_eq!(bake, Period::from_secs(900));
 /// assert_eq!(bake.to_string(), "15m");
+/// assert_eq!("7d".parse(), Ok(Period::from_mins(7 * 24 * 60)));
 /// assert!("15 minuts".parse::<Period>().is_err());
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -59,7 +60,8 @@ impl FromStr for Period {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = || format!("{text:?} is not a length of time; write it like 15m, 90s or 1h 30m");
-        let signed: SignedDuration = text.trim().parse().map_err(|_| bad())?;
+        let span: Span = text.trim().parse().map_err(|_| bad())?;
+        let signed = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| bad())?;
         Duration::try_from(signed).map(Self).map_err(|_| format!("{text:?} is negative"))
     }
 }
