@@ -14,7 +14,7 @@ use moodify_core::analysis::metrics;
 use moodify_core::backend::{
     CacheAdmin, CanarySpec, Deployer, DeployerExt, MetricQuery, MetricSource, TrafficRouter, WeightChange,
 };
-use moodify_core::model::{Target, Track, Weight};
+use moodify_core::model::{Layout, Target, Track, Weight, WorkloadKind};
 use moodify_core::testing::conformance::{self, CacheHarness, DeployerHarness, MetricHarness, RouterHarness, context};
 use moodify_core::testing::{BackendKind, Behaviour, Edit, Edited, Scenario, Simulator};
 
@@ -155,6 +155,16 @@ impl CacheHarness for Harness {
 #[tokio::test(start_paused = true)]
 async fn deployer() {
     conformance::deployer(&Harness::new("http-route")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn deployer_of_one_workload() {
+    for kind in [WorkloadKind::Deployment, WorkloadKind::StatefulSet, WorkloadKind::DaemonSet] {
+        let mut target = target("backend", "replica-ratio").with_layout(Layout::Single);
+        target.service.kind = kind;
+        let simulator = Simulator::new(std::slice::from_ref(&target), Scenario::default());
+        conformance::single(simulator.backends().deployer.unwrap(), &target, PATIENCE).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -54,7 +54,10 @@ impl Kube {
                 problems.extend(self.examine_route(cx, target, router).await.err());
             }
         }
-        problems.extend(self.check_quotas(cx, namespace, targets).await?);
+        match self.check_quotas(cx, namespace, targets).await {
+            Ok(short) => problems.extend(short),
+            Err(e) => problems.push(e),
+        }
         Ok(problems)
     }
 
@@ -154,6 +157,7 @@ mod tests {
                     (201, json!({"status": {"allowed": !denied.contains(&asked.as_str())}}))
                 }
                 _ if uri.contains("selfsubjectreviews") => (201, json!({"status": {"userInfo": {"username": "dev"}}})),
+                _ if uri.contains("resourcequotas") => (200, json!({"items": []})),
                 "web" => (200, stable_deployment()),
                 "web-svc" => (200, stable_service()),
                 _ => not_found(name),

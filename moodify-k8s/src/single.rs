@@ -163,8 +163,8 @@ impl Whole {
         }
         let kind = target.service.kind;
         let is = self.value.pointer(field(kind)).cloned().unwrap_or(Value::Null);
-        // A Deployment that rolls is not paused yet, or was just told to.
-        let ours = is == held.set || (kind == WorkloadKind::Deployment && is != json!(true));
+        // Not paused may be written in two ways.
+        let ours = is == held.set || (held.set.is_null() && is == json!(false));
         if !ours {
             let message = format!("{} is {is}, where this run had set {}", &field(kind)[1..], held.set);
             return Err(self.drift(kube, ask, &message));
@@ -246,8 +246,8 @@ impl Whole {
         patch::put(operations, &self.value, "/metadata/annotations", HELD, &text);
     }
 
-    /// Gives back what holds it, as it was before.
-    fn release(&self, kind: WorkloadKind) -> Vec<Value> {
+    /// Gives back what holds it, as it was before; or leaves that as it is, where somebody else changed it.
+    fn release(&self, kind: WorkloadKind, edited: bool) -> Vec<Value> {
         let Some(held) = &self.held else { return Vec::new() };
         let text = self.meta.annotations.as_ref().and_then(|annotations| annotations.get(HELD));
         let mut operations = vec![
@@ -255,7 +255,9 @@ impl Whole {
             json!({"op": "remove", "path": patch::annotation(HELD)}),
         ];
         match kind {
+            _ if edited => {}
             WorkloadKind::Deployment if self.value["spec"]["paused"] == json!(true) => {
+                operations.push(json!({"op": "test", "path": PAUSED, "value": true}));
                 operations.push(json!({"op": "remove", "path": PAUSED}));
             }
             WorkloadKind::Deployment => {}
@@ -515,7 +517,7 @@ impl DeploymentDeployer {
         if let Some(scale) = change.scale {
             operations.extend(self.scaling_single(target, &whole, scale)?);
         }
-        operations.extend(whole.release(target.service.kind));
+        operations.extend(whole.release(target.service.kind, false));
         if !operations.is_empty() {
             whole = self.patch_single(cx, target, operations).await?;
         }
@@ -539,8 +541,8 @@ impl DeploymentDeployer {
                 return Ok(());
             }
             Some(held) => {
-                whole.check(&self.kube, &ask, target, cx.run_id())?;
-                let mut operations = whole.release(target.service.kind);
+                let edited = whole.check(&self.kube, &ask, target, cx.run_id()).is_err();
+                let mut operations = whole.release(target.service.kind, edited);
                 operations.extend(whole.replace_image(target, &held.before));
                 whole = self.patch_single(cx, target, operations).await?;
             }
@@ -662,5 +664,87 @@ pub(crate) fn by_hand(target: &Target, remedy: &Remedy) -> Vec<String> {
             format!("kubectl -n {namespace} rollout status {what}"),
         ],
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::target;
+
+    fn set(strategy: &Value, held: Option<&Held>) -> Whole {
+        let mut target = target();
+        target.service.kind = WorkloadKind::StatefulSet;
+        let mut value = json!({
+            "metadata": {"name": "web", "resourceVersion": "7", "annotations": {"a": "b"}},
+            "spec": {"replicas": 5, "updateStrategy": strategy, "template": {"spec": {"containers": [
+                {"name": "proxy", "image": "proxy:1"}, {"name": "web", "image": "registry/web:v1"}]}}},
+        });
+        if let Some(held) = held {
+            value["metadata"]["annotations"][HELD] = serde_json::to_string(held).unwrap().into();
+        }
+        Whole::new(&Ask::new(Access::Read, "get", "ns/web"), value, &target).unwrap()
+    }
+
+    fn rolling(partition: u32) -> Value {
+        json!({"type": "RollingUpdate", "rollingUpdate": {"partition": partition, "maxUnavailable": 2}})
+    }
+
+    fn held(partition: u32) -> Held {
+        let (run, before) = ("r1".to_owned(), "registry/web:v1".to_owned());
+        Held { run, before, instances: 5 - partition, was: rolling(0), set: json!(partition) }
+    }
+
+    /// The value that a patch puts at a path.
+    fn put<'a>(operations: &'a [Value], path: &str) -> Option<&'a Value> {
+        operations.iter().find(|o| o["op"] != "test" && o["path"] == path).map(|o| &o["value"])
+    }
+
+    #[test]
+    fn a_set_is_held_by_its_partition_and_what_it_was_is_kept_with_it() {
+        let mut target = target();
+        target.service.kind = WorkloadKind::StatefulSet;
+        let spec = CanarySpec::new("registry/web:v2".parse().unwrap(), "v2", 2, true);
+        let operations = set(&rolling(0), None).hold(&target, &spec, &RunId::new("r1").unwrap());
+        assert_eq!(put(&operations, STRATEGY), Some(&rolling(3)), "the rest of it stays");
+        assert_eq!(put(&operations, "/spec/template/spec/containers/1/image"), Some(&json!("registry/web:v2")));
+        let note = put(&operations, &patch::annotation(HELD)).and_then(Value::as_str).unwrap();
+        assert_eq!(serde_json::from_str::<Held>(note).unwrap(), held(3));
+        assert!(operations.contains(&json!({"op": "test", "path": "/spec/replicas", "value": 5})), "{operations:?}");
+    }
+
+    #[test]
+    fn what_held_it_is_given_back_unless_somebody_else_changed_it() {
+        let ours = set(&rolling(3), Some(&held(3))).release(WorkloadKind::StatefulSet, false);
+        assert_eq!(put(&ours, STRATEGY), Some(&rolling(0)));
+        assert!(ours.contains(&json!({"op": "test", "path": PARTITION, "value": 3})), "compared: {ours:?}");
+        let theirs = set(&rolling(1), Some(&held(3))).release(WorkloadKind::StatefulSet, true);
+        assert_eq!(put(&theirs, STRATEGY), None, "left to them");
+        assert!(theirs.iter().any(|o| o["op"] == "remove" && o["path"] == patch::annotation(HELD)));
+    }
+
+    #[test]
+    fn what_is_not_available_may_all_be_of_the_new_version() {
+        let mut target = target();
+        target.service.kind = WorkloadKind::StatefulSet;
+        let mut whole = set(&rolling(3), Some(&held(3)));
+        whole.value["status"] =
+            json!({"replicas": 5, "updatedReplicas": 2, "readyReplicas": 4, "availableReplicas": 4});
+        let part = whole.part(&target).replicas;
+        assert_eq!((part.desired, part.updated, part.available), (2, 2, 1));
+    }
+
+    #[test]
+    fn a_daemon_set_loses_no_more_pods_at_once_than_it_says() {
+        for (strategy, may) in [
+            (json!({"rollingUpdate": {"maxUnavailable": 3}}), 3),
+            (json!({"rollingUpdate": {"maxUnavailable": "25%"}}), 3),
+            (json!({"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}), 1),
+            (json!({}), 1),
+        ] {
+            let mut whole = set(&strategy, None);
+            whole.value["status"] = json!({"desiredNumberScheduled": 10});
+            assert_eq!(at_once(&whole), may, "{strategy}");
+        }
     }
 }

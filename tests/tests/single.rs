@@ -5,6 +5,9 @@
 
 use std::time::Duration;
 
+use moodify_core::model::Target;
+use moodify_core::testing::conformance;
+use moodify_k8s::{Kube, KubeConfig};
 use moodify_tests::node::{self, Identity, MARK};
 use moodify_tests::rig::{Namespace, Rig};
 use moodify_tests::scene::{Finished, Running, Scene};
@@ -30,6 +33,22 @@ async fn workload(namespace: &Namespace, kind: &str) -> Value {
 /// A scene whose service is one workload of this kind, and what its spec is before the release.
 async fn scene<'a>(namespace: &'a Namespace, kind: &str, tag: &str, strategy: &str) -> Option<(Scene<'a>, Value)> {
     let mut scene = Scene::new(namespace, &[("backend", tag)], "replica-ratio").await?;
+    run_as(namespace, kind).await;
+    let mut settings = scene.canary().take();
+    settings["bake"] = "7s".into();
+    let weights = settings.as_object_mut().unwrap().remove("weights");
+    if strategy == "rolling" {
+        settings["batches"] = weights.unwrap();
+    }
+    scene.plan["phases"][0]["strategy"] = json!({strategy: settings});
+    scene.plan["release"]["services"][0]["kind"] = kind.into();
+    scene.grant().await;
+    let spec = workload(namespace, kind).await["spec"].take();
+    Some((scene, spec))
+}
+
+/// Puts a workload of another kind in the place of the Deployment.
+async fn run_as(namespace: &Namespace, kind: &str) {
     if kind != DEPLOYMENT {
         let deployed = workload(namespace, DEPLOYMENT).await;
         namespace.kubectl(&["delete", "deployment", "backend"]).await;
@@ -47,17 +66,25 @@ async fn scene<'a>(namespace: &'a Namespace, kind: &str, tag: &str, strategy: &s
         let ready = ["rollout", "status", &resource(kind), "backend", "--timeout=60s"];
         namespace.kubectl(&ready).await;
     }
-    let mut settings = scene.canary().take();
-    settings["bake"] = "7s".into();
-    let weights = settings.as_object_mut().unwrap().remove("weights");
-    if strategy == "rolling" {
-        settings["batches"] = weights.unwrap();
+}
+
+#[tokio::test]
+async fn the_deployer_keeps_the_contract_for_one_workload() {
+    let Some(rig) = Rig::shared().await else { return };
+    for kind in [DEPLOYMENT, STATEFUL_SET] {
+        let namespace = rig.namespace(&format!("single-contract-{kind}")).await;
+        namespace.deploy("backend", "registry.test/backend:v1", 5).await;
+        namespace.wait_ready("backend").await;
+        run_as(&namespace, kind).await;
+        let target: Target = serde_json::from_value(json!({
+            "environment": "test", "namespace": namespace.name(), "layout": "single",
+            "service": {"name": "backend", "workload": "backend", "kind": kind, "image": "registry.test/backend:v2",
+                "traffic": {"router": "replica-ratio", "service": "backend"}},
+        }))
+        .unwrap();
+        let kube = Kube::connect(&KubeConfig::new().kubeconfig(namespace.kubeconfig("admin"))).await.unwrap();
+        conformance::single(kube.deployer(), &target, Duration::from_secs(60)).await;
     }
-    scene.plan["phases"][0]["strategy"] = json!({strategy: settings});
-    scene.plan["release"]["services"][0]["kind"] = kind.into();
-    scene.grant().await;
-    let spec = workload(namespace, kind).await["spec"].take();
-    Some((scene, spec))
 }
 
 /// Everything runs this tag, and the workload is as it was but for that.
@@ -168,6 +195,18 @@ async fn a_deployment_is_paused_between_its_batches() {
     let finished = running.finish().await;
     finished.ended("completed");
     assert_is(&namespace, DEPLOYMENT, &before, "v2").await;
+}
+
+#[tokio::test]
+async fn a_deployment_that_somebody_else_resumes_stops_the_release() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("single-deployment-edited").await;
+    let Some((scene, _)) = scene(&namespace, DEPLOYMENT, "v2", "rolling").await else { return };
+    let running = until(scene.start_release(), "rollout-bake-10").await;
+    namespace.kubectl(&["rollout", "resume", "deployment", "backend"]).await;
+    let finished = timeout(Duration::from_secs(60), running.finish()).await.expect("it is noticed");
+    let summary = finished.ended("needs-attention");
+    assert!(summary.contains("spec/paused is null"), "{summary}");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod deployer;
 mod figures;
 mod journal;
 mod router;
+mod single;
 mod stores;
 
 use std::fmt::Debug;
@@ -22,6 +23,7 @@ pub use deployer::{DeployerHarness, deployer};
 pub use figures::{MetricHarness, metric_source};
 pub use journal::journal_store;
 pub use router::{RouterHarness, traffic_router};
+pub use single::single;
 pub use stores::{CacheHarness, cache_admin, status_page};
 
 use crate::context::{CallContext, IdempotencyKey};
