@@ -164,16 +164,21 @@ impl<'a> Watch<'a> {
         let mut judges: Vec<_> = services.iter().enumerate().flat_map(judge).collect();
         judges.shrink_to_fit();
         let single = |service: &&Service| target(cx, service).layout == Layout::Single;
-        // A single workload is its own canary.
-        let mut workloads: ByService<String> = match services.iter().all(single) {
-            true => services.iter().map(|s| (s.name.clone(), s.workload.clone())).collect(),
+        let mut deployed: ByService<String> = match services.iter().all(single) {
+            true => ByService::new(),
             false => cx.output_of_kind(kinds::DEPLOY_CANARY)?,
         };
+        // A single workload is its own canary.
+        let workload = |service: &&Service| match single(service) {
+            true => service.workload.clone(),
+            false => deployed.remove(&service.name).unwrap_or_default(),
+        };
+        let workloads = services.iter().map(workload).collect();
         Ok(Self {
             cx,
             params,
             judges,
-            workloads: services.iter().map(|s| workloads.remove(&s.name).unwrap_or_default()).collect(),
+            workloads,
             services,
             elapsed: baked.elapsed.get() + unwatched,
             held_since: held.and_then(|held| Instant::now().checked_sub(held)),
