@@ -10,7 +10,7 @@ use moodify_core::model::{
     Environment, EnvironmentKind, Period, Phase, Plan, Release, RetryPolicy, Routing, Service, Step, Weight,
     WorkloadKind,
 };
-use moodify_core::strategy::{Bake, BlueGreen, Canary};
+use moodify_core::strategy::{Bake, BlueGreen, Canary, Rolling};
 use moodify_core::testing::{BackendKind, Behaviour, Edit, Fault, Outage, Rule, Scenario};
 use serde_json::{Value, json};
 
@@ -38,6 +38,8 @@ pub struct Case {
     pub weights: Vec<(u8, u64)>,
     /// Where two workloads take turns: for how many seconds the one that served stays. Else the canary is in place.
     pub keep: Option<u64>,
+    /// Whether each service is one workload, a `StatefulSet`, in which the new version takes the place of the old one.
+    pub alone: bool,
     /// What is measured.
     pub analysis: AnalysisCase,
     /// Steps besides those of the strategy.
@@ -355,7 +357,7 @@ impl Case {
             };
             Service {
                 workload: format!("{name}-deployment"),
-                kind: WorkloadKind::Deployment,
+                kind: if self.alone { WorkloadKind::StatefulSet } else { WorkloadKind::Deployment },
                 container: None,
                 image: format!("registry.test/{name}:new").parse().unwrap_or_else(|e| unreachable!("{e}")),
                 traffic: Routing {
@@ -396,6 +398,10 @@ impl Case {
         };
         let turns = self.keep.or((self.flaw == Some(Flaw::TurnsByRatio)).then_some(1));
         let mut phases = match turns.map(Period::from_secs) {
+            None if self.alone => {
+                let Canary { weights: batches, bake, analysis, ready_deadline } = canary;
+                Rolling { batches, bake, analysis, ready_deadline }.phases(STRATEGY)
+            }
             None => canary.phases(STRATEGY),
             Some(keep) => {
                 let Canary { weights, bake, analysis, ready_deadline } = canary;

@@ -34,14 +34,24 @@ struct Generator {
 #[must_use]
 pub fn case(seed: u64) -> Case {
     let mut rng = Rng::with_seed(seed);
-    let services = services(&mut rng);
+    let mut services = services(&mut rng);
+    let alone = rng.u32(..100) < 15;
+    if alone {
+        // There is no half of one instance.
+        services.iter_mut().for_each(|s| *s = ServiceCase { by_ratio: true, replicas: s.replicas.max(2) });
+    }
     let weights = weights(&mut rng);
     let pod_start = pick(&mut rng, &[500, 1000, 3000, 5000]);
     let keep = (services.iter().all(|service| !service.by_ratio) && rng.u32(..100) < 45).then(|| rng.u64(1..=10));
     let length = usual_length(&weights, pod_start) + keep.unwrap_or_default() * 1000;
     let analysis = analysis(&mut rng);
     let mut g = Generator { rng, length };
-    let steps = 2 + 2 * weights.len() + if keep.is_some() { 4 } else { 3 };
+    let steps = 2 * weights.len()
+        + match (alone, keep) {
+            (true, _) => 2,
+            (_, Some(_)) => 6,
+            (_, None) => 5,
+        };
     let mut case = Case {
         seed,
         extras: g.extras(steps),
@@ -65,6 +75,7 @@ pub fn case(seed: u64) -> Case {
         services,
         weights,
         keep,
+        alone,
         analysis,
     };
     // Where instances divide the traffic there may be no stable ones, and nobody to ask.

@@ -94,7 +94,7 @@ fn candidates(case: &Case) -> Vec<Case> {
     with(&|c| c.keep = None);
     with(&|c| c.keep = c.keep.map(|_| 1));
     with(&|c| c.journal_time = 0);
-    with(&|c| c.services.iter_mut().for_each(|service| service.replicas = 1));
+    with(&|c| c.services.iter_mut().for_each(|service| service.replicas = if c.alone { 2 } else { 1 }));
     with(&|c| c.weights.iter_mut().for_each(|(_, seconds)| *seconds = 2));
     with(&|c| c.analysis.warm_up = 0);
     with(&|c| c.analysis.metrics.iter_mut().for_each(|metric| metric.tolerance = 0));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use moodify_core::journal::{Outcome, Record};
 use moodify_core::model::Weight;
-use moodify_core::strategy::split;
+use moodify_core::strategy::{batch, split};
 use moodify_core::testing::{BackendKind, Call, Flow, Write};
 
 use super::{Facts, ms, secs};
@@ -60,7 +60,13 @@ impl Facts<'_> {
     fn ceilings(&self, service: &str) -> Vec<Ceiling> {
         let capacity = self.at_first(service).and_then(|view| view.stable.as_ref()).map_or(0, |w| w.replicas.desired);
         let by_ratio = self.is_ratio(service);
-        let share = |weight: Weight| if by_ratio { split(capacity, weight).share() } else { weight.fraction() };
+        let share = |weight: Weight| match by_ratio {
+            true if self.case.alone => {
+                f64::from(batch(capacity, weight).unwrap_or(capacity)) / f64::from(capacity.max(1))
+            }
+            true => split(capacity, weight).share(),
+            false => weight.fraction(),
+        };
         let mut ceilings = vec![(Duration::ZERO, 0.0)];
         for logged in &self.trace.log {
             let ceiling = match &logged.entry.record {
@@ -69,12 +75,12 @@ impl Facts<'_> {
                     match (self.action(step), weight) {
                         // A canary without a route gets its share as soon as it is there.
                         ("deploy-canary", Some(weight)) if by_ratio => share(weight),
-                        ("shift-traffic", Some(weight)) => share(weight),
+                        ("shift-traffic" | "roll-batch", Some(weight)) => share(weight),
                         _ => continue,
                     }
                 }
                 Record::StepStarted { step, .. } if ["promote", "hand-over"].contains(&self.action(step)) => 1.0,
-                Record::UndoFinished { step } if self.action(step) == "shift-traffic" => 0.0,
+                Record::UndoFinished { step } if ["shift-traffic", "roll-batch"].contains(&self.action(step)) => 0.0,
                 Record::Ended { outcome: Outcome::RolledBack | Outcome::Refused, .. } => 0.0,
                 _ => continue,
             };
