@@ -13,6 +13,7 @@ use aws_sdk_docdb::types::{DbClusterSnapshot, Tag};
 use moodify_core::backend::{
     Backup, BackupCapabilities, BackupRequest, BackupStore, DeleteRequest, RestoreRequest, Restored,
 };
+use moodify_core::clock::{Clock as _, SystemClock};
 use moodify_core::{CallContext, Effect, ErrorKind, Result};
 use tracing::info;
 
@@ -114,7 +115,7 @@ impl BackupStore for DocumentDbBackups {
     async fn create(&self, cx: &CallContext, request: &BackupRequest) -> Result<Backup> {
         let id = snapshot_id(&self.config.cluster, cx.run_id(), cx.key());
         let mut tags = self.tags(cx);
-        tags.push(tag("moodify:time", &jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()));
+        tags.push(tag("moodify:time", &SystemClock.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()));
         let labels = request.labels.iter().filter(|(_, value)| !value.is_empty());
         tags.extend(labels.map(|(name, value)| tag(&format!("moodify:{}", tag_text(name)), &tag_text(value))));
         let request = self
