@@ -1,4 +1,4 @@
-//! What both services share: the SDK's client, and one bounded request. No retries of its own, rustls with ring.
+//! The SDK's client, and one bounded request. No retries of its own, rustls with ring.
 
 use std::error::Error as StdError;
 

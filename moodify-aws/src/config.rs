@@ -6,7 +6,7 @@ use moodify_core::secret::Secret;
 use moodify_core::settings::{self, Vars};
 use serde::Deserialize;
 
-use crate::error::{DOCUMENTDB, ELASTICACHE};
+use crate::error::DOCUMENTDB;
 
 /// How to reach the APIs of AWS.
 ///
@@ -301,66 +301,6 @@ impl DocumentDbConfig {
         }
         if self.instances.is_some_and(|count| !(1..=16).contains(&count)) {
             problems.push("instances is not 1 to 16".to_owned());
-        }
-        problems
-    }
-}
-
-/// Which cache of ElastiCache to administer and to back up.
-///
-/// ```
-/// let config: moodify_aws::ElastiCacheConfig = serde_json::from_str(
-///     r#"{"api": {"region": "eu-central-1"}, "replication-group": "moodify-cache"}"#,
-/// ).unwrap();
-/// assert!(config.validate().is_ok());
-/// ```
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct ElastiCacheConfig {
-    pub(crate) api: ApiConfig,
-    pub(crate) replication_group: String,
-}
-
-impl ElastiCacheConfig {
-    /// The replication group of that identifier.
-    #[must_use]
-    pub fn new(api: ApiConfig, replication_group: impl Into<String>) -> Self {
-        Self { api, replication_group: replication_group.into() }
-    }
-
-    /// Reads `MOODIFY_ELASTICACHE_REPLICATION_GROUP`, `_REGION` (or else `AWS_REGION`, `AWS_DEFAULT_REGION`), `_ENDPOINT`,
-    /// `_CONNECT_TIMEOUT` and `_RESPONSE_TIMEOUT`; group and region are required. Credentials come from AWS's own
-    /// variables.
-    ///
-    /// # Errors
-    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
-    pub fn from_env() -> Result<Self> {
-        Self::from_vars(|name| std::env::var(name).ok())
-    }
-
-    /// The same as [`from_env`](Self::from_env), with the variables from a function.
-    ///
-    /// # Errors
-    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
-    pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let mut vars = Vars::new("MOODIFY_ELASTICACHE", &var);
-        let api = ApiConfig::from_vars(&mut vars, &var);
-        let config = Self::new(api, vars.required("REPLICATION_GROUP"));
-        vars.finish(ELASTICACHE, config.problems()).map(|()| config)
-    }
-
-    /// Checks the whole configuration without connecting.
-    ///
-    /// # Errors
-    /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
-    pub fn validate(&self) -> Result<()> {
-        settings::check(ELASTICACHE, &self.problems())
-    }
-
-    fn problems(&self) -> Vec<String> {
-        let mut problems = self.api.problems();
-        if self.replication_group.is_empty() {
-            problems.push("replication-group is empty".to_owned());
         }
         problems
     }

@@ -9,7 +9,6 @@ use aws_sdk_docdb::error::{ProvideErrorMetadata, SdkError};
 use moodify_core::{Effect, Error, ErrorKind};
 
 pub(crate) const DOCUMENTDB: &str = "documentdb";
-pub(crate) const ELASTICACHE: &str = "elasticache";
 
 /// What a failed request may have done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,7 +145,6 @@ fn of_code(code: &str, status: u16) -> ErrorKind {
         | "RequestThrottledException"
         | "TooManyRequestsException"
         | "SlowDown" => ErrorKind::Throttled,
-        "SnapshotFeatureNotSupportedFault" | "TestFailoverNotAvailableFault" => ErrorKind::Unsupported,
         code if code.contains("AlreadyExists") => ErrorKind::AlreadyExists,
         code if code.contains("NotFound") => ErrorKind::NotFound,
         // The cluster is being changed, or the snapshot is not complete: later it may work.

@@ -25,5 +25,5 @@ mod config;
 mod documentdb;
 mod error;
 
-pub use config::{ApiConfig, DocumentDbConfig, ElastiCacheConfig};
+pub use config::{ApiConfig, DocumentDbConfig};
 pub use documentdb::{Cluster, DocumentDbBackups, Instance};
