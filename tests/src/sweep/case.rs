@@ -455,7 +455,7 @@ impl Case {
             Some(Flaw::UnknownNotifier) => step("wrong", "notify", json!({"title": "hello", "to": "pigeons"})),
             Some(Flaw::UnknownService) => step("wrong", "retire-canary", json!({"services": ["nobody"]})),
             Some(Flaw::UnknownParameter) => step("wrong", "wait", json!({"period": "1s", "perod": "1s"})),
-            Some(Flaw::SameName) => step("r-deploy", "wait", json!({"period": "1s"})),
+            Some(Flaw::SameName) => step("r-baseline", "wait", json!({"period": "1s"})),
             _ => return,
         };
         phases.push(phase("wrong", vec![wrong]));
