@@ -35,10 +35,11 @@ struct Generator {
 pub fn case(seed: u64) -> Case {
     let mut rng = Rng::with_seed(seed);
     let mut services = services(&mut rng);
-    let alone = rng.u32(..100) < 15;
+    // Drawn from what there is, so that all other cases are what they were.
+    let alone = seed.is_multiple_of(2) && services.iter().all(|service| service.by_ratio);
     if alone {
         // There is no half of one instance.
-        services.iter_mut().for_each(|s| *s = ServiceCase { by_ratio: true, replicas: s.replicas.max(2) });
+        services.iter_mut().for_each(|service| service.replicas = service.replicas.max(2));
     }
     let weights = weights(&mut rng);
     let pod_start = pick(&mut rng, &[500, 1000, 3000, 5000]);

@@ -20,7 +20,7 @@ pub async fn single(deployer: Arc<dyn Deployer>, target: &Target, patience: Dura
     let kind = known.into_iter().find(|single| single.kind == target.service.kind);
     let kind =
         kind.unwrap_or_else(|| panic!("the deployer says that it cannot do this with a {}", target.service.kind));
-    let suite = Suite { deployer, target, cx: context("single", patience), patience, exact: kind.exact };
+    let suite = Suite { deployer, target, patience, exact: kind.exact };
     let before = suite.see(Track::Stable).await.expect("the workload is there");
     suite.holds_a_part(&before).await;
     suite.goes_back(&before).await;
@@ -33,30 +33,33 @@ pub async fn single(deployer: Arc<dyn Deployer>, target: &Target, patience: Dura
 struct Suite<'a> {
     deployer: Arc<dyn Deployer>,
     target: &'a Target,
-    cx: CallContext,
     patience: Duration,
     /// The platform itself holds a part at its size.
     exact: bool,
 }
 
 impl Suite<'_> {
+    fn cx(&self) -> CallContext {
+        context("single", self.patience)
+    }
+
     async fn see(&self, track: Track) -> Option<Workload> {
-        good("it can be observed", self.deployer.observe(&self.cx, self.target, track).await)
+        good("it can be observed", self.deployer.observe(&self.cx(), self.target, track).await)
     }
 
     async fn hold(&self, instances: u32) {
         let image = self.target.service.image.clone();
         let spec = CanarySpec::new(image.clone(), "conformance", instances, true);
-        good("a part can get the new version", self.deployer.deploy(&self.cx, self.target, &spec).await);
+        good("a part can get the new version", self.deployer.deploy(&self.cx(), self.target, &spec).await);
         let there = move |w: &Workload| w.has_available(instances);
-        let part = self.deployer.wait(&self.cx, self.target, Track::Canary, &there, &|_| ()).await;
+        let part = self.deployer.wait(&self.cx(), self.target, Track::Canary, &there, &|_| ()).await;
         let part = good("it becomes available", part);
         assert_eq!(part.image, image);
         if self.exact {
             assert_eq!(part.replicas.updated, instances, "no more than asked for");
         }
         let whole = self.see(Track::Stable).await.expect("it is there");
-        good("the same again is fine", self.deployer.deploy(&self.cx, self.target, &spec).await);
+        good("the same again is fine", self.deployer.deploy(&self.cx(), self.target, &spec).await);
         let again = self.see(Track::Stable).await.expect("it is there");
         assert_eq!(again.generation, whole.generation, "and writes nothing");
     }
@@ -65,7 +68,7 @@ impl Suite<'_> {
     async fn everywhere(&self, image: &ImageRef) -> Workload {
         let wanted = image.clone();
         let done = move |w: &Workload| w.image == wanted && w.is_complete();
-        good("it runs everywhere", self.deployer.wait(&self.cx, self.target, Track::Stable, &done, &|_| ()).await)
+        good("it runs everywhere", self.deployer.wait(&self.cx(), self.target, Track::Stable, &done, &|_| ()).await)
     }
 
     async fn holds_a_part(&self, before: &Workload) {
@@ -84,7 +87,7 @@ impl Suite<'_> {
 
     async fn goes_back(&self, before: &Workload) {
         for promise in ["it can be taken back", "taking it back again is fine"] {
-            good(promise, self.deployer.remove(&self.cx, self.target).await);
+            good(promise, self.deployer.remove(&self.cx(), self.target).await);
             self.everywhere(&before.image).await;
         }
         assert_eq!(self.see(Track::Canary).await, None, "nothing runs the new version any more");
@@ -92,9 +95,9 @@ impl Suite<'_> {
 
     async fn set(&self, from: &ImageRef, to: &ImageRef) {
         let change = ImageChange { from: from.clone(), to: to.clone(), scale: None };
-        good("the image can be changed", self.deployer.set_image(&self.cx, self.target, &change).await);
+        good("the image can be changed", self.deployer.set_image(&self.cx(), self.target, &change).await);
         let done = self.everywhere(to).await;
-        good("the same again is fine", self.deployer.set_image(&self.cx, self.target, &change).await);
+        good("the same again is fine", self.deployer.set_image(&self.cx(), self.target, &change).await);
         let again = self.see(Track::Stable).await.expect("it is there");
         assert_eq!(again.generation, done.generation, "and writes nothing");
     }
@@ -105,10 +108,10 @@ impl Suite<'_> {
         self.set(old, new).await;
         let third: ImageRef = "registry.example/conformance:third".parse().expect("an image");
         let foreign = ImageChange { from: third.clone(), to: third, scale: None };
-        let drift = self.deployer.set_image(&self.cx, self.target, &foreign).await;
+        let drift = self.deployer.set_image(&self.cx(), self.target, &foreign).await;
         fails("neither from nor to", ErrorKind::Drift, drift);
         let spec = CanarySpec::new(new.clone(), "conformance", 1, true);
-        let drift = self.deployer.deploy(&self.cx, self.target, &spec).await;
+        let drift = self.deployer.deploy(&self.cx(), self.target, &spec).await;
         fails("nothing holds it any more", ErrorKind::Drift, drift);
         self.set(new, old).await;
     }
@@ -116,14 +119,14 @@ impl Suite<'_> {
     async fn stops(&self, before: &Workload) {
         let n = before.replicas.desired;
         let scale = async |from, to| {
-            let scaled = self.deployer.scale(&self.cx, self.target, Track::Stable, Scale { from, to }).await;
+            let scaled = self.deployer.scale(&self.cx(), self.target, Track::Stable, Scale { from, to }).await;
             good("it can be scaled", scaled);
         };
         scale(n, 0).await;
         let none = |w: &Workload| w.observed && w.replicas.total == 0;
-        let stopped = self.deployer.wait(&self.cx, self.target, Track::Stable, &none, &|_| ()).await;
+        let stopped = self.deployer.wait(&self.cx(), self.target, Track::Stable, &none, &|_| ()).await;
         good("no instance is left", stopped);
-        let drift = self.deployer.scale(&self.cx, self.target, Track::Stable, Scale { from: n, to: n + 1 }).await;
+        let drift = self.deployer.scale(&self.cx(), self.target, Track::Stable, Scale { from: n, to: n + 1 }).await;
         fails("neither from nor to", ErrorKind::Drift, drift);
         scale(0, n).await;
         self.everywhere(&before.image).await;
