@@ -209,6 +209,7 @@ fn plan(version: usize, steps: Vec<Step>) -> Plan {
         container: None,
         image: format!("registry.example/app:v{}", version + 2).parse().unwrap(),
         traffic: routing,
+        config: Vec::new(),
     };
     let environment: Environment =
         serde_json::from_value(json!({"name": "production", "kind": "production", "namespace": "production"})).unwrap();

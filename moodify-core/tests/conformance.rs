@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use moodify_core::analysis::metrics;
 use moodify_core::backend::{
     CacheAdmin, CanarySpec, Deployer, DeployerExt, MetricQuery, MetricSource, TrafficRouter, WeightChange,
 };
-use moodify_core::model::{Layout, Target, Track, Weight, WorkloadKind};
+use moodify_core::model::{ConfigVersion, Layout, Target, Track, Weight, WorkloadKind};
 use moodify_core::testing::conformance::{self, CacheHarness, DeployerHarness, MetricHarness, RouterHarness, context};
 use moodify_core::testing::{BackendKind, Behaviour, Edit, Edited, Scenario, Simulator};
 
@@ -165,6 +166,36 @@ async fn deployer_of_one_workload() {
         let simulator = Simulator::new(std::slice::from_ref(&target), Scenario::default());
         conformance::single(simulator.backends().deployer.unwrap(), &target, PATIENCE).await;
     }
+}
+
+/// A service that ships configuration, in a world that nobody else is in.
+struct Shipping(Simulator, Target);
+
+#[async_trait]
+impl conformance::ConfigurationHarness for Shipping {
+    fn deployer(&self) -> Arc<dyn Deployer> {
+        self.0.backends().deployer.unwrap()
+    }
+
+    fn target(&self) -> Target {
+        self.1.clone()
+    }
+
+    async fn contents(&self, name: &str) -> Option<BTreeMap<String, String>> {
+        self.0.world().service(&self.1.service.name).unwrap().made.get(name).cloned()
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn configuration_that_ships() {
+    let mut target = target("backend", "replica-ratio");
+    target.service.config = vec![ConfigVersion::map("backend-config", [("LEVEL", "debug")])];
+    let simulator = Simulator::new(std::slice::from_ref(&target), Scenario::default());
+    conformance::configuration(&Shipping(simulator, target)).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use moodify_core::analysis::metrics;
 use moodify_core::backend::{
     ApprovalRequest, CanarySpec, DeployerExt, ImageChange, MetricQuery, ProbeRequest, Scale, WeightChange,
 };
-use moodify_core::model::{Target, Track};
+use moodify_core::model::{ConfigRefs, Target, Track};
 use moodify_core::testing::{Answer, BackendKind, Behaviour, Edit, Edited, Flow, Scenario, Simulator, Write};
 use moodify_core::{Backends, ErrorKind};
 use tokio::time::sleep;
@@ -59,7 +59,10 @@ async fn release(simulator: &Simulator, target: &Target) -> (Vec<Flow>, Vec<Writ
     }
     let (from, to) = (image(&target.service.name, "previous"), target.service.image.clone());
     let scale = shared.then_some(Scale { from: 0, to: 5 });
-    deployer.set_image(&cx("promote"), target, &ImageChange { from, to, scale }).await.unwrap();
+    deployer
+        .set_image(&cx("promote"), target, &ImageChange { from, to, config: ConfigRefs::new(), scale })
+        .await
+        .unwrap();
     available(&backends, target, Track::Stable, 5).await;
     router.reset(&cx("back"), target, 5).await.unwrap();
     sleep(secs(1)).await;
@@ -293,7 +296,12 @@ async fn a_rollout_replaces_pods_over_time_and_never_has_fewer_ready_than_asked_
     let target = target("backend", "http-route");
     let simulator = Simulator::new(std::slice::from_ref(&target), Scenario::default());
     let deployer = simulator.backends().deployer.unwrap();
-    let change = ImageChange { from: image("backend", "previous"), to: target.service.image.clone(), scale: None };
+    let change = ImageChange {
+        from: image("backend", "previous"),
+        to: target.service.image.clone(),
+        config: ConfigRefs::new(),
+        scale: None,
+    };
     deployer.set_image(&cx("promote"), &target, &change).await.unwrap();
     let states = std::sync::Mutex::new(Vec::new());
     let seen = |w: &moodify_core::backend::Workload| states.lock().unwrap().push(w.clone());

@@ -153,6 +153,7 @@ fn query(metric: &str, workload: &str) -> MetricQuery {
         container: None,
         image: "registry.example/backend:v2".parse().unwrap(),
         traffic: Routing { router: "replica-ratio".into(), service: "backend".into(), route: None },
+        config: Vec::new(),
     };
     let target = Target::new("test", "shop", service);
     let mut query = MetricQuery::new(metric, target, Track::Canary, workload, "v2");

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Service;
 use moodify_core::backend::{
     CanarySpec, Change, Deployer, DeployerCapabilities, ImageChange, Remedy, Scale, Single, Workload,
 };
-use moodify_core::model::{Color, Layout, Target, Track, WorkloadKind};
+use moodify_core::model::{Color, ConfigRefs, Layout, Target, Track, WorkloadKind};
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result, RunId};
 use serde_json::{Value, json};
 
@@ -653,7 +653,7 @@ mod tests {
     #[tokio::test]
     async fn an_image_is_changed_in_one_write_with_the_count() {
         let change =
-            |from: &str, to: &str, scale| ImageChange { from: from.parse().unwrap(), to: to.parse().unwrap(), scale };
+            |from: &str, to: &str, scale| ImageChange { from: from.parse().unwrap(), to: to.parse().unwrap(), config: ConfigRefs::new(), scale };
         let (deployer, asked) = cluster(None);
         let done = change("registry/web:v0", "registry/web:v1", Some(Scale { from: 0, to: 4 }));
         deployer.set_image(&cx(), &target(), &done).await.unwrap();

@@ -11,7 +11,7 @@ use kube::core::GroupVersionKind;
 use moodify_core::backend::{
     CanarySpec, DeployerExt as _, ImageChange, LogRequest, Scale, Verification, WeightChange, Workload,
 };
-use moodify_core::model::{ImageRef, Target, Track, Weight};
+use moodify_core::model::{ConfigRefs, ImageRef, Target, Track, Weight};
 use moodify_core::{Backends, CallContext, Effect, ErrorKind, IdempotencyKey, RunId};
 use moodify_k8s::{Kube, KubeConfig};
 use moodify_tests::rig::{Namespace, Rig};
@@ -136,7 +136,7 @@ async fn a_release_by_weights_takes_ten_writes_and_leaves_nothing_behind() {
     }
     deployer.scale(&cx(), &target, Track::Canary, Scale { from: 2, to: 3 }).await.unwrap();
     settled(&backends, &target, Track::Canary, 3).await;
-    let promote = ImageChange { from: image("v1"), to: image("v2"), scale: None };
+    let promote = ImageChange { from: image("v1"), to: image("v2"), config: ConfigRefs::new(), scale: None };
     for _ in 0..2 {
         deployer.set_image(&cx(), &target, &promote).await.unwrap();
     }
@@ -237,7 +237,7 @@ async fn somebody_else_s_scale_image_and_weight_are_drift_with_a_name() {
     let scale = deployer.scale(&cx(), &target, Track::Stable, Scale { from: 1, to: 2 }).await.unwrap_err();
     assert_eq!(scale.kind(), ErrorKind::Drift);
     assert!(scale.message().contains("3 replicas, where we expected 1; last edited by \"kubectl\""), "{scale}");
-    let image_change = ImageChange { from: image("v0"), to: image("v2"), scale: None };
+    let image_change = ImageChange { from: image("v0"), to: image("v2"), config: ConfigRefs::new(), scale: None };
     assert_eq!(deployer.set_image(&cx(), &target, &image_change).await.unwrap_err().kind(), ErrorKind::Drift);
 
     router.set(&cx(), &target, change(0, 10, 3)).await.unwrap();

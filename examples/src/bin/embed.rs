@@ -22,6 +22,7 @@ fn plan() -> Plan {
         container: None,
         image,
         traffic: Routing { router: "replica-ratio".to_owned(), service: "backend-service".to_owned(), route: None },
+        config: Vec::new(),
     };
     Plan {
         name: "weekly release".to_owned(),

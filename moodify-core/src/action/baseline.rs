@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::services::{check, each, select};
 use super::{Action, CheckContext, Observed, StepContext};
+use crate::backend::Workload;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Color, ImageRef, Layout, Target, Track, Weight};
+use crate::model::{Color, ConfigRefs, ImageRef, Layout, Target, Track, Weight};
 use crate::mutation::{self, Mutation};
 
 /// What served one service before the release.
@@ -17,11 +18,21 @@ pub struct Baseline {
     pub workload: String,
     /// Its image.
     pub image: ImageRef,
+    /// Which objects it reads, of the configuration that ships with the service.
+    #[serde(default, skip_serializing_if = "ConfigRefs::is_empty")]
+    pub config: ConfigRefs,
     /// Its instances: the capacity that is never gone below.
     pub replicas: u32,
     /// Where two workloads take turns, which of them this is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serving: Option<Color>,
+}
+
+impl Baseline {
+    /// Whether a workload is asked for what it was then.
+    pub(super) fn is_back(&self, workload: &Workload) -> bool {
+        workload.image == self.image && workload.config == self.config
+    }
 }
 
 /// By service.
@@ -67,7 +78,18 @@ impl TakeBaseline {
             );
         }
         if stable.image == target.service.image {
-            return Err(refuse(ErrorKind::Refused, format!("{} is what serves already", stable.image)));
+            let same = stable.config == target.service.config_refs();
+            let message = match (same, target.layout) {
+                (true, _) => Some(format!("{} is what serves already", stable.image)),
+                (false, Layout::Single) => Some(format!(
+                    "{} is what serves already, and with the same image nobody could tell the two versions apart here",
+                    stable.image
+                )),
+                (false, _) => None,
+            };
+            if let Some(message) = message {
+                return Err(refuse(ErrorKind::Refused, message));
+            }
         }
         // Who takes back what serves leaves it: it may be as ill as it likes, or stopped.
         let goes_on = expected.is_none() || mutation::on(Mutation::TakeBackAsksHealth);
@@ -86,7 +108,13 @@ impl TakeBaseline {
             return Err(refuse(ErrorKind::Refused, message)
                 .hint("end the rollout that is going on, or send all traffic to stable"));
         }
-        Ok(Baseline { workload: stable.name, image: stable.image, replicas: stable.replicas.desired, serving })
+        Ok(Baseline {
+            workload: stable.name,
+            image: stable.image,
+            config: stable.config,
+            replicas: stable.replicas.desired,
+            serving,
+        })
     }
 }
 

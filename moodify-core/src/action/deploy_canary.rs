@@ -41,7 +41,8 @@ impl DeployCanary {
         let shares = router.capabilities().granularity == Granularity::Instances;
         let replicas = canaries(router.as_ref(), before.replicas, weight);
         let version = &cx.plan().release.version;
-        let mut spec = CanarySpec::new(target.service.image.clone(), version, replicas, shares);
+        let spec = CanarySpec::new(target.service.image.clone(), version, replicas, shares);
+        let mut spec = spec.reading(target.service.config_refs());
         spec.restore = params.restore;
         let deployer = cx.backends().deployer()?;
         deployer.deploy(&cx.call()?, &target, &spec).await?;

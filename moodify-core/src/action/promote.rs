@@ -27,8 +27,8 @@ impl Promote {
                 desired: w.replicas.desired,
             });
         };
-        let image = change.to.clone();
-        let done = move |w: &Workload| w.image == image && w.is_complete();
+        let change = change.clone();
+        let done = move |w: &Workload| w.image == change.to && w.config == change.config && w.is_complete();
         match deployer.wait(&cx.call()?, target, Track::Stable, &done, &seen).await {
             Ok(workload) => Ok(workload),
             Err(e) => Err(explain(cx, target, Track::Stable, e).await),
@@ -45,13 +45,14 @@ impl Promote {
             }
             _ => None,
         };
-        let change = ImageChange { from: before.image, to: target.service.image.clone(), scale };
+        let (to, config) = (target.service.image.clone(), target.service.config_refs());
+        let change = ImageChange { from: before.image, to, config, scale };
         Self::roll(cx, &target, &change).await.map(|w| w.image)
     }
 
     async fn back(cx: &StepContext, target: Target) -> Result<()> {
-        let Baseline { image, .. } = baseline(cx, &target)?;
-        let change = ImageChange { from: target.service.image.clone(), to: image, scale: None };
+        let Baseline { image, config, .. } = baseline(cx, &target)?;
+        let change = ImageChange { from: target.service.image.clone(), to: image, config, scale: None };
         Self::roll(cx, &target, &change).await.map(drop)
     }
 }

@@ -108,7 +108,8 @@ impl Action for Start {
         each(&params.targets(cx)?, async |target| {
             let (before, to) = (baseline(cx, &target)?, target.service.image.clone());
             let scale = Some(Scale { from: 0, to: before.replicas });
-            let change = ImageChange { from: before.image, to: to.clone(), scale };
+            let config = target.service.config_refs();
+            let change = ImageChange { from: before.image, to: to.clone(), config, scale };
             cx.backends().deployer()?.set_image(&cx.call()?, &target, &change).await?;
             whole(cx, &target, to.clone()).await?;
             Ok(to)
@@ -124,7 +125,8 @@ impl Action for Start {
         each(&params.targets(cx)?, async |target| {
             let before = baseline(cx, &target)?;
             let scale = Some(Scale { from: before.replicas, to: 0 });
-            let change = ImageChange { from: target.service.image.clone(), to: before.image, scale };
+            let (from, config) = (target.service.image.clone(), before.config);
+            let change = ImageChange { from, to: before.image, config, scale };
             cx.backends().deployer()?.set_image(&cx.call()?, &target, &change).await?;
             gone(cx, &target).await
         })

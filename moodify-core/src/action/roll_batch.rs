@@ -3,7 +3,7 @@ use serde::Serialize;
 
 use super::services::{ByService, baseline, by_hand, check, each, planned, select, wait_available};
 use super::{Action, CheckContext, Observed, ShiftParams, StepContext, kinds};
-use crate::backend::{CanarySpec, DeployerExt, Remedy, Single};
+use crate::backend::{CanarySpec, DeployerExt, Remedy, Single, Workload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Target, Track, Weight};
 use crate::strategy::batch;
@@ -38,17 +38,18 @@ impl RollBatch {
                 .on(target.to_string())
                 .hint("release it with `batches: [100]`")
         })?;
-        let spec = CanarySpec::new(target.service.image.clone(), &cx.plan().release.version, instances, true);
+        let spec = CanarySpec::new(target.service.image.clone(), &cx.plan().release.version, instances, true)
+            .reading(target.service.config_refs());
         cx.backends().deployer()?.deploy(&cx.call()?, &target, &spec).await?;
         wait_available(cx, &target, Track::Canary, instances).await?;
         Ok(instances)
     }
 
     async fn back(cx: &StepContext, target: Target) -> Result<()> {
-        let before = baseline(cx, &target)?.image;
+        let before = baseline(cx, &target)?;
         let deployer = cx.backends().deployer()?;
         deployer.remove(&cx.call()?, &target).await?;
-        let done = move |w: &crate::backend::Workload| w.image == before && w.is_complete();
+        let done = move |w: &Workload| before.is_back(w) && w.is_complete();
         deployer.wait(&cx.call()?, &target, Track::Stable, &done, &|_| ()).await.map(drop)
     }
 

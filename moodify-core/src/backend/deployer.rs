@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Color, ImageRef, Target, Track, WorkloadKind};
+use crate::model::{Color, ConfigRefs, ImageRef, Target, Track, WorkloadKind};
 
 /// What a deployer can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +81,9 @@ pub struct Workload {
     pub name: String,
     /// The image of the container that carries the release.
     pub image: ImageRef,
+    /// Which objects its instances read, of the configuration that ships with the service.
+    #[serde(default, skip_serializing_if = "ConfigRefs::is_empty")]
+    pub config: ConfigRefs,
     /// The counts.
     pub replicas: Replicas,
     /// Grows with every change of what is asked for (Kubernetes: `metadata.generation`). An unexpected value is drift.
@@ -122,6 +125,8 @@ pub struct CanarySpec {
     pub image: ImageRef,
     /// The version, for labels.
     pub version: String,
+    /// Which objects it reads instead of those that the stable one reads.
+    pub config: ConfigRefs,
     /// How many instances.
     pub replicas: u32,
     /// Whether the canary's instances sit behind the stable version's Service (traffic by ratio) or behind a Service
@@ -136,7 +141,15 @@ impl CanarySpec {
     /// A canary with this image, version and count.
     #[must_use]
     pub fn new(image: ImageRef, version: &str, replicas: u32, shares_service: bool) -> Self {
-        Self { image, version: version.to_owned(), replicas, shares_service, restore: false }
+        let config = ConfigRefs::new();
+        Self { image, version: version.to_owned(), config, replicas, shares_service, restore: false }
+    }
+
+    /// It reads these objects.
+    #[must_use]
+    pub fn reading(mut self, config: ConfigRefs) -> Self {
+        self.config = config;
+        self
     }
 
     /// A workload that has the image already is taken as it is.
@@ -163,6 +176,9 @@ pub struct ImageChange {
     pub from: ImageRef,
     /// What shall be there.
     pub to: ImageRef,
+    /// Which objects its instances read from then on, of the configuration that ships with the service. What is left out
+    /// stays.
+    pub config: ConfigRefs,
     /// Sets the number of instances in the same write, if it is asked for.
     pub scale: Option<Scale>,
 }
@@ -199,6 +215,9 @@ pub struct Change {
 ///   [`remove`](Self::remove); a watch yields it as an item as soon as it happens, and ends.
 /// - `deploy`, `scale`, `set_image` and `remove` return when the write is accepted, not when it has taken effect:
 ///   wait with [`watch`](Self::watch). Each is idempotent: if all is as asked for already, nothing is written.
+/// - Configuration that ships with a version ([`Service::config`](crate::model::Service)) is made before anything refers
+///   to it, by `deploy` and `set_image`, and never changed. `remove` deletes what was made so and no version can need any
+///   more; what `deploy` or `set_image` would refer to and is not there is [`ErrorKind::NotFound`].
 /// - `scale` and `set_image` compare before they write, and the comparison holds at the moment of the write.
 /// - Where two workloads take turns, the canary is the one that does not serve. Scaled to nothing it is nobody's: it is
 ///   not seen, and any run may deploy it. `remove` leaves of it what costs nothing, and refuses while the service's

@@ -2,10 +2,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::action::{BaselineParams, Baselines, kinds};
+use crate::action::{Baseline, BaselineParams, Baselines, kinds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Outcome, RunState, StepStatus};
-use crate::model::{ImageRef, Phase, Plan, RetryPolicy, Service, Step, Weight};
+use crate::model::{ConfigVersion, ImageRef, Phase, Plan, RetryPolicy, Service, Step, Weight};
 use crate::mutation::{self, Mutation};
 
 /// The plan that takes a completed run back: what its baseline found is rolled out again.
@@ -27,8 +27,9 @@ pub(super) fn plan(state: &RunState, reason: &str) -> Result<Plan> {
         .services
         .iter()
         .filter_map(|service| {
-            let image = before.get(&service.name)?.clone();
-            Some(Service { image, ..service.clone() })
+            let before = before.get(&service.name)?;
+            let config = service.config.iter().map(|config| there(config, before)).collect();
+            Some(Service { image: before.image.clone(), config, ..service.clone() })
         })
         .take(services)
         .collect();
@@ -74,17 +75,23 @@ pub(super) fn plan(state: &RunState, reason: &str) -> Result<Plan> {
     Ok(Plan { name, environment, release, phases, backends: state.plan.backends.clone() })
 }
 
-/// The images that the run found, by service.
-fn baselines(state: &RunState) -> BTreeMap<String, ImageRef> {
+/// The same configuration as it was before: an object that is there.
+fn there(config: &ConfigVersion, before: &Baseline) -> ConfigVersion {
+    let version = before.config.get(&config.key()).unwrap_or(&config.name).clone();
+    ConfigVersion { data: None, version: Some(version), ..config.clone() }
+}
+
+/// What the run found, by service.
+fn baselines(state: &RunState) -> Baselines {
     let steps = state.plan.steps().filter(|(_, step)| step.action == kinds::BASELINE);
     let outputs = steps.filter_map(|(_, step)| match state.status(&step.name) {
         StepStatus::Finished(output) => output.read::<Baselines>().ok(),
         _ => None,
     });
-    let mut found = BTreeMap::new();
+    let mut found = Baselines::new();
     for (service, before) in outputs.flatten() {
         // The first one that was found is what served before the run.
-        found.entry(service).or_insert(before.image);
+        found.entry(service).or_insert(before);
     }
     found
 }

@@ -1,5 +1,6 @@
 //! Values only: what ships, where to, and the plan of it. Nothing in here waits.
 
+mod config;
 mod environment;
 mod ids;
 mod layout;
@@ -8,6 +9,7 @@ mod phases;
 mod plan;
 mod release;
 
+pub use config::{ConfigKind, ConfigRefs, ConfigVersion};
 pub use environment::{Environment, EnvironmentKind};
 pub use ids::RunId;
 pub use layout::{Color, Layout};

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Layout;
+use super::{ConfigRefs, ConfigVersion, Layout};
 
 /// What ships: a version of services.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +43,9 @@ pub struct Service {
     pub image: ImageRef,
     /// How traffic is divided between stable and canary.
     pub traffic: Routing,
+    /// The configuration that ships with this version, and goes back with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub config: Vec<ConfigVersion>,
 }
 
 impl Service {
@@ -50,6 +53,12 @@ impl Service {
     #[must_use]
     pub fn container(&self) -> &str {
         self.container.as_deref().unwrap_or(&self.name)
+    }
+
+    /// Which objects this version reads, of the configuration that ships with it.
+    #[must_use]
+    pub fn config_refs(&self) -> ConfigRefs {
+        self.config.iter().map(|config| (config.key(), config.object())).collect()
     }
 }
 

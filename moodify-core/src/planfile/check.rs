@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Mistake, PhaseContent, PlanFile};
 use crate::gate::Gate;
-use crate::model::{Environment, Period, Release, Service, Step};
+use crate::model::{ConfigKind, ConfigVersion, Environment, Period, Release, Service, Step};
 
 /// The routers that need to know a routing object, and its kind.
 const ROUTED: [(&str, &str); 6] = [
@@ -125,6 +125,12 @@ impl Checks {
         if let Some(container) = &service.container {
             self.label(&format!("{at}/container"), container);
         }
+        for (index, config) in service.config.iter().enumerate() {
+            self.config(&format!("{at}/config/{index}"), config);
+        }
+        let keys: Vec<String> = service.config.iter().map(ConfigVersion::key).collect();
+        let names = keys.iter().enumerate().map(|(index, key)| (format!("{at}/config/{index}/name"), key.as_str()));
+        self.unique("configuration", names);
         let traffic = &service.traffic;
         self.text(&format!("{at}/traffic/router"), &traffic.router);
         self.label(&format!("{at}/traffic/service"), &traffic.service);
@@ -134,6 +140,35 @@ impl Checks {
                 if let Some((router, kind)) = ROUTED.iter().find(|(router, _)| traffic.router == *router) {
                     let message = format!("the router {router} needs `route`, the name of the {kind}");
                     self.report(format!("{at}/traffic"), message);
+                }
+            }
+        }
+    }
+
+    fn config(&mut self, at: &str, config: &ConfigVersion) {
+        self.dns_name(&format!("{at}/name"), &config.name);
+        match (&config.data, &config.version) {
+            (Some(_), Some(_)) => self.report(format!("{at}/version"), "give either `data` or `version`, not both"),
+            (None, None) => {
+                self.report(at, "give `data`, its contents in this version, or `version`, an object that is there")
+            }
+            (None, Some(version)) => self.dns_name(&format!("{at}/version"), version),
+            (Some(_), None) if config.kind == ConfigKind::Secret => self.report(
+                format!("{at}/data"),
+                "the contents of a Secret do not belong into a plan: make the Secret, and give its name as `version`",
+            ),
+            (Some(data), None) => {
+                if config.name.len() > 242 {
+                    self.report(format!("{at}/name"), "no room for the version behind it: at most 242 characters");
+                }
+                let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+                for key in data.keys().filter(|key| key.is_empty() || key.len() > 253 || !key.chars().all(fits)) {
+                    let message = format!("{key:?} is not a valid key: at most 253 of a-z, A-Z, 0-9, `-`, `_` and `.`");
+                    self.report(format!("{at}/data"), message);
+                }
+                // etcd takes 1.5 MiB an object; Kubernetes 1 MiB of contents.
+                if data.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > 1 << 20 {
+                    self.report(format!("{at}/data"), "more than 1 MiB, which is what a ConfigMap can hold");
                 }
             }
         }

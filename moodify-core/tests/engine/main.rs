@@ -7,6 +7,7 @@ mod backups;
 mod blue_green;
 mod commands;
 mod common;
+mod configuration;
 mod crash;
 mod ownership;
 mod peers;

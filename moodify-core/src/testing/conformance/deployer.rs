@@ -7,7 +7,7 @@ use futures::StreamExt;
 use super::{context, ends_with_its_context, fails, good, other};
 use crate::backend::{CanarySpec, Deployer, DeployerExt, ImageChange, Scale, Workload};
 use crate::error::ErrorKind;
-use crate::model::{Color, Layout, Target, Track};
+use crate::model::{Color, ConfigRefs, Layout, Target, Track};
 
 /// What the suite of a [`Deployer`] needs.
 #[async_trait]
@@ -141,15 +141,21 @@ impl Suite<'_> {
         let stable = self.state(Track::Stable).await;
         let n = stable.replicas.desired;
         let (old, new) = (stable.image, target.service.image.clone());
-        let wrong = ImageChange { from: new.clone(), to: new.clone(), scale: None };
+        let wrong = ImageChange { from: new.clone(), to: new.clone(), config: ConfigRefs::new(), scale: None };
         fails("another image is there", ErrorKind::Drift, self.deployer.set_image(&cx, target, &wrong).await);
         let scale = Some(Scale { from: n + 5, to: n + 6 });
-        let wrong = ImageChange { from: old.clone(), to: new.clone(), scale };
+        let wrong = ImageChange { from: old.clone(), to: new.clone(), config: ConfigRefs::new(), scale };
         fails("another count is there", ErrorKind::Drift, self.deployer.set_image(&cx, target, &wrong).await);
         assert_eq!(self.state(Track::Stable).await.image, old, "drift is not overwritten");
 
-        let there = ImageChange { from: old.clone(), to: new.clone(), scale: Some(Scale { from: n, to: n + 1 }) };
-        let back = ImageChange { from: new, to: old, scale: Some(Scale { from: n + 1, to: n }) };
+        let there = ImageChange {
+            from: old.clone(),
+            to: new.clone(),
+            config: ConfigRefs::new(),
+            scale: Some(Scale { from: n, to: n + 1 }),
+        };
+        let back =
+            ImageChange { from: new, to: old, config: ConfigRefs::new(), scale: Some(Scale { from: n + 1, to: n }) };
         for change in [there, back] {
             good("the image can be changed", self.deployer.set_image(&cx, target, &change).await);
             let count = change.scale.map(|scale| scale.to);

@@ -6,6 +6,7 @@
 //! made on behalf of the run [`run`], unless it matters that they are not.
 
 mod backups;
+mod configuration;
 mod deployer;
 mod figures;
 mod journal;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use backups::backup_store;
+pub use configuration::{ConfigurationHarness, configuration};
 pub use deployer::{DeployerHarness, deployer};
 pub use figures::{MetricHarness, metric_source};
 pub use journal::journal_store;

@@ -5,7 +5,7 @@ use super::{context, fails, good, other};
 use crate::CallContext;
 use crate::backend::{CanarySpec, Deployer, DeployerExt, ImageChange, Scale, Workload};
 use crate::error::ErrorKind;
-use crate::model::{ImageRef, Layout, Target, Track};
+use crate::model::{ConfigRefs, ImageRef, Layout, Target, Track};
 
 /// Puts a [`Deployer`] to its contract for a workload in which the new version takes the place of the old one.
 ///
@@ -94,7 +94,7 @@ impl Suite<'_> {
     }
 
     async fn set(&self, from: &ImageRef, to: &ImageRef) {
-        let change = ImageChange { from: from.clone(), to: to.clone(), scale: None };
+        let change = ImageChange { from: from.clone(), to: to.clone(), config: ConfigRefs::new(), scale: None };
         good("the image can be changed", self.deployer.set_image(&self.cx(), self.target, &change).await);
         let done = self.everywhere(to).await;
         good("the same again is fine", self.deployer.set_image(&self.cx(), self.target, &change).await);
@@ -107,7 +107,7 @@ impl Suite<'_> {
         self.hold(1).await;
         self.set(old, new).await;
         let third: ImageRef = "registry.example/conformance:third".parse().expect("an image");
-        let foreign = ImageChange { from: third.clone(), to: third, scale: None };
+        let foreign = ImageChange { from: third.clone(), to: third, config: ConfigRefs::new(), scale: None };
         let drift = self.deployer.set_image(&self.cx(), self.target, &foreign).await;
         fails("neither from nor to", ErrorKind::Drift, drift);
         let spec = CanarySpec::new(new.clone(), "conformance", 1, true);

@@ -138,28 +138,33 @@ fn differs(running: &Running, spec: &CanarySpec) -> bool {
         || running.desired != spec.replicas
         || running.version != spec.version
         || running.shares_service != spec.shares_service
+        || spec.config.iter().any(|(key, object)| running.object(key) != object)
 }
 
 /// Lets a part of a single workload run the new version.
 fn hold(state: &mut State, caller: &Caller, target: &Target, spec: &CanarySpec) -> Result<Workload> {
     check_deploy(state, caller, target)?;
     let (running, due) = change(state, caller, target, Track::Stable)?;
-    let before = match &running.hold {
-        Some(hold) => hold.before.clone(),
-        None if running.image != spec.image => running.image.clone(),
+    let (before, config) = match &running.hold {
+        Some(hold) => (hold.before.clone(), hold.config.clone()),
+        None if running.image != spec.image => (running.image.clone(), running.config.clone()),
         None => {
             let message = format!("{} runs {} everywhere: nothing is held any more", running.name, spec.image);
             return Err(caller.fails(ErrorKind::Drift, message));
         }
     };
-    let wanted = Some(Hold { instances: spec.replicas, before });
+    let wanted = Some(Hold { instances: spec.replicas, before, config });
     if running.hold != wanted {
         running.hold = wanted;
+        running.read(&spec.config);
         running.image = spec.image.clone();
         running.version.clone_from(&spec.version);
         running.owner.clone_from(&caller.run);
         running.asked(due);
         let what = format!("{}: {} of {}, {} of it", running.name, running.desired, spec.image, spec.replicas);
+        if let Some(service) = state.service_mut(target) {
+            service.make_config(target, &spec.config);
+        }
         state.wrote(what);
     }
     written(state, caller, target, Track::Canary)
@@ -173,6 +178,8 @@ fn deploy(state: &mut State, caller: &Caller, target: &Target, spec: &CanarySpec
     let due = state.now + state.scenario.world.controller_lag.get();
     let name = canary_name(target);
     if let Some(service) = state.service_mut(target) {
+        service.make_config(target, &spec.config);
+        let copied = service.of(target, Track::Stable).map(|stable| stable.config.clone()).unwrap_or_default();
         let canary = match place(target.layout, Track::Canary) {
             Track::Stable => &mut service.stable,
             Track::Canary => &mut service.canary,
@@ -183,6 +190,10 @@ fn deploy(state: &mut State, caller: &Caller, target: &Target, spec: &CanarySpec
             let running = canary.get_or_insert_with(new);
             running.owner.clone_from(&caller.run);
             running.edited_by = None;
+            if !(spec.restore && there && running.image == spec.image) {
+                running.read(&copied);
+                running.read(&spec.config);
+            }
             running.image = spec.image.clone();
             running.desired = spec.replicas;
             running.version.clone_from(&spec.version);
@@ -258,7 +269,8 @@ impl Deployer for Facet {
             }
             wanted.scale.map_or(Ok(()), |scale| check_scale(&asks, running, scale))?;
             let desired = wanted.scale.map_or(running.desired, |scale| scale.to);
-            if running.image != wanted.to || running.desired != desired || running.hold.is_some() {
+            let reads = running.read(&wanted.config);
+            if running.image != wanted.to || running.desired != desired || reads || running.hold.is_some() {
                 running.image = wanted.to.clone();
                 running.desired = desired;
                 running.edited_by = None;
@@ -266,6 +278,9 @@ impl Deployer for Facet {
                 running.asked(due);
                 let what = format!("{}: {desired} of {}", running.name, wanted.to);
                 state.wrote(what);
+            }
+            if let Some(service) = state.service_mut(&target) {
+                service.make_config(&target, &wanted.config);
             }
             written(state, &asks, &target, Track::Stable)
         };
@@ -314,11 +329,14 @@ impl Deployer for Facet {
             if target.layout == Layout::Single {
                 let held = |running: &&mut Running| running.hold.is_some() && running.owner.as_ref() == Some(&run);
                 if let Some(running) = service.stable.as_mut().filter(held) {
-                    let before = running.hold.as_ref().map(|hold| hold.before.clone());
-                    running.image = before.unwrap_or_else(|| running.image.clone());
+                    if let Some(hold) = running.hold.clone() {
+                        running.image = hold.before;
+                        running.config = hold.config;
+                    }
                     running.release();
                     running.asked(due);
                     let what = format!("{}: {} everywhere again", running.name, running.image);
+                    service.delete_unread();
                     state.wrote(what);
                 }
                 return Ok(());
@@ -339,6 +357,7 @@ impl Deployer for Facet {
                     state.wrote(what);
                 }
             } else if let Some(canary) = service.canary.take_if(|canary| ours(canary)) {
+                service.delete_unread();
                 state.wrote(format!("{} removed", canary.name));
             }
             Ok(())

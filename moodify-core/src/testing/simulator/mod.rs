@@ -56,6 +56,7 @@ const NAME: &str = "service-selector";
 ///     container: None,
 ///     image: "registry.example/backend:v2".parse().unwrap(),
 ///     traffic: Routing { router: "http-route".into(), service: "backend".into(), route: Some("backend".into()) },
+///     config: Vec::new(),
 /// };
 /// let target = Target::new("production", "production", service);
 /// let scenario = Scenario::default().canary(Behaviour::error_rate(0.12).from_weight(50));

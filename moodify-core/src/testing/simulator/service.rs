@@ -1,10 +1,10 @@
 //! One simulated service: its stable workload, its canary, its route, and how traffic flows through them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::backend::PodState;
-use crate::model::{Color, ImageRef, Layout, Target, Track, Weight};
+use crate::model::{Color, ConfigRefs, ConfigVersion, ImageRef, Layout, Target, Track, Weight};
 
 use super::scenario::{Behaviour, Edit, Edited, Scenario};
 use super::workload::{Conduct, Running};
@@ -97,6 +97,8 @@ pub(super) struct SimService {
     pub(super) canary: Option<Running>,
     pub(super) route: Option<Route>,
     pub(super) name: Name,
+    /// The configuration objects that were made for versions of it, with their contents.
+    pub(super) made: BTreeMap<String, BTreeMap<String, String>>,
     pub(super) flow: Flow,
     /// When each version's share first reached each percentage; growing.
     peaks: BTreeMap<ImageRef, Vec<(u8, Duration)>>,
@@ -108,7 +110,7 @@ impl SimService {
         let flow =
             Flow { at: Duration::ZERO, service, weight: Weight::ZERO, shares: BTreeMap::new(), lost: f64::INFINITY };
         let name = Name { stands_for: Color::Blue, in_force: Color::Blue, due: None };
-        Self { target, initial, stable, canary: None, route, name, flow, peaks: BTreeMap::new() }
+        Self { target, initial, stable, canary: None, route, name, made: BTreeMap::new(), flow, peaks: BTreeMap::new() }
     }
 
     /// The workload that has this part in a release of `target`.
@@ -117,6 +119,29 @@ impl SimService {
         // The canary in a single workload is what runs the new version.
         let is_part = target.layout == Layout::Single && track == Track::Canary;
         running.filter(|running| !is_part || running.image == target.service.image)
+    }
+
+    /// What the pods of a workload read of this configuration.
+    pub(super) fn reads(running: &Running, target: &Target) -> ConfigRefs {
+        let keys = target.service.config.iter().map(ConfigVersion::key);
+        keys.map(|key| (key.clone(), running.object(&key).to_owned())).collect()
+    }
+
+    /// Makes the objects that this version reads, as long as they are not there.
+    pub(super) fn make_config(&mut self, target: &Target, refs: &ConfigRefs) {
+        for one in target.service.config.iter().filter(|one| refs.get(&one.key()) == Some(&one.object())) {
+            self.made.extend(one.data.clone().map(|data| (one.object(), data)));
+        }
+    }
+
+    /// Deletes what was made and no version reads that runs, or that could come back.
+    pub(super) fn delete_unread(&mut self) {
+        let workloads = [&self.stable, &self.canary].into_iter().flatten();
+        let read: BTreeSet<&String> = workloads
+            .flat_map(|running| running.past.iter().chain([&running.config]))
+            .flat_map(BTreeMap::values)
+            .collect();
+        self.made.retain(|object, _| read.contains(object));
     }
 
     pub(super) fn name(&self) -> &str {

@@ -311,7 +311,8 @@ impl State {
         let service = self.service(target)?;
         let running = service.of(target, track)?;
         let pods = service.pods(&self.scenario, place(target.layout, track), self.now);
-        let whole = running.view(&pods, self.now, self.scenario.world.progress_deadline.get());
+        let mut whole = running.view(&pods, self.now, self.scenario.world.progress_deadline.get());
+        whole.config = SimService::reads(running, target);
         match (target.layout, track) {
             (Layout::Single, Track::Canary) => Some(running.part(whole, &pods)),
             _ => Some(whole),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::backend::{PodState, Replicas, Workload};
-use crate::model::{ImageRef, RunId};
+use crate::model::{ConfigRefs, ImageRef, RunId};
 
 use super::chance;
 
@@ -115,12 +115,17 @@ pub(super) struct Hold {
     pub(super) instances: u32,
     /// What the others run: what it was before.
     pub(super) before: ImageRef,
+    pub(super) config: ConfigRefs,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Running {
     pub(super) name: String,
     pub(super) image: ImageRef,
+    /// What its pods read under another name than their manifest's.
+    pub(super) config: ConfigRefs,
+    /// What they read before, version by version: what could come back.
+    pub(super) past: Vec<ConfigRefs>,
     pub(super) desired: u32,
     pub(super) generation: i64,
     pub(super) owner: Option<RunId>,
@@ -146,6 +151,8 @@ impl Running {
             name,
             seen: Seen { image: image.clone(), desired: 0, hold: None },
             image,
+            config: ConfigRefs::new(),
+            past: Vec::new(),
             desired,
             generation: 1,
             owner: None,
@@ -178,6 +185,22 @@ impl Running {
     pub(super) fn asked(&mut self, due: Duration) {
         self.generation += 1;
         self.due = Some(due);
+    }
+
+    /// Lets its pods read these objects; what is left out stays. Whether anything changed.
+    pub(super) fn read(&mut self, refs: &ConfigRefs) -> bool {
+        if refs.iter().all(|(key, object)| self.object(key) == object) {
+            return false;
+        }
+        self.past.push(self.config.clone());
+        self.config.extend(refs.clone());
+        true
+    }
+
+    /// The object that its pods read for this configuration: at first the one of that name.
+    pub(super) fn object<'a>(&'a self, key: &'a str) -> &'a str {
+        let name = || key.split_once('/').map_or(key, |(_, name)| name);
+        self.config.get(key).map_or_else(name, String::as_str)
     }
 
     /// Nothing is held back any more.
@@ -308,6 +331,7 @@ impl Running {
         Workload {
             name: self.name.clone(),
             image: self.image.clone(),
+            config: self.config.clone(),
             replicas: Replicas {
                 desired: self.desired,
                 total: count(self.pods.len()),

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::pending;
@@ -58,6 +59,8 @@ pub struct ServiceView {
     pub canary: Option<(RunId, Workload)>,
     /// The canary's weight in the routing object, if there is one.
     pub route: Option<Weight>,
+    /// The configuration objects that were made for versions of it, with their contents.
+    pub made: BTreeMap<String, BTreeMap<String, String>>,
     /// How traffic flows.
     pub flow: Flow,
 }
@@ -196,6 +199,7 @@ impl World {
                     .and_then(|running| running.owner.clone())
                     .zip(state.workload(&service.target, Track::Canary)),
                 route: service.route.as_ref().map(|route| route.weight),
+                made: service.made.clone(),
                 flow: service.flow.clone(),
             };
             state.services.values().map(view).collect()
