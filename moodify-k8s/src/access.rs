@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use moodify_core::model::{Layout, Target, Track, WorkloadKind};
+use moodify_core::model::{ConfigKind, Layout, Target, Track, WorkloadKind};
 use serde_json::{Value, json};
 
 use crate::names::{self, MANAGED_BY, canary_of, canary_service, with_suffix};
@@ -67,6 +67,9 @@ const OWN_INGRESS: [Needed; 3] = [
     ("networking.k8s.io", "ingresses", &[Of::All], &["list", "create"]),
     ("networking.k8s.io", "ingresses", &[Of::CanaryRoute], &["get", "watch", "patch", "delete"]),
 ];
+
+/// What configuration that ships with a version needs: an object of each version has a name of its own.
+const CONFIG: [Needed; 1] = [("", "configmaps", &[Of::All], &["get", "list", "create", "delete"])];
 
 /// What the journal in the cluster needs in its namespace.
 const JOURNAL: [Needed; 2] = [
@@ -143,7 +146,18 @@ pub(crate) fn permissions(targets: &[&Target]) -> Vec<Permission> {
                 needed.push(("", "services", &[Of::Service], &["list", "watch"]));
             }
         }
-        for permission in each(&needed, Some(target)) {
+        if !target.service.config.is_empty() {
+            needed.extend(CONFIG);
+            let past =
+                if target.service.kind == WorkloadKind::Deployment { "replicasets" } else { "controllerrevisions" };
+            needed.push(("apps", past, &[Of::All], &["list"]));
+        }
+        let there = target.service.config.iter().filter(|config| config.data.is_none());
+        let looked_for = there.map(|config| {
+            let resource = if config.kind == ConfigKind::Secret { "secrets" } else { "configmaps" };
+            Permission { group: "", resource, verb: "get", name: Some(config.object()) }
+        });
+        for permission in each(&needed, Some(target)).chain(looked_for) {
             if !all.contains(&permission) {
                 all.push(permission);
             }

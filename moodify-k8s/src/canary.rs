@@ -7,6 +7,7 @@ use moodify_core::model::{Layout, Target, Track};
 use moodify_core::{Error, ErrorKind, RunId};
 use serde_json::{Map, Value, json};
 
+use crate::configuration;
 use crate::error::Ask;
 use crate::names::{
     self, MANAGED_BY, RUN, SERVICE, TRACK, VERSION, canary_service, label_value, mark, mark_of, with_suffix,
@@ -102,6 +103,7 @@ pub(crate) fn template(
     let (index, _) = container(ask, &typed, target.service.container())?;
     let mut template = stable["spec"]["template"].clone();
     template["spec"]["containers"][index]["image"] = spec.image.as_str().into();
+    configuration::rewrite(ask, &mut template, target, &spec.config)?;
     labels.extend(identity(target, run));
     let mut annotations = template["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
     annotations.insert(VERSION.to_owned(), spec.version.as_str().into());

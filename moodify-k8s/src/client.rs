@@ -165,12 +165,16 @@ pub(crate) const DEPLOYMENT: Kind = Kind { group: "apps", version: "v1", kind: "
 pub(crate) const STATEFUL_SET: Kind =
     Kind { group: "apps", version: "v1", kind: "StatefulSet", plural: "statefulsets" };
 pub(crate) const DAEMON_SET: Kind = Kind { group: "apps", version: "v1", kind: "DaemonSet", plural: "daemonsets" };
+pub(crate) const REPLICA_SET: Kind = Kind { group: "apps", version: "v1", kind: "ReplicaSet", plural: "replicasets" };
+pub(crate) const CONTROLLER_REVISION: Kind =
+    Kind { group: "apps", version: "v1", kind: "ControllerRevision", plural: "controllerrevisions" };
 pub(crate) const AUTOSCALER: Kind =
     Kind { group: "autoscaling", version: "v2", kind: "HorizontalPodAutoscaler", plural: "horizontalpodautoscalers" };
 pub(crate) const SERVICE: Kind = Kind { group: "", version: "v1", kind: "Service", plural: "services" };
 pub(crate) const POD: Kind = Kind { group: "", version: "v1", kind: "Pod", plural: "pods" };
 pub(crate) const EVENT: Kind = Kind { group: "", version: "v1", kind: "Event", plural: "events" };
 pub(crate) const CONFIG_MAP: Kind = Kind { group: "", version: "v1", kind: "ConfigMap", plural: "configmaps" };
+pub(crate) const SECRET: Kind = Kind { group: "", version: "v1", kind: "Secret", plural: "secrets" };
 pub(crate) const LEASE: Kind = Kind { group: "coordination.k8s.io", version: "v1", kind: "Lease", plural: "leases" };
 pub(crate) const HTTP_ROUTE: Kind =
     Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "HTTPRoute", plural: "httproutes" };
@@ -298,11 +302,18 @@ impl Kube {
     pub(crate) async fn find<T: DeserializeOwned>(&self, cx: &CallContext, object: &Object) -> Result<Option<T>> {
         let ask = object.ask(Access::Read, "get");
         let request = object.request(&ask)?.get(&object.name, &GetParams::default());
-        match self.json(cx, &ask, request).await {
-            Ok(found) => Ok(Some(found)),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
+        if_there(self.json(cx, &ask, request).await)
+    }
+
+    /// What there is to know about an object, without what is in it; `None` if there is no such object.
+    pub(crate) async fn find_metadata<T: DeserializeOwned>(
+        &self,
+        cx: &CallContext,
+        object: &Object,
+    ) -> Result<Option<T>> {
+        let ask = object.ask(Access::Read, "get");
+        let request = object.request(&ask)?.get_metadata(&object.name, &GetParams::default());
+        if_there(self.json(cx, &ask, request).await)
     }
 
     /// The objects of a kind that the selectors choose.
@@ -619,6 +630,14 @@ impl Backoff for Pause {
 }
 
 /// Makes an object of the API of JSON.
+fn if_there<T>(found: Result<T>) -> Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 pub(crate) fn typed<T: DeserializeOwned>(ask: &Ask, value: Value) -> Result<T, Error> {
     serde_json::from_value(value).map_err(|e| error::unreadable(ask, e))
 }

@@ -12,13 +12,14 @@ use serde_json::{Value, json};
 
 use crate::canary;
 use crate::client::{Apply, DEPLOYMENT, Kube, Object, SERVICE, typed, until_error};
-use crate::error::{Access, Ask};
+use crate::configuration;
+use crate::error::{Access, Ask, unreadable};
 use crate::names::{self, RUN, VERSION};
 use crate::ownership::{self, Owner, last_foreign};
 use crate::patch;
 use crate::single;
 use crate::traffic;
-use crate::workload::{container, desired, image, workload};
+use crate::workload::{config, container, desired, image, workload};
 
 /// Runs Deployments: the stable one is the user's and only ever patched; the canary beside it is ours. Where there is no
 /// canary beside it, it runs `StatefulSet`s and `DaemonSet`s too.
@@ -32,6 +33,8 @@ pub struct DeploymentDeployer {
 /// What a canary is made of, read and checked; nothing written yet.
 struct Plan {
     stable: Deployment,
+    /// The stable one's pods, as the server told of them.
+    template: Value,
     stable_service: Value,
     existing: Option<Deployment>,
     existing_service: Option<Service>,
@@ -119,8 +122,9 @@ impl DeploymentDeployer {
         }
         let selects: Service = typed(&ask, stable_service.clone())?;
         let body = canary::deployment(&ask, &stable, &selects, target, cx.run_id(), spec)?;
+        let template = stable["spec"]["template"].clone();
         let stable = typed(&ask, stable)?;
-        Ok(Plan { stable, stable_service, existing, existing_service, body })
+        Ok(Plan { stable, template, stable_service, existing, existing_service, body })
     }
 
     /// Whether a canary could be made of this target, without asking the server to make one.
@@ -134,9 +138,29 @@ impl DeploymentDeployer {
             }
             Layout::Single => return self.examine_single(cx, target).await,
         }
-        let stable = self.plan(cx, target, &spec).await?.stable;
+        let Plan { stable, template, .. } = self.plan(cx, target, &spec).await?;
+        self.examine_config(cx, target, &template).await?;
         rolls(target, Track::Stable, &stable)?;
         has_capacity(target, &stable)
+    }
+
+    /// Removes a canary in place.
+    async fn remove_canary(&self, cx: &CallContext, target: &Target) -> Result<()> {
+        let object = deployment_of(target, Track::Canary);
+        // Not by `find`: an edited canary is removed too.
+        let Some(found) = self.kube.find::<Deployment>(cx, &object).await? else {
+            // What was read may be past.
+            return self.kube.is_absent(cx, &object).await;
+        };
+        if ownership::owner(&found.metadata, cx.run_id()) != Owner::Us {
+            tracing::warn!(%object, run = %cx.run_id(), "not removed: it belongs to somebody else");
+            return Ok(());
+        }
+        if found.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        // Its own Service goes with it: the Deployment owns it.
+        self.kube.delete(cx, &object, found.metadata.uid.unwrap_or_default()).await
     }
 
     async fn apply_deployment(
@@ -221,7 +245,14 @@ pub(crate) fn is_taken(own: &Object) -> Error {
 pub(crate) fn is_as_specified(ask: &Ask, existing: &Deployment, target: &Target, spec: &CanarySpec) -> Result<bool> {
     let (_, runs) = container(ask, existing, target.service.container())?;
     let version = existing.metadata.annotations.as_ref().and_then(|a| a.get(VERSION));
-    Ok(image(ask, runs)? == spec.image && desired(existing) == spec.replicas && version == Some(&spec.version))
+    let same = image(ask, runs)? == spec.image && desired(existing) == spec.replicas;
+    Ok(same && version == Some(&spec.version) && is_read(existing, target, spec))
+}
+
+/// Whether a Deployment's pods read what is specified.
+pub(crate) fn is_read(existing: &Deployment, target: &Target, spec: &CanarySpec) -> bool {
+    let reads = config(existing, target);
+    spec.config.iter().all(|(key, object)| reads.get(key) == Some(object))
 }
 
 /// A compare-and-set of the number of replicas.
@@ -248,7 +279,7 @@ impl Deployer for DeploymentDeployer {
         }
         let ask = deployment_of(target, track).ask(Access::Read, "get");
         let found = self.find(cx, target, track).await?;
-        found.map(|d| workload(&ask, &d, target.service.container())).transpose()
+        found.map(|d| workload(&ask, &d, target)).transpose()
     }
 
     async fn watch(
@@ -263,14 +294,13 @@ impl Deployer for DeploymentDeployer {
         let object = deployment_of(target, track);
         let ask = object.ask(Access::Read, "watch");
         let (this, run, target) = (self.clone(), cx.run_id().clone(), target.clone());
-        let name = target.service.container().to_owned();
         let states = self.kube.watch_object(cx, &object).map(move |found| {
             let Some(found) = found? else { return Ok(None) };
             let deployment: Deployment = found
                 .try_parse()
                 .map_err(|e| ask.error(ErrorKind::Internal, format!("this is not a Deployment as we know it: {e}")))?;
             let seen = this.seen(Some(deployment), &target, track, &run)?;
-            seen.map(|deployment| workload(&ask, &deployment, &name)).transpose()
+            seen.map(|deployment| workload(&ask, &deployment, &target)).transpose()
         });
         Ok(until_error(states))
     }
@@ -283,6 +313,7 @@ impl Deployer for DeploymentDeployer {
         }
         let ask = deployment_of(target, Track::Canary).ask(Access::Write, "deploy");
         let plan = self.plan(cx, target, spec).await?;
+        self.make_config(cx, target, &spec.config).await?;
         // Each of the two on its own: after a crash between them the Deployment is not written again.
         let deployed = match &plan.existing {
             Some(existing) if is_as_specified(&ask, existing, target, spec)? => existing.clone(),
@@ -294,7 +325,7 @@ impl Deployer for DeploymentDeployer {
             // The Deployment stands already, whatever became of the Service.
             applied.map_err(|e| e.effect(Effect::Unknown))?;
         }
-        workload(&ask, &deployed, target.service.container())
+        workload(&ask, &deployed, target)
     }
 
     async fn scale(&self, cx: &CallContext, target: &Target, track: Track, scale: Scale) -> Result<Workload> {
@@ -306,7 +337,7 @@ impl Deployer for DeploymentDeployer {
         let now = self.get(cx, target, track).await?;
         let replicas = desired(&now);
         if replicas == scale.to {
-            return workload(&ask, &now, target.service.container());
+            return workload(&ask, &now, target);
         }
         // What an autoscaler made of the version before is nobody's wish for the time after it.
         let retires =
@@ -320,7 +351,7 @@ impl Deployer for DeploymentDeployer {
             patch.insert(0, json!({"op": "test", "path": patch::label(RUN), "value": cx.run_id().as_str()}));
         }
         let scaled: Deployment = self.kube.patch(cx, &object, patch).await?;
-        workload(&ask, &scaled, target.service.container())
+        workload(&ask, &scaled, target)
     }
 
     async fn set_image(&self, cx: &CallContext, target: &Target, change: &ImageChange) -> Result<Workload> {
@@ -343,6 +374,8 @@ impl Deployer for DeploymentDeployer {
             let message = format!("it runs {current}, where we expected {}", change.from);
             return Err(self.drift(&ask, &now, &["f:spec", "f:template"], &message));
         }
+        let value = serde_json::to_value(&now).map_err(|e| unreadable(&ask, e))?;
+        patch.extend(configuration::patch(&ask, &value, target, &change.config)?);
         let replicas = desired(&now);
         if let Some(scale) = change.scale.filter(|scale| scale.to != replicas) {
             if replicas != scale.from {
@@ -352,10 +385,11 @@ impl Deployer for DeploymentDeployer {
             patch.extend(scaling(scale.from, scale.to));
         }
         if patch.is_empty() {
-            return workload(&ask, &now, name);
+            return workload(&ask, &now, target);
         }
+        self.make_config(cx, target, &change.config).await?;
         let patched: Deployment = self.kube.patch(cx, &object, patch).await?;
-        workload(&ask, &patched, name)
+        workload(&ask, &patched, target)
     }
 
     async fn serving(&self, cx: &CallContext, target: &Target) -> Result<Color> {
@@ -368,25 +402,12 @@ impl Deployer for DeploymentDeployer {
 
     async fn remove(&self, cx: &CallContext, target: &Target) -> Result<()> {
         match target.layout {
-            Layout::InPlace => {}
-            Layout::Colors(_) => return self.remove_turn(cx, target).await,
-            Layout::Single => return self.remove_single(cx, target).await,
-        }
-        let object = deployment_of(target, Track::Canary);
-        // Not by `find`: an edited canary is removed too.
-        let Some(found) = self.kube.find::<Deployment>(cx, &object).await? else {
-            // What was read may be past.
-            return self.kube.is_absent(cx, &object).await;
-        };
-        if ownership::owner(&found.metadata, cx.run_id()) != Owner::Us {
-            tracing::warn!(%object, run = %cx.run_id(), "not removed: it belongs to somebody else");
-            return Ok(());
-        }
-        if found.metadata.deletion_timestamp.is_some() {
-            return Ok(());
-        }
-        // Its own Service goes with it: the Deployment owns it.
-        self.kube.delete(cx, &object, found.metadata.uid.unwrap_or_default()).await
+            Layout::InPlace => self.remove_canary(cx, target).await,
+            Layout::Colors(_) => self.remove_turn(cx, target).await,
+            Layout::Single => self.remove_single(cx, target).await,
+        }?;
+        // The traffic is elsewhere by now, so that nothing is held up by it.
+        self.delete_unread(cx, target, &ConfigRefs::new()).await.map_err(|e| e.effect(Effect::Unknown))
     }
 
     async fn preview(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Vec<Change>> {
@@ -426,6 +447,7 @@ impl Deployer for DeploymentDeployer {
                 format!("image {before} -> {}, with {} at the end", spec.image, replicas(capacity)),
             )
         });
+        changes.extend(configuration::preview(target, &plan.template));
         changes.push(change(canary.to_string(), "delete at the end, with everything that was made for it".to_owned()));
         Ok(changes)
     }
@@ -438,10 +460,11 @@ impl Deployer for DeploymentDeployer {
         match remedy {
             Remedy::Image(image) => {
                 let container = target.service.container.as_deref().unwrap_or("*");
-                vec![
-                    format!("kubectl -n {namespace} set image deployment/{name} '{container}={image}'"),
-                    format!("kubectl -n {namespace} rollout status deployment/{name}"),
-                ]
+                let mut commands =
+                    vec![format!("kubectl -n {namespace} set image deployment/{name} '{container}={image}'")];
+                commands.extend(configuration::by_hand(target, "deployment", name));
+                commands.push(format!("kubectl -n {namespace} rollout status deployment/{name}"));
+                commands
             }
             Remedy::Replicas(count) => vec![
                 format!("kubectl -n {namespace} scale deployment/{name} --replicas={count}"),
@@ -652,8 +675,12 @@ mod tests {
 
     #[tokio::test]
     async fn an_image_is_changed_in_one_write_with_the_count() {
-        let change =
-            |from: &str, to: &str, scale| ImageChange { from: from.parse().unwrap(), to: to.parse().unwrap(), config: ConfigRefs::new(), scale };
+        let change = |from: &str, to: &str, scale| ImageChange {
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
+            config: ConfigRefs::new(),
+            scale,
+        };
         let (deployer, asked) = cluster(None);
         let done = change("registry/web:v0", "registry/web:v1", Some(Scale { from: 0, to: 4 }));
         deployer.set_image(&cx(), &target(), &done).await.unwrap();

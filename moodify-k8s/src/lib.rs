@@ -26,6 +26,7 @@ mod access;
 mod canary;
 mod client;
 mod config;
+mod configuration;
 mod deployer;
 mod diagnostics;
 mod error;

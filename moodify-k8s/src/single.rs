@@ -13,12 +13,13 @@ use kube::api::DynamicObject;
 use kube::core::params::ListParams;
 use kube::runtime::watcher;
 use moodify_core::backend::{CanarySpec, Change, ImageChange, Remedy, Replicas, Scale, Workload};
-use moodify_core::model::{ImageRef, Target, Track, WorkloadKind};
+use moodify_core::model::{ConfigRefs, ImageRef, Target, Track, WorkloadKind};
 use moodify_core::{CallContext, Effect, ErrorKind, Result, RunId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::client::{DAEMON_SET, DEPLOYMENT, Kube, Object, POD, SERVICE, STATEFUL_SET, typed, until_error};
+use crate::configuration;
 use crate::deployer::{DeploymentDeployer, scaling};
 use crate::diagnostics::selector_text;
 use crate::error::{Access, Ask};
@@ -39,6 +40,9 @@ struct Held {
     run: String,
     /// The image of before.
     before: String,
+    /// What its pods read before, of the configuration that ships with the service.
+    #[serde(default, skip_serializing_if = "ConfigRefs::is_empty")]
+    config: ConfigRefs,
     /// How many instances may run the new one.
     instances: u32,
     /// What the field was that holds it.
@@ -111,6 +115,11 @@ impl Whole {
         }
     }
 
+    /// What its pods read of the configuration that ships with the service.
+    fn reads(&self, target: &Target) -> ConfigRefs {
+        configuration::reads(configuration::annotation(&self.value["spec"]["template"]), target)
+    }
+
     fn workload(&self, target: &Target) -> Workload {
         let kind = target.service.kind;
         let count = |field: &str| number(&self.value["status"], field);
@@ -139,7 +148,8 @@ impl Whole {
             format!("Kubernetes gave up waiting for progress (ProgressDeadlineExceeded): {why}")
         });
         let name = target.service.workload.clone();
-        Workload { name, image: self.image.clone(), replicas, generation, observed, stalled }
+        let config = self.reads(target);
+        Workload { name, image: self.image.clone(), config, replicas, generation, observed, stalled }
     }
 
     /// The part that runs the new version. What is not available may all be of that part: nobody counts the two apart.
@@ -198,7 +208,7 @@ impl Whole {
     }
 
     /// Holds it at so many instances of the new version, or lets it roll on to as many.
-    fn hold(&self, target: &Target, spec: &CanarySpec, run: &RunId) -> Vec<Value> {
+    fn hold(&self, ask: &Ask, target: &Target, spec: &CanarySpec, run: &RunId) -> Result<Vec<Value>> {
         let kind = target.service.kind;
         let desired = self.desired(kind);
         let strategy = &self.value["spec"]["updateStrategy"];
@@ -206,6 +216,9 @@ impl Whole {
             Some(_) => Vec::new(),
             None => self.replace_image(target, spec.image.as_str()),
         };
+        if self.held.is_none() {
+            operations.extend(configuration::patch(ask, &self.value, target, &spec.config)?);
+        }
         let was = match (&self.held, kind) {
             (Some(held), _) => held.was.clone(),
             (None, WorkloadKind::Deployment) => Value::Null,
@@ -235,9 +248,13 @@ impl Whole {
                 Value::Null
             }
         };
-        let before = self.held.as_ref().map_or_else(|| self.written.clone(), |held| held.before.clone());
-        self.note(&mut operations, &Held { run: run.to_string(), before, instances: spec.replicas, was, set });
-        operations
+        let (before, config) = match &self.held {
+            Some(held) => (held.before.clone(), held.config.clone()),
+            None => (self.written.clone(), self.reads(target)),
+        };
+        let held = Held { run: run.to_string(), before, config, instances: spec.replicas, was, set };
+        self.note(&mut operations, &held);
+        Ok(operations)
     }
 
     /// Writes down how it is held.
@@ -333,7 +350,8 @@ impl DeploymentDeployer {
             }
             Some(held) if held.instances == spec.replicas => {}
             _ => {
-                let operations = whole.hold(target, spec, cx.run_id());
+                self.make_config(cx, target, &spec.config).await?;
+                let operations = whole.hold(&ask, target, spec, cx.run_id())?;
                 whole = self.patch_single(cx, target, operations).await?;
             }
         }
@@ -514,11 +532,13 @@ impl DeploymentDeployer {
             let message = format!("it runs {}, where we expected {}", whole.image, change.from);
             return Err(whole.drift(&self.kube, &ask, &message));
         }
+        operations.extend(configuration::patch(&ask, &whole.value, target, &change.config)?);
         if let Some(scale) = change.scale {
             operations.extend(self.scaling_single(target, &whole, scale)?);
         }
         operations.extend(whole.release(target.service.kind, false));
         if !operations.is_empty() {
+            self.make_config(cx, target, &change.config).await?;
             whole = self.patch_single(cx, target, operations).await?;
         }
         let rest = match change.scale {
@@ -544,6 +564,7 @@ impl DeploymentDeployer {
                 let edited = whole.check(&self.kube, &ask, target, cx.run_id()).is_err();
                 let mut operations = whole.release(target.service.kind, edited);
                 operations.extend(whole.replace_image(target, &held.before));
+                operations.extend(configuration::patch(&ask, &whole.value, target, &held.config)?);
                 whole = self.patch_single(cx, target, operations).await?;
             }
             None => {
@@ -566,6 +587,7 @@ impl DeploymentDeployer {
         }
         let whole = self.get_single(cx, target).await?;
         let wrong = |message: &str, hint: &str| Err(ask.error(ErrorKind::Invalid, message).hint(hint));
+        self.examine_config(cx, target, &whole.value["spec"]["template"]).await?;
         let kind = target.service.kind;
         if whole.value["spec"]["paused"] == json!(true) {
             return wrong("it is paused, so that a new image would not be rolled out", "kubectl rollout resume");
@@ -594,7 +616,8 @@ impl DeploymentDeployer {
         if whole.image == spec.image {
             return Ok(Vec::new());
         }
-        let _: Value = self.kube.compare(cx, &object, whole.hold(target, spec, cx.run_id())).await?;
+        let ask = object.ask(Access::Compare, "preview");
+        let _: Value = self.kube.compare(cx, &object, whole.hold(&ask, target, spec, cx.run_id())?).await?;
         let desired = whole.desired(target.service.kind);
         let (first, kind) = (spec.replicas, target.service.kind);
         let how = match kind {
@@ -606,7 +629,9 @@ impl DeploymentDeployer {
             "image {} -> {}: at first {first} of {desired} instances, all at the end; {how}",
             whole.image, spec.image
         );
-        Ok(vec![Change { object: object.to_string(), what }])
+        let mut changes = vec![Change { object: object.to_string(), what }];
+        changes.extend(configuration::preview(target, &whole.value["spec"]["template"]));
+        Ok(changes)
     }
 }
 
@@ -692,7 +717,8 @@ mod tests {
 
     fn held(partition: u32) -> Held {
         let (run, before) = ("r1".to_owned(), "registry/web:v1".to_owned());
-        Held { run, before, instances: 5 - partition, was: rolling(0), set: json!(partition) }
+        let config = ConfigRefs::new();
+        Held { run, before, config, instances: 5 - partition, was: rolling(0), set: json!(partition) }
     }
 
     /// The value that a patch puts at a path.
@@ -705,7 +731,8 @@ mod tests {
         let mut target = target();
         target.service.kind = WorkloadKind::StatefulSet;
         let spec = CanarySpec::new("registry/web:v2".parse().unwrap(), "v2", 2, true);
-        let operations = set(&rolling(0), None).hold(&target, &spec, &RunId::new("r1").unwrap());
+        let ask = Ask::new(Access::Read, "hold", "ns/web");
+        let operations = set(&rolling(0), None).hold(&ask, &target, &spec, &RunId::new("r1").unwrap()).unwrap();
         assert_eq!(put(&operations, STRATEGY), Some(&rolling(3)), "the rest of it stays");
         assert_eq!(put(&operations, "/spec/template/spec/containers/1/image"), Some(&json!("registry/web:v2")));
         let note = put(&operations, &patch::annotation(HELD)).and_then(Value::as_str).unwrap();

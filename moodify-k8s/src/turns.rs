@@ -11,9 +11,10 @@ use serde_json::{Map, Value, json};
 
 use crate::canary;
 use crate::client::{AUTOSCALER, Apply, DEPLOYMENT, Object, typed};
+use crate::configuration;
 use crate::deployer::{
-    DeploymentDeployer, canary_service, deployment_of, has_capacity, is_as_specified, is_taken, rolls, scaling,
-    stable_service,
+    DeploymentDeployer, canary_service, deployment_of, has_capacity, is_as_specified, is_read, is_taken, rolls,
+    scaling, stable_service,
 };
 use crate::error::{Access, Ask};
 use crate::names::{MANAGED_BY, RUN, VERSION};
@@ -144,7 +145,7 @@ impl DeploymentDeployer {
         let same = |key: &str| json!({"op": "test", "path": format!("/metadata/{key}"), "value": other.value["metadata"][key]});
         let mut patch = vec![same("uid"), same("generation")];
         let (_, runs) = container(&ask, &other.deployment, target.service.container())?;
-        if !spec.restore || image(&ask, runs)? != spec.image {
+        if !spec.restore || image(&ask, runs)? != spec.image || !is_read(&other.deployment, target, spec) {
             patch.push(json!({"op": "replace", "path": "/spec/template", "value": turn.body["spec"]["template"]}));
         }
         // Without a number of its own it would have one.
@@ -157,6 +158,7 @@ impl DeploymentDeployer {
     pub(crate) async fn deploy_turn(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<Workload> {
         let ask = deployment_of(target, Track::Canary).ask(Access::Write, "deploy");
         let turn = self.turn(cx, target, spec).await?;
+        self.make_config(cx, target, &spec.config).await?;
         let deployed = self.take_turn(cx, target, spec, &turn).await?;
         let uid = deployed.metadata.uid.clone().unwrap_or_default();
         let body = canary::service(&turn.base, target, cx.run_id(), &uid);
@@ -167,7 +169,7 @@ impl DeploymentDeployer {
             // The Deployment stands already, whatever became of the Service.
             applied.map_err(|e| e.effect(Effect::Unknown))?;
         }
-        workload(&ask, &deployed, target.service.container())
+        workload(&ask, &deployed, target)
     }
 
     pub(crate) async fn examine_turn(&self, cx: &CallContext, target: &Target, spec: &CanarySpec) -> Result<()> {
@@ -175,6 +177,7 @@ impl DeploymentDeployer {
         if let Some(other) = &turn.other {
             rolls(target, Track::Canary, &other.deployment)?;
         }
+        self.examine_config(cx, target, &turn.stable["spec"]["template"]).await?;
         let ask = deployment_of(target, Track::Stable).ask(Access::Read, "check");
         has_capacity(target, &typed(&ask, turn.stable)?)?;
         self.scalers(cx, target, Track::Stable).await.map(drop)
@@ -196,6 +199,7 @@ impl DeploymentDeployer {
                 let _: Value = self.kube.apply(cx, &canary, &turn.body, Apply { force: false, dry_run: true }).await?;
             }
         }
+        let config = configuration::preview(target, &turn.stable["spec"]["template"]);
         let serving: Deployment = typed(&ask, turn.stable)?;
         let (_, runs) = container(&ask, &serving, target.service.container())?;
         let (before, capacity) = (image(&ask, runs)?, desired(&serving));
@@ -221,7 +225,7 @@ impl DeploymentDeployer {
             stable.to_string(),
             format!("keeps {capacity} replica{} of {before} for a while, then 0", s(capacity)),
         ));
-        Ok(changes.into_iter().map(|(object, what)| Change { object, what }).collect())
+        Ok(changes.into_iter().map(|(object, what)| Change { object, what }).chain(config).collect())
     }
 
     pub(crate) async fn hand_name_over(&self, cx: &CallContext, target: &Target, to: Track) -> Result<()> {

@@ -3,9 +3,10 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Container;
 use moodify_core::backend::{Replicas, Workload};
-use moodify_core::model::ImageRef;
+use moodify_core::model::{ConfigRefs, ImageRef, Target};
 use moodify_core::{Error, ErrorKind};
 
+use crate::configuration;
 use crate::error::Ask;
 
 /// Where the release container is in a Deployment, and what it runs.
@@ -38,13 +39,20 @@ pub(crate) fn desired(deployment: &Deployment) -> u32 {
     count(deployment.spec.as_ref().map_or(Some(1), |spec| spec.replicas.or(Some(1))))
 }
 
+/// What its pods read of the configuration that ships with this service.
+pub(crate) fn config(deployment: &Deployment, target: &Target) -> ConfigRefs {
+    let template = deployment.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref());
+    let annotations = template.and_then(|template| template.annotations.as_ref());
+    configuration::reads(annotations.and_then(|all| all.get(configuration::READS)).map(String::as_str), target)
+}
+
 fn count(replicas: Option<i32>) -> u32 {
     replicas.and_then(|n| u32::try_from(n).ok()).unwrap_or(0)
 }
 
-/// The state of a Deployment whose release container is `name`.
-pub(crate) fn workload(ask: &Ask, deployment: &Deployment, name: &str) -> Result<Workload, Error> {
-    let (_, container) = container(ask, deployment, name)?;
+/// The state of a Deployment that runs this service.
+pub(crate) fn workload(ask: &Ask, deployment: &Deployment, target: &Target) -> Result<Workload, Error> {
+    let (_, container) = container(ask, deployment, target.service.container())?;
     let status = deployment.status.clone().unwrap_or_default();
     let generation = deployment.metadata.generation.unwrap_or(0);
     // Counts of an older generation speak of the rollout before this one, and so does its verdict.
@@ -55,6 +63,7 @@ pub(crate) fn workload(ask: &Ask, deployment: &Deployment, name: &str) -> Result
     Ok(Workload {
         name: deployment.metadata.name.clone().unwrap_or_default(),
         image: image(ask, container)?,
+        config: config(deployment, target),
         replicas: Replicas {
             desired: desired(deployment),
             total: count(status.replicas),
@@ -75,6 +84,7 @@ pub(crate) fn workload(ask: &Ask, deployment: &Deployment, name: &str) -> Result
 mod tests {
     use super::*;
     use crate::error::Access;
+    use crate::testing::target;
     use serde_json::json;
 
     fn deployment(generation: i64, observed: i64) -> Deployment {
@@ -92,18 +102,20 @@ mod tests {
     #[test]
     fn the_counts_and_the_verdict_are_of_this_generation() {
         let ask = Ask::new(Access::Read, "get", "ns/web");
-        let now = workload(&ask, &deployment(2, 2), "web").unwrap();
+        let now = workload(&ask, &deployment(2, 2), &target()).unwrap();
         assert!(now.observed && now.stalled.as_ref().is_some_and(|s| s.contains("has timed out")));
         assert_eq!(now.image.as_str(), "web:latest");
         assert_eq!(now.replicas, Replicas { desired: 3, total: 4, updated: 2, ready: 3, available: 1 });
-        let before = workload(&ask, &deployment(3, 2), "web").unwrap();
+        let before = workload(&ask, &deployment(3, 2), &target()).unwrap();
         assert!(!before.observed && before.stalled.is_none());
     }
 
     #[test]
     fn a_missing_container_names_those_that_are_there() {
         let ask = Ask::new(Access::Read, "get", "ns/web");
-        let error = workload(&ask, &deployment(1, 1), "backend").unwrap_err();
+        let mut target = target();
+        target.service.container = Some("backend".to_owned());
+        let error = workload(&ask, &deployment(1, 1), &target).unwrap_err();
         assert!(error.message().contains("there are: proxy, web"), "{error}");
     }
 }

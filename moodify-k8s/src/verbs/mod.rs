@@ -98,7 +98,6 @@ pub use workload::{Workload, WorkloadKind};
 pub use write::Change;
 
 use crate::Kube;
-use crate::client::Kind;
 
 /// kubectl's verbs in one namespace. Cheap to clone; see the [module](self).
 ///
@@ -128,7 +127,3 @@ impl Verbs {
         Self { cause: Some(cause.into()), ..self.clone() }
     }
 }
-
-const REPLICA_SET: Kind = Kind { group: "apps", version: "v1", kind: "ReplicaSet", plural: "replicasets" };
-const CONTROLLER_REVISION: Kind =
-    Kind { group: "apps", version: "v1", kind: "ControllerRevision", plural: "controllerrevisions" };

@@ -4,11 +4,13 @@ use moodify_core::{CallContext, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::client::{CONTROLLER_REVISION, REPLICA_SET};
+
 use super::super::logs::selector_in;
 use super::super::rows::{ContainerImage, images};
 use super::super::table::{Row, or_none};
 use super::super::write::CHANGE_CAUSE;
-use super::super::{CONTROLLER_REVISION, REPLICA_SET, Select, Verbs, Workload, WorkloadKind};
+use super::super::{Select, Verbs, Workload, WorkloadKind};
 
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
 
