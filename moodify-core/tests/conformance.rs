@@ -13,9 +13,10 @@ use async_trait::async_trait;
 use common::{secs, target};
 use moodify_core::analysis::metrics;
 use moodify_core::backend::{
-    CacheAdmin, CanarySpec, Deployer, DeployerExt, MetricQuery, MetricSource, TrafficRouter, WeightChange,
+    CacheAdmin, CanarySpec, CronJobRef, Deployer, DeployerExt, JobRequest, JobTemplate, Jobs, MetricQuery,
+    MetricSource, TrafficRouter, WeightChange,
 };
-use moodify_core::model::{ConfigVersion, Layout, Target, Track, Weight, WorkloadKind};
+use moodify_core::model::{ConfigVersion, ImageRef, Layout, Target, Track, Weight, WorkloadKind};
 use moodify_core::testing::conformance::{self, CacheHarness, DeployerHarness, MetricHarness, RouterHarness, context};
 use moodify_core::testing::{BackendKind, Behaviour, Edit, Edited, Scenario, Simulator};
 
@@ -166,6 +167,42 @@ async fn deployer_of_one_workload() {
         let simulator = Simulator::new(std::slice::from_ref(&target), Scenario::default());
         conformance::single(simulator.backends().deployer.unwrap(), &target, PATIENCE).await;
     }
+}
+
+#[async_trait]
+impl conformance::JobsHarness for Shipping {
+    fn jobs(&self) -> Arc<dyn Jobs> {
+        self.0.backends().jobs.unwrap()
+    }
+
+    fn template(&self) -> JobTemplate {
+        JobTemplate::Service(Box::new(self.1.clone()))
+    }
+
+    fn good(&self, request: JobRequest) -> JobRequest {
+        request.command(["migrate"])
+    }
+
+    fn cron_job(&self) -> (CronJobRef, ImageRef) {
+        let (namespace, name) = (self.1.namespace.clone(), "report".to_owned());
+        (CronJobRef { namespace, name, container: None }, "registry.test/report:v2".parse().unwrap())
+    }
+
+    async fn count(&self) -> usize {
+        self.0.world().jobs().len()
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs() {
+    let target = target("backend", "replica-ratio");
+    let scenario = Scenario::from_yaml("jobs: {writes: [begun, done]}").unwrap();
+    let simulator = Simulator::new(std::slice::from_ref(&target), scenario);
+    conformance::jobs(&Shipping(simulator, target)).await;
 }
 
 /// A service that ships configuration, in a world that nobody else is in.

@@ -62,7 +62,9 @@ mod retire_canary;
 mod retire_old;
 mod return_traffic;
 mod roll_batch;
+mod run_job;
 mod services;
+mod set_cron_jobs;
 mod shift_traffic;
 mod status_page;
 mod wait;
@@ -81,7 +83,9 @@ pub use baseline::{Baseline, BaselineParams, Baselines};
 pub use context::{Answers, CheckContext, StepContext};
 pub use registry::{Kind, Registry};
 pub use restore::RestoredBackup;
+pub use run_job::RunJobParams;
 pub use services::Services;
+pub use set_cron_jobs::{CronJobImage, SetCronJobsParams};
 pub(crate) use shift_traffic::LAG;
 pub use shift_traffic::ShiftParams;
 
@@ -113,6 +117,10 @@ pub mod kinds {
     pub const RETURN_TRAFFIC: &str = "return-traffic";
     /// Removes the canary workloads.
     pub const RETIRE_CANARY: &str = "retire-canary";
+    /// Runs a program to its end, once.
+    pub const RUN_JOB: &str = "run-job";
+    /// Lets `CronJob`s run another image.
+    pub const SET_CRON_JOBS: &str = "set-cron-jobs";
     /// Asks an endpoint whether it is well.
     pub const PROBE: &str = "probe";
     /// Tells people.

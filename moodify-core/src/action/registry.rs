@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::{
     Action, CheckContext, Observed, StepContext, approval, backup, bake, baseline, deploy_canary, hand_over, kinds,
-    notify, probe, promote, recreate, restore, retire_canary, retire_old, return_traffic, roll_batch, shift_traffic,
-    status_page, wait,
+    notify, probe, promote, recreate, restore, retire_canary, retire_old, return_traffic, roll_batch, run_job,
+    set_cron_jobs, shift_traffic, status_page, wait,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Step;
@@ -47,6 +47,8 @@ impl Registry {
             .register(kinds::RETIRE_OLD, retire_old::RetireOld)
             .register(kinds::RETURN_TRAFFIC, return_traffic::ReturnTraffic)
             .register(kinds::RETIRE_CANARY, retire_canary::RetireCanary)
+            .register(kinds::RUN_JOB, run_job::RunJob)
+            .register(kinds::SET_CRON_JOBS, set_cron_jobs::SetCronJobs)
             .register(kinds::PROBE, probe::ProbeEndpoint)
             .register(kinds::NOTIFY, notify::Notify)
             .register(kinds::STATUS_PAGE, status_page::UpdateStatusPage)

@@ -15,6 +15,7 @@ mod backup_store;
 mod cache_admin;
 mod deployer;
 mod diagnostics;
+mod jobs;
 mod metric_source;
 mod notifier;
 mod probe;
@@ -37,6 +38,7 @@ pub use deployer::{
     Workload,
 };
 pub use diagnostics::{Diagnostics, LogRequest, PodState, Pods};
+pub use jobs::{CronJobRef, JobPhase, JobRequest, JobState, JobTemplate, Jobs, JobsExt};
 pub use metric_source::{Measurement, MetricQuery, MetricSource};
 pub use notifier::{Notification, Notifier, Urgency};
 pub use probe::{Probe, ProbeRequest, ProbeResult};
@@ -52,6 +54,7 @@ pub(crate) mod mocks {
     pub use super::cache_admin::MockCacheAdmin;
     pub use super::deployer::MockDeployer;
     pub use super::diagnostics::MockDiagnostics;
+    pub use super::jobs::MockJobs;
     pub use super::metric_source::MockMetricSource;
     pub use super::notifier::MockNotifier;
     pub use super::probe::MockProbe;
@@ -77,6 +80,8 @@ pub struct Backends {
     pub routers: BTreeMap<String, Arc<dyn TrafficRouter>>,
     /// Sees pods, events and logs.
     pub diagnostics: Option<Arc<dyn Diagnostics>>,
+    /// Runs programs to their end.
+    pub jobs: Option<Arc<dyn Jobs>>,
     /// Keep backups, by name.
     pub backup_stores: BTreeMap<String, Arc<dyn BackupStore>>,
     /// Administer caches, by name.
@@ -116,6 +121,14 @@ impl Backends {
     /// [`ErrorKind::Unsupported`] if there are none.
     pub fn diagnostics(&self) -> Result<&Arc<dyn Diagnostics>> {
         present(self.diagnostics.as_ref(), "diagnostics")
+    }
+
+    /// What runs jobs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if there is nothing.
+    pub fn jobs(&self) -> Result<&Arc<dyn Jobs>> {
+        present(self.jobs.as_ref(), "backend for jobs")
     }
 
     /// The backup store of that name.
@@ -201,6 +214,7 @@ fn object_safe(
     _: &dyn Deployer,
     _: &dyn TrafficRouter,
     _: &dyn Diagnostics,
+    _: &dyn Jobs,
     _: &dyn BackupStore,
     _: &dyn CacheAdmin,
     _: &dyn StatusPage,

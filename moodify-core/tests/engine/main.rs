@@ -9,6 +9,7 @@ mod commands;
 mod common;
 mod configuration;
 mod crash;
+mod jobs;
 mod ownership;
 mod peers;
 mod saga;

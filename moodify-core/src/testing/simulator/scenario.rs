@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Period, Weight};
+use crate::model::{ImageRef, Period, Weight};
 
 /// How the simulated world behaves: what its versions do, when, and who interferes.
 ///
@@ -39,6 +39,8 @@ pub struct Scenario {
     pub edits: Vec<Edit>,
     /// What the people say who are asked.
     pub approvals: People,
+    /// How jobs go.
+    pub jobs: JobScript,
     /// How backups go.
     pub backups: BackupScript,
 }
@@ -384,6 +386,26 @@ pub enum Answer {
     No,
     /// They never answer.
     Silence,
+}
+
+/// How jobs go, and what runs by a schedule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct JobScript {
+    /// How long a pod of one runs.
+    pub takes: Period,
+    /// It fails after that time, and why.
+    pub fails: Option<String>,
+    /// What it writes.
+    pub writes: Vec<String>,
+    /// The images that `CronJob`s run at first, by name; `simulated/NAME:previous` those that are not here.
+    pub cron_jobs: BTreeMap<String, ImageRef>,
+}
+
+impl Default for JobScript {
+    fn default() -> Self {
+        Self { takes: Period::from_secs(20), fails: None, writes: Vec::new(), cron_jobs: BTreeMap::new() }
+    }
 }
 
 /// How backups go.

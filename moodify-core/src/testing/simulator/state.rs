@@ -12,9 +12,10 @@ use crate::backend::{
 };
 use crate::context::{CallContext, IdempotencyKey};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Layout, RunId, Target, Track};
+use crate::model::{ImageRef, Layout, RunId, Target, Track};
 
 use super::fault::{BackendKind, Site};
+use super::jobs::SimJob;
 use super::scenario::{Answer, Edit, Scenario};
 use super::service::{Flow, SimService, place};
 
@@ -160,6 +161,9 @@ pub(super) struct State {
     next: Option<Duration>,
     pub(super) services: BTreeMap<String, SimService>,
     edits: Vec<Edit>,
+    pub(super) jobs: Vec<SimJob>,
+    /// The images that `CronJob`s were set to.
+    pub(super) cron_images: BTreeMap<String, ImageRef>,
     pub(super) backups: Vec<SimBackup>,
     pub(super) restored: Vec<SimRestored>,
     pub(super) incidents: Vec<SimIncident>,
@@ -183,6 +187,8 @@ impl State {
             now: Duration::ZERO,
             next: None,
             services: services.into_iter().map(|service| (service.name().to_owned(), service)).collect(),
+            jobs: Vec::new(),
+            cron_images: BTreeMap::new(),
             backups: Vec::new(),
             restored: Vec::new(),
             incidents: Vec::new(),
@@ -260,7 +266,7 @@ impl State {
         let now = self.now;
         let services = self.services.values().filter_map(|service| service.next_change(&self.scenario, now));
         let edits = self.edits.iter().filter_map(|edit| self.services.get(&edit.service)?.edit_due(edit));
-        services.chain(edits.filter(|at| *at > now)).min()
+        services.chain(edits.filter(|at| *at > now)).chain(self.next_job()).min()
     }
 
     /// Changes the world on behalf of a caller.

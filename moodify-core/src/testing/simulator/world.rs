@@ -206,6 +206,18 @@ impl World {
         })
     }
 
+    /// The jobs that are there, by name.
+    #[must_use]
+    pub fn jobs(&self) -> Vec<String> {
+        self.look(State::job_names)
+    }
+
+    /// The images that `CronJob`s were set to, by name.
+    #[must_use]
+    pub fn cron_images(&self) -> BTreeMap<String, ImageRef> {
+        self.look(|state| state.cron_images.clone())
+    }
+
     /// The share of a service's traffic that a version gets now, as a fraction of one.
     #[must_use]
     pub fn share(&self, service: &str, image: &ImageRef) -> f64 {
