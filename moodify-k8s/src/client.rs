@@ -12,7 +12,7 @@ use kube::core::{ApiResource, Request, Status};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
-use moodify_core::backend::{Deployer, Diagnostics, ReplicaRatio, TrafficRouter};
+use moodify_core::backend::{Deployer, Diagnostics, Jobs, ReplicaRatio, TrafficRouter};
 use moodify_core::{Backends, CallContext, Error, ErrorKind, Result, secret};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -21,6 +21,7 @@ use crate::config::KubeConfig;
 use crate::deployer::DeploymentDeployer;
 use crate::diagnostics::PodDiagnostics;
 use crate::error::{self, Access, Ask, BACKEND};
+use crate::jobs::KubeJobs;
 use crate::journal::KubeJournal;
 use crate::traffic::{NginxRouter, RouteRouter, Router, SelectorRouter};
 use crate::verbs::Verbs;
@@ -115,12 +116,19 @@ impl Kube {
         let mut backends = Backends::default();
         backends.deployer = Some(self.deployer());
         backends.diagnostics = Some(self.diagnostics());
+        backends.jobs = Some(self.jobs());
         backends.routers.insert("replica-ratio".to_owned(), self.replica_ratio_router());
         backends.routers.insert(SelectorRouter::NAME.to_owned(), self.selector_router());
         for router in Router::ALL {
             backends.routers.insert(router.name().to_owned(), self.router(router));
         }
         backends
+    }
+
+    /// Runs Jobs, and sets the images of `CronJob`s.
+    #[must_use]
+    pub fn jobs(&self) -> Arc<dyn Jobs> {
+        Arc::new(KubeJobs { kube: self.clone() })
     }
 
     /// Does in a namespace what people do with kubectl.
@@ -175,6 +183,8 @@ pub(crate) const POD: Kind = Kind { group: "", version: "v1", kind: "Pod", plura
 pub(crate) const EVENT: Kind = Kind { group: "", version: "v1", kind: "Event", plural: "events" };
 pub(crate) const CONFIG_MAP: Kind = Kind { group: "", version: "v1", kind: "ConfigMap", plural: "configmaps" };
 pub(crate) const SECRET: Kind = Kind { group: "", version: "v1", kind: "Secret", plural: "secrets" };
+pub(crate) const JOB: Kind = Kind { group: "batch", version: "v1", kind: "Job", plural: "jobs" };
+pub(crate) const CRON_JOB: Kind = Kind { group: "batch", version: "v1", kind: "CronJob", plural: "cronjobs" };
 pub(crate) const LEASE: Kind = Kind { group: "coordination.k8s.io", version: "v1", kind: "Lease", plural: "leases" };
 pub(crate) const HTTP_ROUTE: Kind =
     Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "HTTPRoute", plural: "httproutes" };

@@ -30,6 +30,7 @@ mod configuration;
 mod deployer;
 mod diagnostics;
 mod error;
+mod jobs;
 mod journal;
 mod names;
 mod ownership;

@@ -67,7 +67,12 @@ fn cut(text: &str, longest: usize) -> String {
 /// At most `longest` bytes: the beginning of `text`, and the hash of `whole`.
 fn cut_as(text: &str, whole: &str, longest: usize) -> String {
     let kept: String = text.chars().take(longest - 9).collect();
-    format!("{}-{:08x}", kept.trim_end_matches(['-', '_', '.']), fnv(whole)).trim_start_matches('-').to_owned()
+    format!("{}-{}", kept.trim_end_matches(['-', '_', '.']), hashed(whole)).trim_start_matches('-').to_owned()
+}
+
+/// A text as eight hexadecimal digits.
+pub(crate) fn hashed(text: &str) -> String {
+    format!("{:08x}", fnv(text))
 }
 
 /// FNV-1a: short, and the same in every version of moodify.

@@ -43,8 +43,11 @@ pub struct RunJobParams {
 }
 
 impl RunJobParams {
-    /// What is to run in this plan; what is wrong with it if nothing can.
-    fn request(&self, plan: &Plan) -> std::result::Result<JobRequest, String> {
+    /// What is to run in this plan.
+    ///
+    /// # Errors
+    /// What is wrong with the parameters, for people.
+    pub fn request(&self, plan: &Plan) -> std::result::Result<JobRequest, String> {
         let template = match (&self.service, &self.cron_job) {
             (Some(_), Some(_)) | (None, None) => return Err("give either `service` or `cron-job`".to_owned()),
             (Some(_), None) if self.container.is_some() => {
