@@ -50,15 +50,19 @@ const ALWAYS: [Needed; 9] = [
 ];
 
 /// What a canary with a Service of its own needs beside that.
-const OWN_SERVICE: [Needed; 2] =
-    [("", "services", &[Of::All], &["create"]), ("", "services", &[Of::CanaryService], &["patch"])];
+const OWN_SERVICE: [Needed; 3] = [
+    ("", "services", &[Of::All], &["create"]),
+    ("", "services", &[Of::CanaryService], &["patch"]),
+    ("policy", "poddisruptionbudgets", &[Of::All], &["list", "create", "patch"]),
+];
 
 /// What two workloads that take turns need: either of them may be the one that serves, and whoever goes by the name of one
 /// goes by that of the other then.
-const TURNS: [Needed; 3] = [
+const TURNS: [Needed; 4] = [
     ("", "services", &[Of::Service], &["patch"]),
     ("", "services", &[Of::BlueService], &["get", "patch", "delete"]),
     ("autoscaling", "horizontalpodautoscalers", &[Of::All], &["list", "patch"]),
+    ("keda.sh", "scaledobjects", &[Of::All], &["patch"]),
 ];
 
 /// What ingress-nginx needs of `Ingress`es: other canaries are looked for by their rules.
@@ -248,7 +252,8 @@ mod tests {
             let words = value.as_array().into_iter().flatten().filter_map(Value::as_str);
             words.collect::<Vec<_>>().join(" ")
         };
-        let about = |rule: &&Value| rule["apiGroups"] != json!([""]) && rule["apiGroups"] != json!(["apps"]);
+        let others = ["", "apps", "policy"].map(|group| json!([group]));
+        let about = |rule: &&Value| !others.contains(&rule["apiGroups"]);
         let rules = roles[0]["rules"].as_array().unwrap().iter().filter(about);
         rules
             .map(|r| format!("{}: {}: {}", words(&r["resources"]), words(&r["resourceNames"]), words(&r["verbs"])))

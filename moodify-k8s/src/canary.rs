@@ -23,7 +23,7 @@ const VERSION_KEYS: [&str; 3] = ["version", "track", TRACK];
 
 /// The labels that choose the canary's pods, and nothing else in the namespace. A workload that takes turns with another
 /// one outlives the run.
-fn identity(target: &Target, run: &RunId) -> Map<String, Value> {
+pub(crate) fn identity(target: &Target, run: &RunId) -> Map<String, Value> {
     identity_of(target, Track::Canary, run)
 }
 

@@ -178,6 +178,11 @@ pub(crate) const CONTROLLER_REVISION: Kind =
     Kind { group: "apps", version: "v1", kind: "ControllerRevision", plural: "controllerrevisions" };
 pub(crate) const AUTOSCALER: Kind =
     Kind { group: "autoscaling", version: "v2", kind: "HorizontalPodAutoscaler", plural: "horizontalpodautoscalers" };
+/// KEDA's.
+pub(crate) const SCALED_OBJECT: Kind =
+    Kind { group: "keda.sh", version: "v1alpha1", kind: "ScaledObject", plural: "scaledobjects" };
+pub(crate) const BUDGET: Kind =
+    Kind { group: "policy", version: "v1", kind: "PodDisruptionBudget", plural: "poddisruptionbudgets" };
 pub(crate) const SERVICE: Kind = Kind { group: "", version: "v1", kind: "Service", plural: "services" };
 pub(crate) const POD: Kind = Kind { group: "", version: "v1", kind: "Pod", plural: "pods" };
 pub(crate) const EVENT: Kind = Kind { group: "", version: "v1", kind: "Event", plural: "events" };

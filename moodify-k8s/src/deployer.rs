@@ -325,6 +325,10 @@ impl Deployer for DeploymentDeployer {
             // The Deployment stands already, whatever became of the Service.
             applied.map_err(|e| e.effect(Effect::Unknown))?;
         }
+        if !spec.shares_service {
+            let stable = json!({"spec": {"template": plan.template}});
+            self.make_budgets(cx, target, &stable, &deployed).await?;
+        }
         workload(&ask, &deployed, target)
     }
 
@@ -510,6 +514,7 @@ mod tests {
             match (method, name) {
                 ("GET", "web") => (200, stable_deployment()),
                 ("GET", "web-svc") => (200, stable_service()),
+                ("GET", "poddisruptionbudgets") => (200, json!({"items": []})),
                 ("GET", "web-canary") => canary.clone().map_or_else(|| not_found(name), |c| (200, c)),
                 ("GET", _) => not_found(name),
                 ("PATCH", "web-canary") if body.is_object() => {

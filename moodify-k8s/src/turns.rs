@@ -10,7 +10,7 @@ use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 
 use crate::canary;
-use crate::client::{AUTOSCALER, Apply, DEPLOYMENT, Object, typed};
+use crate::client::{AUTOSCALER, Apply, DEPLOYMENT, Object, SCALED_OBJECT, typed};
 use crate::configuration;
 use crate::deployer::{
     DeploymentDeployer, canary_service, deployment_of, has_capacity, is_as_specified, is_read, is_taken, rolls,
@@ -169,6 +169,7 @@ impl DeploymentDeployer {
             // The Deployment stands already, whatever became of the Service.
             applied.map_err(|e| e.effect(Effect::Unknown))?;
         }
+        self.make_budgets(cx, target, &turn.stable, &deployed).await?;
         workload(&ask, &deployed, target)
     }
 
@@ -279,9 +280,13 @@ impl DeploymentDeployer {
             let object =
                 Object::new(AUTOSCALER, &target.namespace, scaler["metadata"]["name"].as_str().unwrap_or_default());
             let owners = scaler["metadata"]["ownerReferences"].as_array().into_iter().flatten();
-            match owners.filter(|owner| owner["controller"] == true).find_map(|owner| owner["kind"].as_str()) {
-                None => Ok(object),
-                Some(owner) => Err(object
+            let owner = owners.into_iter().find(|owner| owner["controller"] == true);
+            let named = |key: &str| owner.and_then(|owner| owner[key].as_str()).unwrap_or_default();
+            match named("kind") {
+                "" => Ok(object),
+                // Its autoscaler follows it.
+                "ScaledObject" => Ok(Object::new(SCALED_OBJECT, &target.namespace, named("name"))),
+                owner => Err(object
                     .ask(Access::Read, "check")
                     .error(ErrorKind::Unsupported, format!("a {owner} makes it, and would set it back to {name}"))
                     .hint("release this service by the strategy canary, which leaves autoscalers as they are")),
