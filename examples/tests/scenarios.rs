@@ -178,6 +178,16 @@ fn a_workload_is_released_in_itself() {
 }
 
 #[test]
+fn a_migration_and_what_is_read_ship_with_a_release() {
+    let plan = release().with_file_name("migration.yaml");
+    let done = run(&["run", plan.to_str().unwrap(), "--simulate", "--output", "plain"]);
+    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    for step in ["migrate is done", "rollout-promote is done", "schedules is done"] {
+        assert!(done.out.contains(step), "{step}: {}", done.out);
+    }
+}
+
+#[test]
 fn check_tells_what_a_ratio_of_pods_makes_of_a_weight() {
     let plan = release().with_file_name("minimal.yaml");
     let done = run(&["check", plan.to_str().unwrap(), "--simulate"]);

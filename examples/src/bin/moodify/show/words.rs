@@ -64,6 +64,13 @@ pub(crate) fn step_words(step: &Step) -> String {
         kinds::RETURN_TRAFFIC => "send all traffic by the services' names".to_owned(),
         kinds::RETIRE_CANARY => "remove the canaries".to_owned(),
         kinds::NOTIFY => format!("tell people: {}", text("title")),
+        kinds::RUN_JOB => {
+            let words: Vec<&str> =
+                step.with["command"].as_array().into_iter().flatten().filter_map(|w| w.as_str()).collect();
+            let of = step.with["cron-job"].as_str().unwrap_or_default();
+            format!("run to its end, once: {}", if words.is_empty() { of.to_owned() } else { words.join(" ") })
+        }
+        kinds::SET_CRON_JOBS => "let the cron jobs run their new images".to_owned(),
         kinds::WAIT => format!("wait {}", text("period")),
         other => other.to_owned(),
     }
