@@ -365,6 +365,7 @@ impl Case {
                     service: format!("{name}-service"),
                     route: (!service.by_ratio).then(|| name.clone()),
                 },
+                config: Vec::new(),
                 name,
             }
         };
