@@ -83,7 +83,7 @@ async fn routes_of_the_gateway_api_keep_the_contract() {
 
 #[tokio::test]
 async fn testers_reach_the_new_version_and_nobody_else_does() {
-    let Some(rig) = Rig::shared().await else { return };
+    let Some(rig) = Rig::own().await else { return };
     let namespace = rig.namespace("testers-release").await;
     let Some(traefik) = namespace.traefik(Duration::from_millis(100)).await else { return };
     // The rule of somebody else leads there.
