@@ -14,7 +14,7 @@ use common::{secs, target};
 use moodify_core::analysis::metrics;
 use moodify_core::backend::{
     CacheAdmin, CanarySpec, CronJobRef, Deployer, DeployerExt, JobRequest, JobTemplate, Jobs, MetricQuery,
-    MetricSource, TrafficRouter, WeightChange,
+    MetricSource, TesterRoutes, Testers, TrafficRouter, WeightChange,
 };
 use moodify_core::model::{ConfigVersion, ImageRef, Layout, Target, Track, Weight, WorkloadKind};
 use moodify_core::testing::conformance::{self, CacheHarness, DeployerHarness, MetricHarness, RouterHarness, context};
@@ -203,6 +203,36 @@ async fn jobs() {
     let scenario = Scenario::from_yaml("jobs: {writes: [begun, done]}").unwrap();
     let simulator = Simulator::new(std::slice::from_ref(&target), scenario);
     conformance::jobs(&Shipping(simulator, target)).await;
+}
+
+#[async_trait]
+impl conformance::TestersHarness for Shipping {
+    fn routes(&self) -> Arc<dyn TesterRoutes> {
+        self.0.backends().tester_routes["http-route"].clone()
+    }
+
+    fn target(&self) -> Target {
+        self.1.clone()
+    }
+
+    async fn reaches_canary(&self, testers: &Testers) -> bool {
+        self.0.world().service(&self.1.service.name).unwrap().testers.as_ref() == Some(testers)
+    }
+
+    async fn object(&self) -> String {
+        format!("{:?}", self.0.world().service(&self.1.service.name).unwrap().testers)
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn routes_for_testers() {
+    let target = target("backend", "http-route");
+    let simulator = Simulator::new(std::slice::from_ref(&target), Scenario::default());
+    conformance::tester_routes(&Shipping(simulator, target)).await;
 }
 
 /// A service that ships configuration, in a world that nobody else is in.

@@ -12,7 +12,7 @@ use kube::core::{ApiResource, Request, Status};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
-use moodify_core::backend::{Deployer, Diagnostics, Jobs, ReplicaRatio, TrafficRouter};
+use moodify_core::backend::{Deployer, Diagnostics, Jobs, ReplicaRatio, TesterRoutes, TrafficRouter};
 use moodify_core::{Backends, CallContext, Error, ErrorKind, Result, secret};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -23,7 +23,7 @@ use crate::diagnostics::PodDiagnostics;
 use crate::error::{self, Access, Ask, BACKEND};
 use crate::jobs::KubeJobs;
 use crate::journal::KubeJournal;
-use crate::traffic::{NginxRouter, RouteRouter, Router, SelectorRouter};
+use crate::traffic::{GatewayTesters, NginxRouter, RouteRouter, Router, SelectorRouter};
 use crate::verbs::Verbs;
 
 /// A connection to one cluster, cheap to clone; makes the backends.
@@ -121,8 +121,18 @@ impl Kube {
         backends.routers.insert(SelectorRouter::NAME.to_owned(), self.selector_router());
         for router in Router::ALL {
             backends.routers.insert(router.name().to_owned(), self.router(router));
+            if let Some(routes) = self.tester_routes(router) {
+                backends.tester_routes.insert(router.name().to_owned(), routes);
+            }
         }
         backends
+    }
+
+    /// Routes for testers, of a router that has them: `HTTPRoute`s and `GRPCRoute`s.
+    #[must_use]
+    pub fn tester_routes(&self, router: Router) -> Option<Arc<dyn TesterRoutes>> {
+        let has = matches!(router, Router::HttpRoute | Router::GrpcRoute);
+        has.then(|| Arc::new(GatewayTesters { kube: self.clone(), router }) as Arc<dyn TesterRoutes>)
     }
 
     /// Runs Jobs, and sets the images of `CronJob`s.

@@ -153,13 +153,11 @@ pub(crate) fn by_hand(target: &Target, kind: &str, name: &str) -> Vec<String> {
 impl DeploymentDeployer {
     /// Makes the objects of this version that these references are to, as long as they are not there.
     pub(crate) async fn make_config(&self, cx: &CallContext, target: &Target, refs: &ConfigRefs) -> Result<()> {
-        let of_this_version = |config: &&ConfigVersion| refs.get(&config.key()) == Some(&config.object());
+        let is_made =
+            |config: &&ConfigVersion| config.data.is_some() && refs.get(&config.key()) == Some(&config.object());
         let mut made = false;
-        for config in target.service.config.iter().filter(of_this_version) {
-            match &config.data {
-                Some(_) => made |= self.make(cx, target, config).await?,
-                None => self.is_there(cx, target, config).await?,
-            }
+        for config in target.service.config.iter().filter(is_made) {
+            made |= self.make(cx, target, config).await?;
         }
         // Where no canary is removed in the end, this is when the old ones go.
         if made && let Err(e) = self.delete_unread(cx, target, refs).await {
@@ -169,7 +167,7 @@ impl DeploymentDeployer {
     }
 
     /// Whether there is an object that is there already, by the plan.
-    pub(crate) async fn is_there(&self, cx: &CallContext, target: &Target, config: &ConfigVersion) -> Result<()> {
+    async fn is_there(&self, cx: &CallContext, target: &Target, config: &ConfigVersion) -> Result<()> {
         let kind = if config.kind == ConfigKind::Secret { SECRET } else { CONFIG_MAP };
         let object = Object::new(kind, &target.namespace, &config.object());
         // Not its contents.

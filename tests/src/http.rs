@@ -15,8 +15,13 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> io::Result<(u16, Str
 
 /// The same from one of the hosts behind an address.
 pub(crate) async fn get_from(address: SocketAddr, host: &str, path: &str) -> io::Result<(u16, String)> {
+    get_with(address, host, path, "").await
+}
+
+/// The same with more header lines, each with its line end.
+pub(crate) async fn get_with(address: SocketAddr, host: &str, path: &str, headers: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

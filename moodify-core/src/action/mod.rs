@@ -67,6 +67,7 @@ mod services;
 mod set_cron_jobs;
 mod shift_traffic;
 mod status_page;
+mod testers;
 mod wait;
 
 use std::fmt;
@@ -88,6 +89,7 @@ pub use services::Services;
 pub use set_cron_jobs::{CronJobImage, SetCronJobsParams};
 pub(crate) use shift_traffic::LAG;
 pub use shift_traffic::ShiftParams;
+pub use testers::AdmitParams;
 
 /// The names of the kinds of step that moodify brings along.
 pub mod kinds {
@@ -97,6 +99,10 @@ pub mod kinds {
     pub const DEPLOY_CANARY: &str = "deploy-canary";
     /// Sizes the canaries and sends them a share of the traffic.
     pub const SHIFT_TRAFFIC: &str = "shift-traffic";
+    /// Sends the requests of testers to the new version.
+    pub const ADMIT_TESTERS: &str = "admit-testers";
+    /// Sends the requests of testers where all go.
+    pub const DISMISS_TESTERS: &str = "dismiss-testers";
     /// Watches the new version for a time.
     pub const BAKE: &str = "bake";
     /// Rolls the stable workloads to the new version, while the canaries carry the traffic.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{
     Action, CheckContext, Observed, StepContext, approval, backup, bake, baseline, deploy_canary, hand_over, kinds,
     notify, probe, promote, recreate, restore, retire_canary, retire_old, return_traffic, roll_batch, run_job,
-    set_cron_jobs, shift_traffic, status_page, wait,
+    set_cron_jobs, shift_traffic, status_page, testers, wait,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Step;
@@ -37,6 +37,8 @@ impl Registry {
             .register(kinds::BASELINE, baseline::TakeBaseline)
             .register(kinds::DEPLOY_CANARY, deploy_canary::DeployCanary)
             .register(kinds::SHIFT_TRAFFIC, shift_traffic::ShiftTraffic)
+            .register(kinds::ADMIT_TESTERS, testers::AdmitTesters)
+            .register(kinds::DISMISS_TESTERS, testers::DismissTesters)
             .register(kinds::BAKE, bake::Bake)
             .register(kinds::PROMOTE, promote::Promote { after_canary: true })
             .register(kinds::ROLL, promote::Promote { after_canary: false })

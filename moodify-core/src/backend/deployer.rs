@@ -217,7 +217,7 @@ pub struct Change {
 ///   wait with [`watch`](Self::watch). Each is idempotent: if all is as asked for already, nothing is written.
 /// - Configuration that ships with a version ([`Service::config`](crate::model::Service)) is made before anything refers
 ///   to it, by `deploy` and `set_image`, and never changed. `remove` deletes what was made so and no version can need any
-///   more; what `deploy` or `set_image` would refer to and is not there is [`ErrorKind::NotFound`].
+///   more. What is to be there already is not looked for: it may be a secret that moodify may not even see.
 /// - `scale` and `set_image` compare before they write, and the comparison holds at the moment of the write.
 /// - Where two workloads take turns, the canary is the one that does not serve. Scaled to nothing it is nobody's: it is
 ///   not seen, and any run may deploy it. `remove` leaves of it what costs nothing, and refuses while the service's

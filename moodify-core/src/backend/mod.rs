@@ -22,6 +22,7 @@ mod probe;
 mod replica_ratio;
 mod retention;
 mod status_page;
+mod tester_routes;
 mod traffic;
 
 use std::collections::BTreeMap;
@@ -45,6 +46,7 @@ pub use probe::{Probe, ProbeRequest, ProbeResult};
 pub use replica_ratio::ReplicaRatio;
 pub use retention::Retention;
 pub use status_page::{Incident, IncidentStatus, IncidentUpdate, StatusPage};
+pub use tester_routes::{TesterRoutes, Testers};
 pub use traffic::{Granularity, RouterCapabilities, Traffic, TrafficRouter, Verification, WeightChange};
 
 #[cfg(feature = "testing")]
@@ -59,6 +61,7 @@ pub(crate) mod mocks {
     pub use super::notifier::MockNotifier;
     pub use super::probe::MockProbe;
     pub use super::status_page::MockStatusPage;
+    pub use super::tester_routes::MockTesterRoutes;
     pub use super::traffic::MockTrafficRouter;
 }
 
@@ -78,6 +81,8 @@ pub struct Backends {
     pub deployer: Option<Arc<dyn Deployer>>,
     /// Divide traffic, by the name that services use.
     pub routers: BTreeMap<String, Arc<dyn TrafficRouter>>,
+    /// Send testers to the new version, by the name of the router.
+    pub tester_routes: BTreeMap<String, Arc<dyn TesterRoutes>>,
     /// Sees pods, events and logs.
     pub diagnostics: Option<Arc<dyn Diagnostics>>,
     /// Runs programs to their end.
@@ -113,6 +118,19 @@ impl Backends {
     /// [`ErrorKind::Unsupported`] if there is none.
     pub fn router(&self, name: &str) -> Result<&Arc<dyn TrafficRouter>> {
         named(&self.routers, "traffic router", name)
+    }
+
+    /// The routes for testers of the router of that name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if it has none.
+    pub fn tester_routes(&self, router: &str) -> Result<&Arc<dyn TesterRoutes>> {
+        self.tester_routes.get(router).ok_or_else(|| {
+            let known: Vec<&str> = self.tester_routes.keys().map(String::as_str).collect();
+            let message = format!("the router {router:?} has no routes for testers");
+            let hint = format!("leave `testers` out, or take one that has: {}", known.join(", "));
+            Error::new(ErrorKind::Unsupported, "moodify", "find a backend", message).hint(hint)
+        })
     }
 
     /// The diagnostics.
@@ -213,6 +231,7 @@ fn named<'a, T: ?Sized>(all: &'a BTreeMap<String, Arc<T>>, what: &str, name: &st
 fn object_safe(
     _: &dyn Deployer,
     _: &dyn TrafficRouter,
+    _: &dyn TesterRoutes,
     _: &dyn Diagnostics,
     _: &dyn Jobs,
     _: &dyn BackupStore,

@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Bake, Canary};
+use super::{Bake, Canary, TestingFirst};
 use crate::analysis::Analysis;
 use crate::model::{Period, Weight};
 
@@ -28,6 +28,9 @@ pub struct BlueGreen {
     pub analysis: Analysis,
     /// How long the new version's instances may take to become ready, for each weight.
     pub ready_deadline: Period,
+    /// Testers who see the new version before it gets a share of the traffic, where the router has routes for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub testers: Option<TestingFirst>,
     /// How long the version before keeps its instances after it has handed over.
     pub keep: Period,
 }
@@ -36,8 +39,8 @@ impl Default for BlueGreen {
     /// The runbook's blue-green deployment (section 3): 10, 50 and 100 % with a bake of 15 minutes each; what served
     /// before stays for 30 minutes.
     fn default() -> Self {
-        let Canary { weights, bake, analysis, ready_deadline } = Canary::default();
-        Self { weights, bake, analysis, ready_deadline, keep: Period::from_mins(30) }
+        let Canary { weights, bake, analysis, ready_deadline, testers } = Canary::default();
+        Self { weights, bake, analysis, ready_deadline, testers, keep: Period::from_mins(30) }
     }
 }
 
@@ -50,7 +53,7 @@ impl BlueGreen {
 
     /// The part of it that is the same as of a canary.
     pub(super) fn rising(&self) -> Canary {
-        let Self { weights, bake, analysis, ready_deadline, keep: _ } = self.clone();
-        Canary { weights, bake, analysis, ready_deadline }
+        let Self { weights, bake, analysis, ready_deadline, testers, keep: _ } = self.clone();
+        Canary { weights, bake, analysis, ready_deadline, testers }
     }
 }

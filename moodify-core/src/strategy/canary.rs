@@ -3,6 +3,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use super::TestingFirst;
 use crate::analysis::Analysis;
 use crate::model::{Period, Weight};
 
@@ -26,6 +27,9 @@ pub struct Canary {
     pub analysis: Analysis,
     /// How long the new version's instances may take to become ready, for each weight.
     pub ready_deadline: Period,
+    /// Testers who see the new version before it gets a share of the traffic, where the router has routes for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub testers: Option<TestingFirst>,
 }
 
 impl Default for Canary {
@@ -36,6 +40,7 @@ impl Default for Canary {
             bake: Bake::Same(Period::from_mins(15)),
             analysis: Analysis::default(),
             ready_deadline: Period::from_mins(10),
+            testers: None,
         }
     }
 }
@@ -55,6 +60,9 @@ impl Canary {
         }
         if self.ready_deadline == Period::ZERO {
             problems.push(("/ready-deadline".to_owned(), "no time at all for instances to become ready".to_owned()));
+        }
+        if let Some(testers) = &self.testers {
+            problems.extend(testers.testers().problems().into_iter().map(|(at, what)| (format!("/testers{at}"), what)));
         }
         problems.extend(self.analysis_problems());
         problems

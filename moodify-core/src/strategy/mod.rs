@@ -5,8 +5,10 @@ mod canary;
 mod ratio;
 mod rolling;
 mod steps;
+mod testers;
 
 pub use blue_green::BlueGreen;
 pub use canary::{Bake, Canary};
 pub use ratio::{Split, batch, split};
 pub use rolling::{Recreate, Rolling};
+pub use testers::TestingFirst;

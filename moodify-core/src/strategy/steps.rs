@@ -1,8 +1,8 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{BlueGreen, Canary, Recreate, Rolling};
-use crate::action::{BakeParams, LAG, ShiftParams, kinds};
+use super::{BlueGreen, Canary, Recreate, Rolling, TestingFirst};
+use crate::action::{AdmitParams, BakeParams, LAG, ShiftParams, kinds};
 use crate::model::{Period, Phase, RetryPolicy, Step, Weight};
 
 impl Canary {
@@ -20,11 +20,12 @@ impl Canary {
     #[must_use]
     pub fn phases(&self, name: &str) -> Vec<Phase> {
         let mut phases = self.rise(name);
-        let steps = vec![
+        let mut steps = vec![
             step(name, "promote", kinds::PROMOTE, &Value::Null, Some(self.ready_deadline)),
             step(name, "return-traffic", kinds::RETURN_TRAFFIC, &Value::Null, None),
-            step(name, "retire-canary", kinds::RETIRE_CANARY, &Value::Null, None),
         ];
+        steps.extend(dismissal(name, self.testers.as_ref()));
+        steps.push(step(name, "retire-canary", kinds::RETIRE_CANARY, &Value::Null, None));
         phases.push(Phase { name: format!("{name}: promote"), parallel: false, steps });
         phases
     }
@@ -41,6 +42,7 @@ impl Canary {
                 step(name, "deploy", kinds::DEPLOY_CANARY, &json!({"weight": first}), ready),
             ],
         }];
+        phases.extend(self.testers.as_ref().map(|testers| testers.phase(name)));
         for (index, &weight) in self.weights.iter().enumerate() {
             let percent = weight.percent();
             let shift = ShiftParams { weight, services: Vec::new() };
@@ -76,14 +78,12 @@ impl BlueGreen {
         let mut phases = self.rising().rise(name);
         let ready = Some(self.ready_deadline);
         let keep = json!({"period": self.keep});
-        phases.push(Phase {
-            name: format!("{name}: hand over"),
-            parallel: false,
-            steps: vec![
-                step(name, "hand-over", kinds::HAND_OVER, &Value::Null, Some(moving(self.ready_deadline))),
-                step(name, "return-traffic", kinds::RETURN_TRAFFIC, &Value::Null, None),
-            ],
-        });
+        let mut steps = vec![
+            step(name, "hand-over", kinds::HAND_OVER, &Value::Null, Some(moving(self.ready_deadline))),
+            step(name, "return-traffic", kinds::RETURN_TRAFFIC, &Value::Null, None),
+        ];
+        steps.extend(dismissal(name, self.testers.as_ref()));
+        phases.push(Phase { name: format!("{name}: hand over"), parallel: false, steps });
         phases.push(Phase {
             name: format!("{name}: keep"),
             parallel: false,
@@ -156,6 +156,22 @@ impl Recreate {
         ];
         vec![prepare(name), Phase { name: format!("{name}: recreate"), parallel: false, steps }]
     }
+}
+
+impl TestingFirst {
+    /// Lets the testers in, and gives them their time.
+    fn phase(&self, name: &str) -> Phase {
+        let admit = AdmitParams { testers: self.testers(), services: Vec::new() };
+        let mut steps = vec![step(name, "admit-testers", kinds::ADMIT_TESTERS, &admit, None)];
+        let wait = |period: Period| step(name, "testers", kinds::WAIT, &json!({"period": period}), None);
+        steps.extend(self.period.map(wait));
+        Phase { name: format!("{name}: testers"), parallel: false, steps }
+    }
+}
+
+/// Sends the testers where all go.
+fn dismissal(name: &str, testers: Option<&TestingFirst>) -> Option<Step> {
+    testers.map(|_| step(name, "dismiss-testers", kinds::DISMISS_TESTERS, &Value::Null, None))
 }
 
 /// Looks at what serves.

@@ -15,5 +15,6 @@ mod peers;
 mod saga;
 mod scenarios;
 mod single;
+mod testers;
 mod time;
 mod traps;

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::list::{self, Destination};
 use super::rule::{Edit, Kind, Place, Rule, Services, remembered};
+use super::testers;
 
 /// The largest weight that the Gateway API allows.
 const LARGEST: u64 = 1_000_000;
@@ -35,7 +36,10 @@ impl Destination for Gateway {
 impl Kind for Gateway {
     fn rules(&self, route: &Value, services: &Services) -> Vec<Rule> {
         let rules = route["spec"]["rules"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let divided = rules.iter().enumerate().filter_map(|(index, rule)| {
+        // Those for testers are not about shares.
+        let of_testers = testers::made(route);
+        let others = rules.iter().enumerate().filter(|(_, rule)| !of_testers.contains(rule));
+        let divided = others.filter_map(|(index, rule)| {
             let (name, path) = (format!("rule {}", index + 1), format!("/spec/rules/{index}/backendRefs"));
             list::rule(self, name, path, rule["backendRefs"].as_array()?, services)
         });

@@ -10,6 +10,7 @@ mod nginx;
 mod router;
 mod rule;
 mod selector;
+mod testers;
 mod traefik;
 
 pub use kind::Router;
@@ -17,3 +18,4 @@ pub(crate) use kind::preview;
 pub use nginx::NginxRouter;
 pub use router::RouteRouter;
 pub use selector::SelectorRouter;
+pub(crate) use testers::GatewayTesters;

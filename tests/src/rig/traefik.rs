@@ -35,6 +35,16 @@ impl Traefik {
         self.address
     }
 
+    /// What it answers to one request for `host` with these header lines: status and body.
+    ///
+    /// # Panics
+    ///
+    /// When the answer breaks off.
+    pub async fn ask(&self, host: &str, headers: &[(&str, &str)]) -> (u16, String) {
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        http::get_with(self.address, host, "/", &lines).await.expect("an answer")
+    }
+
     /// Waits until requests for `host` are answered with 200.
     ///
     /// # Panics

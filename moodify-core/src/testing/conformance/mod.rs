@@ -14,6 +14,7 @@ mod journal;
 mod router;
 mod single;
 mod stores;
+mod testers;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub use journal::journal_store;
 pub use router::{RouterHarness, traffic_router};
 pub use single::single;
 pub use stores::{CacheHarness, cache_admin, status_page};
+
+pub use testers::{TestersHarness, tester_routes};
 
 use crate::context::{CallContext, IdempotencyKey};
 use crate::error::{ErrorKind, Result};

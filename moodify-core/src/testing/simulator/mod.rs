@@ -13,6 +13,7 @@ mod scenario;
 mod service;
 mod state;
 mod surroundings;
+mod testers;
 mod workload;
 mod world;
 
@@ -154,12 +155,20 @@ impl Simulator {
             ..Backends::default()
         };
         for name in ["http-route", RATIO, NAME] {
-            backends.routers.insert(name.to_owned(), self.router(name));
+            self.add_router(&mut backends, name);
         }
         self.add_metrics(&mut backends, sources::DEFAULT);
         self.add_metrics(&mut backends, "json");
         self.add_named(&mut backends, "simulated");
         backends
+    }
+
+    /// A router, with routes for testers if it has weights.
+    fn add_router(&self, backends: &mut Backends, name: &str) {
+        backends.routers.insert(name.to_owned(), self.router(name));
+        if ![RATIO, NAME].contains(&name) {
+            backends.tester_routes.insert(name.to_owned(), self.facet(name));
+        }
     }
 
     fn add_metrics(&self, backends: &mut Backends, name: &str) {
@@ -179,7 +188,7 @@ impl Simulator {
         let mut backends = self.backends();
         for service in &plan.release.services {
             let name = &service.traffic.router;
-            backends.routers.insert(name.clone(), self.router(name));
+            self.add_router(&mut backends, name);
         }
         for (_, step) in plan.steps() {
             self.add_names_in(&mut backends, &step.with);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::backend::PodState;
+use crate::backend::{PodState, Testers};
 use crate::model::{Color, ConfigRefs, ConfigVersion, ImageRef, Layout, Target, Track, Weight};
 
 use super::scenario::{Behaviour, Edit, Edited, Scenario};
@@ -97,6 +97,8 @@ pub(super) struct SimService {
     pub(super) canary: Option<Running>,
     pub(super) route: Option<Route>,
     pub(super) name: Name,
+    /// Whose requests go to the canary whatever its weight is.
+    pub(super) testers: Option<Testers>,
     /// The configuration objects that were made for versions of it, with their contents.
     pub(super) made: BTreeMap<String, BTreeMap<String, String>>,
     pub(super) flow: Flow,
@@ -110,7 +112,18 @@ impl SimService {
         let flow =
             Flow { at: Duration::ZERO, service, weight: Weight::ZERO, shares: BTreeMap::new(), lost: f64::INFINITY };
         let name = Name { stands_for: Color::Blue, in_force: Color::Blue, due: None };
-        Self { target, initial, stable, canary: None, route, name, made: BTreeMap::new(), flow, peaks: BTreeMap::new() }
+        Self {
+            target,
+            initial,
+            stable,
+            canary: None,
+            route,
+            name,
+            testers: None,
+            made: BTreeMap::new(),
+            flow,
+            peaks: BTreeMap::new(),
+        }
     }
 
     /// The workload that has this part in a release of `target`.

@@ -10,7 +10,7 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::backend::Workload;
+use crate::backend::{Testers, Workload};
 use crate::clock::{Clock, TokioClock};
 use crate::context::{CallContext, IdempotencyKey};
 use crate::error::{Effect, ErrorKind, Result};
@@ -59,6 +59,8 @@ pub struct ServiceView {
     pub canary: Option<(RunId, Workload)>,
     /// The canary's weight in the routing object, if there is one.
     pub route: Option<Weight>,
+    /// Whose requests go to the canary whatever its weight is.
+    pub testers: Option<Testers>,
     /// The configuration objects that were made for versions of it, with their contents.
     pub made: BTreeMap<String, BTreeMap<String, String>>,
     /// How traffic flows.
@@ -199,6 +201,7 @@ impl World {
                     .and_then(|running| running.owner.clone())
                     .zip(state.workload(&service.target, Track::Canary)),
                 route: service.route.as_ref().map(|route| route.weight),
+                testers: service.testers.clone(),
                 made: service.made.clone(),
                 flow: service.flow.clone(),
             };

@@ -52,6 +52,12 @@ pub(crate) fn step_words(step: &Step) -> String {
         kinds::BASELINE => "look at what serves now".to_owned(),
         kinds::DEPLOY_CANARY => "start the new version beside the old one".to_owned(),
         kinds::SHIFT_TRAFFIC => format!("send {} % of the traffic to the new version", weight()),
+        kinds::ADMIT_TESTERS => {
+            let testers = &step.with["testers"];
+            let word = |key: &str| testers[key].as_str().unwrap_or_default();
+            format!("send requests with {}: {} to the new version", word("header"), word("value"))
+        }
+        kinds::DISMISS_TESTERS => "send testers where all go".to_owned(),
         kinds::BAKE => format!("watch it at {} % for {}", weight(), text("period")),
         kinds::PROMOTE => "roll the stable workloads to the new version".to_owned(),
         kinds::ROLL => "roll the stable workloads at once".to_owned(),
