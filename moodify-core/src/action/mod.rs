@@ -65,6 +65,7 @@ mod roll_batch;
 mod services;
 mod shift_traffic;
 mod status_page;
+mod template;
 mod wait;
 
 use std::fmt;

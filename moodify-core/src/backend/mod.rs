@@ -21,6 +21,7 @@ mod probe;
 mod replica_ratio;
 mod retention;
 mod status_page;
+mod status_pages;
 mod traffic;
 
 use std::collections::BTreeMap;
@@ -38,11 +39,12 @@ pub use deployer::{
 };
 pub use diagnostics::{Diagnostics, LogRequest, PodState, Pods};
 pub use metric_source::{Measurement, MetricQuery, MetricSource};
-pub use notifier::{Notification, Notifier, Urgency};
+pub use notifier::{Audience, Link, Notification, Notifier, Urgency};
 pub use probe::{Probe, ProbeRequest, ProbeResult};
 pub use replica_ratio::ReplicaRatio;
 pub use retention::Retention;
-pub use status_page::{Incident, IncidentStatus, IncidentUpdate, StatusPage};
+pub use status_page::{Incident, IncidentStatus, IncidentUpdate, Maintenance, StatusPage, StatusPageCapabilities};
+pub use status_pages::StatusPages;
 pub use traffic::{Granularity, RouterCapabilities, Traffic, TrafficRouter, Verification, WeightChange};
 
 #[cfg(feature = "testing")]

@@ -9,8 +9,10 @@ mod backups;
 mod deployer;
 mod figures;
 mod journal;
+mod notifier;
 mod router;
 mod single;
+mod status_page;
 mod stores;
 
 use std::fmt::Debug;
@@ -22,9 +24,11 @@ pub use backups::backup_store;
 pub use deployer::{DeployerHarness, deployer};
 pub use figures::{MetricHarness, metric_source};
 pub use journal::journal_store;
+pub use notifier::{NotifierHarness, notifier};
 pub use router::{RouterHarness, traffic_router};
 pub use single::single;
-pub use stores::{CacheHarness, cache_admin, status_page};
+pub use status_page::status_page;
+pub use stores::{CacheHarness, cache_admin};
 
 use crate::context::{CallContext, IdempotencyKey};
 use crate::error::{ErrorKind, Result};
