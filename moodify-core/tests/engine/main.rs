@@ -10,6 +10,7 @@ mod common;
 mod crash;
 mod ownership;
 mod peers;
+mod people;
 mod saga;
 mod scenarios;
 mod single;
