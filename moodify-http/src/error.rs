@@ -179,6 +179,7 @@ pub(crate) fn from_smtp(operation: &'static str, server: &str, error: lettre::tr
 
     let refused = chain(&error).find_map(|e| e.downcast_ref::<io::Error>()).map(io::Error::kind)
         == Some(io::ErrorKind::ConnectionRefused);
+    let tls = error.is_tls() || tls_error(&error).is_some();
     let code = error.status().map(u16::from);
     let (kind, effect, hint) = match code {
         // Who refuses has sent nothing on.
@@ -187,9 +188,8 @@ pub(crate) fn from_smtp(operation: &'static str, server: &str, error: lettre::tr
         Some(code) if code < 500 => (Unavailable, Effect::None, None),
         Some(_) => (Invalid, Effect::None, None),
         None if refused => (Unavailable, Effect::None, None),
-        None if error.is_tls() => {
-            (Unavailable, Effect::None, Some("mend the server's certificate, or name its CA in `ca-file`"))
-        }
+        // Nothing is sent before TLS stands.
+        None if tls => (Unavailable, Effect::None, Some("mend the server's certificate, or name its CA in `ca-file`")),
         None if error.is_client() => (Invalid, Effect::None, None),
         None if error.is_timeout() => (Timeout, Effect::Unknown, None),
         None => (Unavailable, Effect::Unknown, None),
@@ -199,7 +199,6 @@ pub(crate) fn from_smtp(operation: &'static str, server: &str, error: lettre::tr
         Some(code) => format!("answered {code}: {said}"),
         None => said,
     };
-    let tls = error.is_tls();
     let mut mapped = Error::new(kind, crate::smtp::BACKEND, operation, message).effect(effect).on(server);
     if tls {
         mapped = mapped.transient(false);

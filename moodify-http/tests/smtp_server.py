@@ -49,8 +49,8 @@ handler = Handler()
 
 def session():
     if tls is None:
-        return SMTP(handler)
-    return SMTP(handler, tls_context=tls, require_starttls=True, authenticator=authenticate, auth_required=True)
+        return SMTP(handler, hostname="localhost")
+    return SMTP(handler, hostname="localhost", tls_context=tls, require_starttls=True, authenticator=authenticate, auth_required=True)
 
 
 async def main():
