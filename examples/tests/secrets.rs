@@ -25,7 +25,7 @@ use moodify_aws::{ApiConfig, DocumentDbBackups, DocumentDbConfig};
 use moodify_core::action::{Action, Observed, Registry, StepContext};
 use moodify_core::backend::{
     BackupRequest, BackupStore, CacheAdmin, DeleteRequest, IncidentStatus, IncidentUpdate, MetricQuery, Notification,
-    ProbeRequest, Urgency,
+    ProbeRequest,
 };
 use moodify_core::event::ProgressKind;
 use moodify_core::journal::FileJournal;
@@ -282,7 +282,7 @@ async fn ask(seen: &Seen, backends: &Backends, echo: &str, redis: &str) {
     let target = plan().targets().remove(0);
     let query = |name: &str| MetricQuery::new(name, target.clone(), Track::Canary, "web", "v2");
     let update = || IncidentUpdate { status: IncidentStatus::Investigating, message: "m".to_owned() };
-    let said = Notification { title: "t".to_owned(), body: "b".to_owned(), urgency: Urgency::default() };
+    let said = Notification::new("t").with_body("b");
     let session = Some(canary("aws-session").into());
     let api = ApiConfig::new("eu-central-1").endpoint(format!("http://{echo}"));
     let api = api.credentials("AKIAMOODIFY", canary("aws"), session);

@@ -11,14 +11,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use common::{secs, target};
+use moodify_core::ErrorKind;
 use moodify_core::analysis::metrics;
 use moodify_core::backend::{
     CacheAdmin, CanarySpec, CronJobRef, Deployer, DeployerExt, JobRequest, JobTemplate, Jobs, MetricQuery,
     MetricSource, TesterRoutes, Testers, TrafficRouter, WeightChange,
 };
 use moodify_core::model::{ConfigVersion, ImageRef, Layout, Target, Track, Weight, WorkloadKind};
-use moodify_core::testing::conformance::{self, CacheHarness, DeployerHarness, MetricHarness, RouterHarness, context};
-use moodify_core::testing::{BackendKind, Behaviour, Edit, Edited, Scenario, Simulator};
+use moodify_core::testing::conformance::{self, CacheHarness, DeployerHarness, MetricHarness, RouterHarness, context, NotifierHarness};
+use moodify_core::testing::{BackendKind, Behaviour, Edit, Edited, Scenario, Simulator, Fault, Rule};
+    CacheAdmin, CanarySpec, Deployer, DeployerExt, MetricQuery, MetricSource, Notifier, StatusPages, TrafficRouter,
+    WeightChange,
 
 const PATIENCE: Duration = secs(300);
 
@@ -298,6 +301,59 @@ async fn cache_admin() {
 
 #[tokio::test(start_paused = true)]
 async fn status_page() {
-    let page = Harness::new("http-route").simulator.backends().status_page.unwrap();
-    conformance::status_page(page.as_ref(), PATIENCE).await;
+    let simulator = Harness::new("http-route").simulator;
+    let page = simulator.backends().status_page.unwrap();
+    conformance::status_page(page.as_ref(), simulator.clock().as_ref(), PATIENCE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_status_pages() {
+    let (one, other) = (Harness::new("http-route").simulator, Harness::new("http-route").simulator);
+    let page = |simulator: &Simulator| simulator.backends().status_page.unwrap();
+    let pages = StatusPages::default().with("one", page(&one)).with("other", page(&other));
+    conformance::status_page(&pages, one.clock().as_ref(), PATIENCE).await;
+    for simulator in [one, other] {
+        let incidents = simulator.world().incidents();
+        assert!(incidents.len() == 4 && incidents.iter().all(|incident| !incident.is_open()), "{incidents:?}");
+    }
+}
+
+struct Channel(Simulator);
+
+#[async_trait]
+impl NotifierHarness for Channel {
+    fn notifier(&self) -> Arc<dyn Notifier> {
+        self.0.backends().notifiers["simulated"].clone()
+    }
+
+    async fn received(&self) -> Vec<String> {
+        self.0
+            .world()
+            .notifications()
+            .iter()
+            .map(|delivery| format!("{:?}", delivery.notification))
+            .map(|text| text.replace("\\n", "\n"))
+            .collect()
+    }
+
+    async fn keys(&self) -> Option<Vec<String>> {
+        Some(self.0.world().notifications().iter().map(|delivery| delivery.key.to_string()).collect())
+    }
+
+    async fn alerts(&self) -> Option<Vec<String>> {
+        None
+    }
+
+    async fn refuse(&self) {
+        self.0.faults().add(Rule::new(Fault::ErrorBefore(ErrorKind::Forbidden)).backend(BackendKind::Notifier));
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn notifier() {
+    conformance::notifier(&Channel(Harness::new("http-route").simulator)).await;
 }

@@ -342,6 +342,7 @@ fn backends_come_under_every_name_that_the_plan_uses() {
                 namespace: target.namespace.clone(),
                 gates: Vec::new(),
                 backups: Vec::new(),
+                audiences: std::collections::BTreeMap::new(),
             },
             release: moodify_core::model::Release { version: "v2".into(), services: vec![target.service] },
             phases: vec![moodify_core::model::Phase { name: "phase".into(), parallel: false, steps }].into(),

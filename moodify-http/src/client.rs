@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use moodify_core::secret::{ExposeSecret, Secret};
 use moodify_core::{CallContext, Error, ErrorKind, IdempotencyKey, Result};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, Method, StatusCode, redirect, retry};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -120,7 +120,16 @@ impl HttpClient {
             request = request.header(ACCEPT, HeaderValue::from_static("application/json"));
         }
         if let Some(token) = call.token {
-            request = request.bearer_auth(token.expose_secret());
+            request = match call.credential {
+                Credential::Bearer => request.bearer_auth(token.expose_secret()),
+                Credential::Prefixed(prefix) => {
+                    request.header(AUTHORIZATION, format!("{prefix} {}", token.expose_secret()))
+                }
+                Credential::Header(name) => request.header(name, token.expose_secret()),
+            };
+        }
+        for (name, value) in &call.headers {
+            request = request.header(*name, value);
         }
         if let Some(key) = call.key {
             request = request.header("idempotency-key", key.as_str().as_bytes());
@@ -148,6 +157,13 @@ fn native_roots() -> RootCertStore {
     roots
 }
 
+/// How a request shows its token.
+enum Credential {
+    Bearer,
+    Prefixed(&'static str),
+    Header(&'static str),
+}
+
 /// One request, and who makes it.
 pub(crate) struct Call<'a> {
     pub(crate) backend: &'static str,
@@ -155,6 +171,8 @@ pub(crate) struct Call<'a> {
     pub(crate) endpoint: &'a Endpoint,
     pub(crate) method: Method,
     pub(crate) token: Option<&'a Secret>,
+    credential: Credential,
+    headers: Vec<(&'static str, String)>,
     pub(crate) key: Option<&'a IdempotencyKey>,
     pub(crate) body: Option<(&'static str, String)>,
     /// Whether the remote side may have changed once this was sent.
@@ -166,11 +184,40 @@ pub(crate) struct Call<'a> {
 impl<'a> Call<'a> {
     pub(crate) fn new(backend: &'static str, operation: &'static str, method: Method, endpoint: &'a Endpoint) -> Self {
         let changes = !method.is_safe();
-        Self { backend, operation, endpoint, method, token: None, key: None, body: None, changes, discards: false }
+        Self {
+            backend,
+            operation,
+            endpoint,
+            method,
+            token: None,
+            credential: Credential::Bearer,
+            headers: Vec::new(),
+            key: None,
+            body: None,
+            changes,
+            discards: false,
+        }
     }
 
     pub(crate) fn token(mut self, token: Option<&'a Secret>) -> Self {
         self.token = token;
+        self
+    }
+
+    /// A token that stands behind another word than `Bearer`.
+    pub(crate) fn prefixed_token(mut self, prefix: &'static str, token: &'a Secret) -> Self {
+        (self.token, self.credential) = (Some(token), Credential::Prefixed(prefix));
+        self
+    }
+
+    /// A token that has a header of its own.
+    pub(crate) fn token_header(mut self, name: &'static str, token: &'a Secret) -> Self {
+        (self.token, self.credential) = (Some(token), Credential::Header(name));
+        self
+    }
+
+    pub(crate) fn header(mut self, name: &'static str, value: String) -> Self {
+        self.headers.push((name, value));
         self
     }
 

@@ -32,6 +32,13 @@ impl Endpoint {
         below
     }
 
+    /// The same address with this question.
+    pub(crate) fn with_query(&self, pairs: &[(&str, &str)]) -> Self {
+        let mut asked = self.clone();
+        asked.url.query_pairs_mut().clear().extend_pairs(pairs);
+        asked
+    }
+
     pub(crate) fn url(&self) -> &Url {
         &self.url
     }

@@ -172,6 +172,43 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(after.min(RETRY_AFTER_LIMIT))
 }
 
+/// A mail server refused, or could not be reached.
+#[cfg(feature = "smtp")]
+pub(crate) fn from_smtp(operation: &'static str, server: &str, error: lettre::transport::smtp::Error) -> Error {
+    use ErrorKind::{Invalid, Timeout, Unauthenticated, Unavailable};
+
+    let refused = chain(&error).find_map(|e| e.downcast_ref::<io::Error>()).map(io::Error::kind)
+        == Some(io::ErrorKind::ConnectionRefused);
+    let tls = error.is_tls() || tls_error(&error).is_some();
+    let code = error.status().map(u16::from);
+    let (kind, effect, hint) = match code {
+        // Who refuses has sent nothing on.
+        Some(530 | 534 | 535 | 538) => (Unauthenticated, Effect::None, Some("check user and password")),
+        Some(550 | 551 | 553) => (Invalid, Effect::None, Some("check the addresses of sender and receivers")),
+        Some(code) if code < 500 => (Unavailable, Effect::None, None),
+        Some(_) => (Invalid, Effect::None, None),
+        None if refused => (Unavailable, Effect::None, None),
+        // Nothing is sent before TLS stands.
+        None if tls => (Unavailable, Effect::None, Some("mend the server's certificate, or name its CA in `ca-file`")),
+        None if error.is_client() => (Invalid, Effect::None, None),
+        None if error.is_timeout() => (Timeout, Effect::Unknown, None),
+        None => (Unavailable, Effect::Unknown, None),
+    };
+    let said = secret::redact(&reason(&error)).into_owned();
+    let message = match code {
+        Some(code) => format!("answered {code}: {said}"),
+        None => said,
+    };
+    let mut mapped = Error::new(kind, crate::smtp::BACKEND, operation, message).effect(effect).on(server);
+    if tls {
+        mapped = mapped.transient(false);
+    }
+    if let Some(hint) = hint {
+        mapped = mapped.hint(hint);
+    }
+    mapped.with_source(error)
+}
+
 fn http_date(text: &str) -> Option<Timestamp> {
     jiff::fmt::rfc2822::parse(text.trim()).ok().map(|zoned| zoned.timestamp())
 }

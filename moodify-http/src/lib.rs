@@ -9,7 +9,12 @@
 //! | [`JsonSource`] | `MetricSource`, `"json"` | any endpoint that answers with JSON |
 //! | [`HttpProbe`] | `Probe` | any endpoint |
 //! | [`RunbookStatusPage`] | `StatusPage` | the runbook's own status page |
-//! | [`SlackNotifier`], [`WebhookNotifier`] | `Notifier` | chat, and programs |
+//! | [`AtlassianStatuspage`], [`CachetPage`] | `StatusPage` | Atlassian Statuspage, Cachet |
+//! | [`AlertmanagerSilence`] | `StatusPage` | Alertmanager: silent while the incident is open |
+//! | [`SlackNotifier`], [`TeamsNotifier`] | `Notifier` | chat |
+//! | [`PagerDutyNotifier`], [`OpsgenieNotifier`] | `Notifier` | who wakes people |
+//! | [`WebhookNotifier`] | `Notifier` | programs, signed if they share a secret |
+//! | `SmtpNotifier`, with the feature `smtp` | `Notifier` | mail servers |
 //!
 //! # Promises
 //! - A call ends by its context's deadline or cancellation. Nothing is repeated: retries belong to the step's policy.
@@ -30,25 +35,45 @@
 //! # }
 //! ```
 
+mod alertmanager;
+mod atlassian;
+mod cachet;
 mod client;
 mod config;
 mod endpoint;
 mod error;
 mod json;
+mod opsgenie;
+mod pace;
+mod pagerduty;
 mod probe;
 mod prometheus;
+mod signature;
 mod slack;
+#[cfg(feature = "smtp")]
+mod smtp;
 mod status_page;
+mod teams;
+mod text;
 mod webhook;
 
+pub use alertmanager::{AlertmanagerSilence, Matcher};
+pub use atlassian::AtlassianStatuspage;
+pub use cachet::CachetPage;
 pub use client::HttpClient;
 pub use config::{
-    HttpConfig, JsonConfig, JsonMetricConfig, NotifierConfig, NotifierKind, ProbeConfig, PrometheusConfig,
-    StatusPageConfig,
+    HttpConfig, JsonConfig, JsonMetricConfig, MailConfig, NotifierConfig, NotifierKind, ProbeConfig, PrometheusConfig,
+    SmtpSecurity, StatusPageConfig, StatusPageKind,
 };
 pub use json::{JsonMetric, JsonSource, JsonUnit};
+pub use opsgenie::OpsgenieNotifier;
+pub use pagerduty::PagerDutyNotifier;
 pub use probe::HttpProbe;
 pub use prometheus::PrometheusSource;
+pub use signature::{SIGNATURE_HEADER, verify_signature};
 pub use slack::SlackNotifier;
+#[cfg(feature = "smtp")]
+pub use smtp::SmtpNotifier;
 pub use status_page::RunbookStatusPage;
+pub use teams::TeamsNotifier;
 pub use webhook::WebhookNotifier;

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::client::{Call, HttpClient};
 use crate::endpoint::Endpoint;
+use crate::text::{cut, one_line};
 
 const BACKEND: &str = "slack";
 
@@ -47,32 +48,37 @@ impl Notifier for SlackNotifier {
 /// The message in Slack's own markup.
 fn text(notification: &Notification) -> String {
     let mark = match notification.urgency {
+        _ if notification.resolved => ":white_check_mark: ",
         Urgency::Info => "",
         Urgency::Warning => ":warning: ",
         Urgency::Critical => ":rotating_light: ",
     };
-    let Notification { title, body, .. } = notification;
+    let (title, body) = (one_line(&notification.title), &notification.body);
     let text = if body.is_empty() { format!("{mark}*{title}*") } else { format!("{mark}*{title}*\n{body}") };
-    let text = match text.char_indices().nth(TEXT_LIMIT) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
-    };
     // Otherwise `<!channel>` in somebody's error message would wake the whole company.
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let text = escaped(&cut(&text, TEXT_LIMIT));
+    match &notification.link {
+        Some(link) => format!("{text}\n<{}>", escaped(link.as_str())),
+        None => text,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use moodify_core::backend::Link;
+
     use super::*;
 
     #[test]
     fn a_message_is_marked_escaped_and_cut() {
         let mut notification =
-            Notification { title: "5xx > 5 %".into(), body: "<!channel> & co".into(), urgency: Urgency::Critical };
+            Notification::new("5xx > 5 %").with_body("<!channel> & co").with_urgency(Urgency::Critical);
         assert_eq!(text(&notification), ":rotating_light: *5xx &gt; 5 %*\n&lt;!channel&gt; &amp; co");
         notification.body = "ä".repeat(10_000);
-        assert_eq!(text(&notification).replace("&gt;", ">").chars().count(), TEXT_LIMIT + 3);
-        notification = Notification { title: "done".into(), body: String::new(), urgency: Urgency::Info };
-        assert_eq!(text(&notification), "*done*");
+        assert_eq!(text(&notification).replace("&gt;", ">").chars().count(), TEXT_LIMIT);
+        notification = Notification::new("done").with_link(Link::new("https://host/?a=1&b=2").unwrap());
+        assert_eq!(text(&notification), "*done*\n<https://host/?a=1&amp;b=2>");
+        assert_eq!(text(&Notification::new("done").resolved()), ":white_check_mark: *done*");
     }
 }

@@ -1,5 +1,7 @@
 use async_trait::async_trait;
-use moodify_core::backend::{Incident, IncidentStatus, IncidentUpdate, StatusPage};
+use moodify_core::backend::{
+    Incident, IncidentStatus, IncidentUpdate, Maintenance, StatusPage, StatusPageCapabilities,
+};
 use moodify_core::secret::Secret;
 use moodify_core::{CallContext, Error, ErrorKind, IdempotencyKey, Result};
 use reqwest::Method;
@@ -61,7 +63,14 @@ impl RunbookStatusPage {
 
 #[async_trait]
 impl StatusPage for RunbookStatusPage {
+    fn capabilities(&self) -> StatusPageCapabilities {
+        StatusPageCapabilities::new(false)
+    }
+
     async fn open(&self, cx: &CallContext, update: &IncidentUpdate) -> Result<Incident> {
+        if update.status == IncidentStatus::Scheduled {
+            return Err(no_maintenance("open incident"));
+        }
         if let Some(adopted) = self.find(cx).await? {
             return Ok(adopted);
         }
@@ -71,14 +80,18 @@ impl StatusPage for RunbookStatusPage {
             .json(&Sent { update, key: Some(cx.key()) })?;
         let answer = self.client.send_ok(cx, &call).await?;
         let id = answer.json::<Opened>(&call)?.id;
-        let id = text(&id).ok_or_else(|| error::not_understood(&call, &answer, &"the incident has no `id`"))?;
-        Ok(incident(id, update))
+        let id = id_text(&id).ok_or_else(|| error::not_understood(&call, &answer, &"the incident has no `id`"))?;
+        Ok(Incident::after(id, update))
+    }
+
+    async fn schedule(&self, _: &CallContext, _: &Maintenance) -> Result<Incident> {
+        Err(no_maintenance("schedule maintenance"))
     }
 
     async fn find(&self, cx: &CallContext) -> Result<Option<Incident>> {
         let ours = |listed: &Listed| listed.key.as_deref() == Some(cx.key().as_str());
         let Some(found) = self.open_ones(cx).await?.into_iter().find(ours) else { return Ok(None) };
-        let id = text(&found.id).ok_or_else(|| {
+        let id = id_text(&found.id).ok_or_else(|| {
             Error::new(ErrorKind::Invalid, BACKEND, "find incident", "our incident is listed without an `id`")
                 .on(self.incidents.to_string())
         })?;
@@ -88,18 +101,18 @@ impl StatusPage for RunbookStatusPage {
     }
 
     async fn update(&self, cx: &CallContext, id: &str, update: &IncidentUpdate) -> Result<Incident> {
-        if matches!(id, "" | "." | "..") {
-            let message = format!("{id:?} is not the id of an incident");
-            return Err(Error::new(ErrorKind::Invalid, BACKEND, "update incident", message));
+        if update.status == IncidentStatus::Scheduled {
+            return Err(no_maintenance("update incident"));
         }
+        checked_id(BACKEND, "update incident", id)?;
         let same = |listed: &Listed| {
-            text(&listed.id).as_deref() == Some(id)
+            id_text(&listed.id).as_deref() == Some(id)
                 && listed.status == Some(update.status)
                 && listed.message.as_ref() == Some(&update.message)
         };
         match self.open_ones(cx).await {
             // Customers are not told twice what they read already.
-            Ok(open) if open.iter().any(same) => return Ok(incident(id.to_owned(), update)),
+            Ok(open) if open.iter().any(same) => return Ok(Incident::after(id, update)),
             Ok(_) => {}
             // What was opened is closed, also while the list is out of order.
             Err(e) => tracing::debug!(error = %e, "updating without knowing what customers read now"),
@@ -109,12 +122,31 @@ impl StatusPage for RunbookStatusPage {
             .token(Some(&self.token))
             .json(&Sent { update, key: None })?;
         let _: Answer = self.client.send_ok(cx, &call).await?;
-        Ok(incident(id.to_owned(), update))
+        Ok(Incident::after(id, update))
     }
 }
 
-fn incident(id: String, update: &IncidentUpdate) -> Incident {
-    Incident { id, status: update.status, message: update.message.clone() }
+fn no_maintenance(operation: &'static str) -> Error {
+    let message = "the runbook's status page has no place for maintenances";
+    Error::new(ErrorKind::Unsupported, BACKEND, operation, message).hint("open an incident when it begins")
+}
+
+/// An id that is one segment of a path, and not another path.
+pub(crate) fn checked_id<'a>(backend: &'static str, operation: &'static str, id: &'a str) -> Result<&'a str> {
+    if !matches!(id, "" | "." | "..") {
+        return Ok(id);
+    }
+    Err(Error::new(ErrorKind::Invalid, backend, operation, format!("{id:?} is not an id")))
+}
+
+/// Refuses a maintenance that ends before it begins.
+pub(crate) fn backwards(backend: &'static str, operation: &'static str, maintenance: &Maintenance) -> Result<()> {
+    if maintenance.from < maintenance.until {
+        return Ok(());
+    }
+    let Maintenance { from, until, .. } = maintenance;
+    let message = format!("it would begin at {from} and end at {until}, which is not after it");
+    Err(Error::new(ErrorKind::Invalid, backend, operation, message))
 }
 
 #[derive(Serialize)]
@@ -151,7 +183,7 @@ struct Opened {
 }
 
 /// An id, whether the page counts or names its incidents.
-fn text(id: &Value) -> Option<String> {
+pub(crate) fn id_text(id: &Value) -> Option<String> {
     match id {
         Value::String(id) if !id.is_empty() => Some(id.clone()),
         Value::Number(id) => Some(id.to_string()),

@@ -32,6 +32,7 @@ fn plan() -> Plan {
             namespace: "moodify-production".to_owned(),
             gates: Vec::new(),
             backups: Vec::new(),
+            audiences: BTreeMap::new(),
         },
         release: Release { version: "v1.2.3".to_owned(), services: vec![backend] },
         phases: Canary::default().phases("rollout").into(),

@@ -254,6 +254,13 @@ impl StepContext {
         self.state().created
     }
 
+    /// The steps so far that should have told people and could not.
+    pub(crate) fn untold(&self) -> Vec<String> {
+        let state = self.state();
+        let failed = |name: &String| matches!(state.status(name), StepStatus::Failed(_));
+        self.plan().steps().map(|(_, step)| step.name.clone()).filter(failed).collect()
+    }
+
     /// Waits until every metric source has answered: what a way back must never do.
     pub(crate) async fn ask_metrics(&self) {
         for target in self.plan().targets() {

@@ -67,6 +67,7 @@ mod services;
 mod set_cron_jobs;
 mod shift_traffic;
 mod status_page;
+mod template;
 mod testers;
 mod wait;
 

@@ -22,6 +22,7 @@ mod probe;
 mod replica_ratio;
 mod retention;
 mod status_page;
+mod status_pages;
 mod tester_routes;
 mod traffic;
 
@@ -41,11 +42,12 @@ pub use deployer::{
 pub use diagnostics::{Diagnostics, LogRequest, PodState, Pods};
 pub use jobs::{CronJobRef, JobPhase, JobRequest, JobState, JobTemplate, Jobs, JobsExt};
 pub use metric_source::{Measurement, MetricQuery, MetricSource};
-pub use notifier::{Notification, Notifier, Urgency};
+pub use notifier::{Audience, Link, Notification, Notifier, Urgency};
 pub use probe::{Probe, ProbeRequest, ProbeResult};
 pub use replica_ratio::ReplicaRatio;
 pub use retention::Retention;
-pub use status_page::{Incident, IncidentStatus, IncidentUpdate, StatusPage};
+pub use status_page::{Incident, IncidentStatus, IncidentUpdate, Maintenance, StatusPage, StatusPageCapabilities};
+pub use status_pages::StatusPages;
 pub use tester_routes::{TesterRoutes, Testers};
 pub use traffic::{Granularity, RouterCapabilities, Traffic, TrafficRouter, Verification, WeightChange};
 

@@ -335,7 +335,7 @@ impl Executor<'_> {
         match result {
             Ok(output) => self.log.append(Record::StepFinished { step: step.name.clone(), output }).await,
             Err(error) => {
-                let wait = next_wait(&step.retry, attempt, &error);
+                let wait = next_wait(&step.retry, attempt, &error).filter(|_| !self.is_again(&step.name));
                 let in_time = cx.deadline.is_none_or(|d| Instant::now() + wait.unwrap_or_default() < d);
                 self.failed(step, attempt, &error, wait.filter(|_| in_time)).await
             }
@@ -426,7 +426,8 @@ impl Executor<'_> {
             Attempt::Done(Err(error)) => {
                 // What was not well yet may be later: the old version needs time to come back.
                 let hopeful = error.is_transient() || matches!(error.kind(), ErrorKind::Unhealthy | ErrorKind::Timeout);
-                let wait = (hopeful && attempt < policy.attempts).then(|| policy.wait_before(attempt + 1));
+                let again = hopeful && attempt < policy.attempts && !self.is_again(name);
+                let wait = again.then(|| policy.wait_before(attempt + 1));
                 let by_hand = if wait.is_some() { Vec::new() } else { self.by_hand() };
                 let (error, retry_in) = (error.to_record(), wait.map(Period::from));
                 let record = Record::UndoFailed { step: name.to_owned(), attempt, error, retry_in, by_hand };
@@ -437,6 +438,11 @@ impl Executor<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Whether the step had failed for good before, and this is its last try.
+    fn is_again(&self, step: &str) -> bool {
+        self.log.state().steps.get(step).is_some_and(|step| step.again)
     }
 
     /// Commands with which a person takes back what is still to be taken back, in order.

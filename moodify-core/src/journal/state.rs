@@ -78,6 +78,8 @@ pub struct StepState {
     pub effects: bool,
     /// Whether it only tells people.
     pub observer: bool,
+    /// Whether it was begun once more after it had failed for good, as the last word to customers is at the end of a run.
+    pub again: bool,
     /// Who said yes to it.
     pub approvals: Vec<Answer>,
     /// Who said no to it.
@@ -101,6 +103,7 @@ impl Default for StepState {
             held: None,
             effects: false,
             observer: false,
+            again: false,
             approvals: Vec::new(),
             rejected: None,
             skipped: None,
@@ -276,6 +279,9 @@ impl RunState {
             Record::StepStarted { step, attempt, effects, pivot, observer } => {
                 self.past_pivot |= pivot;
                 let state = self.step(step);
+                if matches!(state.status, StepStatus::Failed(_)) {
+                    (state.again, state.spent) = (true, Duration::ZERO);
+                }
                 state.status = StepStatus::Running;
                 state.attempts = attempt;
                 state.effects |= effects;
@@ -309,7 +315,11 @@ impl RunState {
                 self.rollback = Some(Box::new(cause));
                 self.paused = None;
             }
-            Record::UndoStarted { step, attempt } => self.step(step).undo = UndoStatus::Running(attempt),
+            Record::UndoStarted { step, attempt } => {
+                let state = self.step(step);
+                state.again |= matches!(state.undo, UndoStatus::Failed(_));
+                state.undo = UndoStatus::Running(attempt);
+            }
             Record::UndoFinished { step } => self.step(step).undo = UndoStatus::Finished,
             Record::UndoFailed { step, error, retry_in, by_hand, .. } => {
                 if retry_in.is_none() {
@@ -453,9 +463,27 @@ impl RunState {
         self.end(Outcome::Completed, summary)
     }
 
-    /// The end, unless people were not told what they should have been.
+    /// The end, unless people were not told what they should have been. The last word to customers is tried once more.
     fn end(&self, outcome: Outcome, summary: String) -> Next {
+        let back = self.rollback.is_some();
+        let last_word = self.last_word(back);
+        if let Some(name) = last_word {
+            let step = &self.steps[name];
+            let owed = if back {
+                matches!(step.undo, UndoStatus::Failed(_))
+            } else {
+                matches!(step.status, StepStatus::Failed(_))
+            };
+            match (owed && !step.again, back) {
+                (false, _) => {}
+                (true, false) => return Next::Run(vec![name.to_owned()]),
+                (true, true) => return Next::Undo(name.to_owned()),
+            }
+        }
+        let speaks = |name: &str| self.plan.step(name).is_some_and(|step| step.action == kinds::STATUS_PAGE);
         let untold = self.steps.iter().filter_map(|(name, step)| match (&step.status, &step.undo) {
+            // What came after it on the page has taken its place.
+            _ if speaks(name) && last_word != Some(name) => None,
             (_, UndoStatus::Failed(error)) if step.observer => Some(format!("{name} could not be taken back: {error}")),
             (StepStatus::Failed(error), UndoStatus::None) if step.observer => Some(format!("{name}: {error}")),
             _ => None,
@@ -465,6 +493,17 @@ impl RunState {
             [] => Next::End(outcome, summary),
             untold => Next::End(Outcome::NeedsAttention, format!("{summary}; but {}", untold.join("; "))),
         }
+    }
+
+    /// The step that says last where the run stands on the status page: what was to be said before it need not be said
+    /// any more. On the way back that is the first one of the plan.
+    fn last_word(&self, back: bool) -> Option<&str> {
+        let speaks = |step: &&Step| {
+            step.action == kinds::STATUS_PAGE && self.steps.get(&step.name).is_some_and(|state| state.observer)
+        };
+        let mut steps = self.plan.steps().map(|(_, step)| step).filter(speaks);
+        let step = if back { steps.next() } else { steps.last() };
+        step.map(|step| step.name.as_str())
     }
 
     fn after_failure(&self, step: &str, error: &ErrorRecord) -> Next {

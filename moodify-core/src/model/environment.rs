@@ -1,6 +1,9 @@
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::backend::Audience;
 use crate::gate::Gate;
 
 /// What an environment is for (runbook, "Deployment Environments").
@@ -32,4 +35,7 @@ pub struct Environment {
     /// plan without that is refused when it is checked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backups: Vec<String>,
+    /// By which notifiers people are told, by audience.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub audiences: BTreeMap<Audience, Vec<String>>,
 }

@@ -83,6 +83,15 @@ impl Checks {
         for (index, store) in environment.backups.iter().enumerate() {
             self.text(&format!("/environment/backups/{index}"), store);
         }
+        for (audience, notifiers) in &environment.audiences {
+            let at = format!("/environment/audiences/{audience}");
+            if notifiers.is_empty() {
+                self.report(&at, "an audience without a notifier hears nothing");
+            }
+            for (index, notifier) in notifiers.iter().enumerate() {
+                self.text(&format!("{at}/{index}"), notifier);
+            }
+        }
         for (index, gate) in environment.gates.iter().enumerate() {
             let at = format!("/environment/gates/{index}");
             match gate {

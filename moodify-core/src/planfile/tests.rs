@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::backend::Audience;
 use crate::strategy::Bake;
 
 const RELEASE: &str = include_str!("../../../examples/plans/moodify-release.yaml");
@@ -40,6 +41,16 @@ fn a_plan_survives_being_written_and_read_again() {
     let (plan, _) = read(RELEASE, "p.yaml").unwrap();
     let written = serde_json::to_string(&plan).unwrap();
     assert_eq!(read(&written, "p.json").unwrap().0, plan);
+}
+
+#[test]
+fn audiences_are_names_of_people_with_names_of_notifiers() {
+    let with =
+        |audiences: &str| MINIMAL.replacen("kind: staging", &format!("kind: staging\n  audiences: {audiences}"), 1);
+    let (plan, _) = read(&with("{on-call: [pager, chat], team: [chat]}"), "p.yaml").unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(plan.environment.audiences[&Audience::OnCall], ["pager", "chat"]);
+    let unknown = complaints_of(&with("{teem: [chat]}")).join("\n");
+    assert!(unknown.contains("unknown value \"teem\"; did you mean \"team\"?"), "{unknown}");
 }
 
 #[test]
@@ -94,6 +105,11 @@ fn each_mistake_is_told_with_its_place() {
         ("name: minimal\n", "", "4:1: the key \"name\" is missing"),
         ("name: minimal\n", "name: ''\n", "4:7: must not be empty"),
         ("kind: staging", "kind: prodction", "7:9: unknown value \"prodction\"; did you mean \"production\"?"),
+        (
+            "kind: staging",
+            "kind: staging\n  audiences: {team: []}",
+            "8:21: an audience without a notifier hears nothing",
+        ),
         ("version: v1.2.3", "version: 1.2", "10:12: expected a text, found the number 1.2; put it in quotes"),
         ("namespace: moodify-staging", "namespace: Moodify_Staging", "8:14: \"Moodify_Staging\" is not a valid name"),
         ("backend:v1.2.3", "backend", "14:14: \"registry.example/moodify/backend\" is not an image"),

@@ -12,6 +12,7 @@ mod crash;
 mod jobs;
 mod ownership;
 mod peers;
+mod people;
 mod saga;
 mod scenarios;
 mod single;

@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod config;
+mod fakes;
 mod metrics;
 mod notify;
+mod pages;
+mod people;
 mod probe;
 mod secrets;
 mod status_page;

@@ -8,7 +8,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 use crate::{client, cx};
 
 fn message() -> Notification {
-    Notification { title: "rolled back".into(), body: "error rate 12 %".into(), urgency: Urgency::Critical }
+    Notification::new("rolled back").with_body("error rate 12 %").with_urgency(Urgency::Critical)
 }
 
 #[tokio::test]

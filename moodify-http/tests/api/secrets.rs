@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use moodify_core::backend::{
-    IncidentStatus, IncidentUpdate, MetricSource, Notification, Notifier, Probe, ProbeRequest, StatusPage, Urgency,
+    IncidentStatus, IncidentUpdate, MetricSource, Notification, Notifier, Probe, ProbeRequest, StatusPage,
 };
 use moodify_core::{Backends, Error};
 use moodify_http::{
-    HttpConfig, HttpProbe, JsonMetric, JsonMetricConfig, JsonSource, NotifierConfig, NotifierKind, PrometheusConfig,
-    PrometheusSource, RunbookStatusPage, SlackNotifier, StatusPageConfig, WebhookNotifier,
+    AlertmanagerSilence, AtlassianStatuspage, CachetPage, HttpConfig, HttpProbe, JsonMetric, JsonMetricConfig,
+    JsonSource, NotifierConfig, NotifierKind, OpsgenieNotifier, PagerDutyNotifier, PrometheusConfig, PrometheusSource,
+    RunbookStatusPage, SlackNotifier, StatusPageConfig, TeamsNotifier, WebhookNotifier,
 };
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -37,20 +38,36 @@ async fn everything(base: &str, timeout: Duration) -> String {
     let prometheus = PrometheusSource::new(client(), &with_userinfo).unwrap().with_token(PLANTED.into());
     let json = JsonSource::new(client())
         .with_metric("error-rate", JsonMetric::new(&in_query).mixed(true).with_token(PLANTED.into()));
-    let page = RunbookStatusPage::new(client(), base, PLANTED.into()).unwrap();
-    let slack = SlackNotifier::new(client(), &hook).unwrap();
-    let webhook = WebhookNotifier::new(client(), &hook).unwrap().with_token(PLANTED.into());
+    let statuspage = AtlassianStatuspage::new(client(), "p4ge", PLANTED.into()).unwrap().at(base).unwrap();
+    let matchers = vec!["namespace=shop".parse().unwrap()];
+    let pages: [Box<dyn StatusPage>; 4] = [
+        Box::new(RunbookStatusPage::new(client(), base, PLANTED.into()).unwrap()),
+        Box::new(statuspage.with_interval(Duration::ZERO)),
+        Box::new(CachetPage::new(client(), base, PLANTED.into()).unwrap()),
+        Box::new(AlertmanagerSilence::new(client(), base, matchers).unwrap().with_token(PLANTED.into())),
+    ];
+    let webhook = WebhookNotifier::new(client(), &hook).unwrap();
+    let notifiers: [Box<dyn Notifier>; 5] = [
+        Box::new(SlackNotifier::new(client(), &hook).unwrap()),
+        Box::new(TeamsNotifier::new(client(), &hook).unwrap()),
+        Box::new(webhook.with_token(PLANTED.into()).with_secret(PLANTED.into())),
+        Box::new(PagerDutyNotifier::new(client(), PLANTED.into()).unwrap().at(base).unwrap()),
+        Box::new(OpsgenieNotifier::new(client(), PLANTED.into()).unwrap().at(base).unwrap()),
+    ];
     let probe = HttpProbe::new(client());
 
-    let mut all = format!("{prometheus:?}{json:?}{page:?}{slack:?}{webhook:?}{probe:?}");
-    let note = Notification { title: "t".into(), body: "b".into(), urgency: Urgency::Info };
+    let mut all = format!("{prometheus:?}{json:?}{pages:?}{notifiers:?}{probe:?}");
+    let note = Notification::new("t").with_body("b");
     let update = IncidentUpdate { status: IncidentStatus::Resolved, message: "m".into() };
     told(&mut all, &prometheus.query(&cx, &query("error-rate")).await.unwrap_err());
     told(&mut all, &json.query(&cx, &query("error-rate")).await.unwrap_err());
-    told(&mut all, &page.open(&cx, &update).await.unwrap_err());
-    told(&mut all, &page.update(&cx, "1", &update).await.unwrap_err());
-    told(&mut all, &slack.notify(&cx, &note).await.unwrap_err());
-    told(&mut all, &webhook.notify(&cx, &note).await.unwrap_err());
+    for page in pages {
+        told(&mut all, &page.open(&cx, &update).await.unwrap_err());
+        told(&mut all, &page.update(&cx, "1", &update).await.unwrap_err());
+    }
+    for notifier in notifiers {
+        told(&mut all, &notifier.notify(&cx, &note).await.unwrap_err());
+    }
     write!(all, "{:?}", probe.probe(&cx, &ProbeRequest::get(&in_query)).await).unwrap();
     all
 }

@@ -1,6 +1,7 @@
 use std::sync::{Arc, Mutex};
 
 use moodify_core::backend::{IncidentStatus, IncidentUpdate, StatusPage};
+use moodify_core::clock::SystemClock;
 use moodify_core::testing::conformance::status_page;
 use moodify_core::{Effect, ErrorKind};
 use moodify_http::RunbookStatusPage;
@@ -153,7 +154,7 @@ async fn it_keeps_the_contract_of_every_page() {
     let (server, kept) = (MockServer::start().await, Page::default());
     Mock::given(wiremock::matchers::any()).respond_with(kept.clone()).mount(&server).await;
     let page = RunbookStatusPage::new(client(), &server.uri(), "t0ken".into()).unwrap();
-    status_page(&page, PATIENCE).await;
+    status_page(&page, &SystemClock, PATIENCE).await;
     let incidents = kept.0.lock().unwrap();
     assert!(incidents.len() == 2 && incidents.iter().all(|incident| incident["status"] == "resolved"), "{incidents:?}");
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use moodify_core::backend::{MetricSource, Notification, Notifier, Probe, ProbeRequest, Urgency};
+use moodify_core::backend::{MetricSource, Notification, Notifier, Probe, ProbeRequest};
 use moodify_core::{Effect, Error, ErrorKind};
 use moodify_http::{HttpClient, HttpProbe, PrometheusSource, WebhookNotifier};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -25,7 +25,7 @@ async fn ask(url: &str) -> Error {
 }
 
 async fn change(url: &str, timeout: Duration) -> Error {
-    let note = Notification { title: "t".into(), body: "b".into(), urgency: Urgency::Info };
+    let note = Notification::new("t").with_body("b");
     WebhookNotifier::new(client(), &url.into()).unwrap().notify(&cx_for(timeout), &note).await.unwrap_err()
 }
 

@@ -443,6 +443,7 @@ impl Case {
                 namespace: "production".to_owned(),
                 gates: self.gates.gates(),
                 backups: Vec::new(),
+                audiences: std::collections::BTreeMap::new(),
             },
             release: self.release(),
             phases: phases.into(),

@@ -32,6 +32,8 @@ pub(crate) struct Settings {
     json: Option<JsonConfig>,
     /// The status page.
     status_page: Option<StatusPageConfig>,
+    /// Further ones, by name: what is said is said on all of them.
+    status_pages: BTreeMap<String, StatusPageConfig>,
     /// The notifiers, by name. `console` is always there.
     notifiers: BTreeMap<String, NotifierConfig>,
     /// The probe, which needs no configuration to be there.
@@ -66,6 +68,7 @@ impl Settings {
         config.prometheus = self.prometheus.clone().or(config.prometheus);
         config.json = self.json.clone().or(config.json);
         config.status_page = self.status_page.clone().or(config.status_page);
+        config.status_pages.extend(self.status_pages.clone());
         config.notifiers.extend(self.notifiers.clone());
         config.probe = self.probe.unwrap_or(config.probe);
         let mut backends = Backends::default();

@@ -11,8 +11,10 @@ mod deployer;
 mod figures;
 mod jobs;
 mod journal;
+mod notifier;
 mod router;
 mod single;
+mod status_page;
 mod stores;
 mod testers;
 
@@ -27,9 +29,11 @@ pub use deployer::{DeployerHarness, deployer};
 pub use figures::{MetricHarness, metric_source};
 pub use jobs::{JobsHarness, jobs};
 pub use journal::journal_store;
+pub use notifier::{NotifierHarness, notifier};
 pub use router::{RouterHarness, traffic_router};
 pub use single::single;
-pub use stores::{CacheHarness, cache_admin, status_page};
+pub use status_page::status_page;
+pub use stores::{CacheHarness, cache_admin};
 
 pub use testers::{TestersHarness, tester_routes};
 

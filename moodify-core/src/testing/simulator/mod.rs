@@ -181,14 +181,17 @@ impl Simulator {
         backends.notifiers.insert(name.to_owned(), self.facet(name));
     }
 
-    /// The backends, also under every name that occurs in the plan: the routers of its services, and in the
-    /// parameters of its steps the `source`s, `store`s, `cache`s and `notifier`s, and whom `notify` tells.
+    /// The backends, also under every name that occurs in the plan: the routers of its services, the notifiers of its
+    /// audiences, and in the parameters of its steps the `source`s, `store`s, `cache`s and `notifier`s, and whom `notify` tells.
     #[must_use]
     pub fn backends_for(&self, plan: &Plan) -> Backends {
         let mut backends = self.backends();
         for service in &plan.release.services {
             let name = &service.traffic.router;
             self.add_router(&mut backends, name);
+        }
+        for name in plan.environment.audiences.values().flatten() {
+            self.add_named(&mut backends, name);
         }
         for (_, step) in plan.steps() {
             self.add_names_in(&mut backends, &step.with);

@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use crate::analysis::metrics;
 use crate::backend::{
     ApprovalRequest, Approvals, CacheAdmin, CacheCapabilities, CacheInfo, Decision, FlushRequest, Incident,
-    IncidentStatus, IncidentUpdate, Measurement, MetricQuery, MetricSource, Notification, Notifier, PodState, Probe,
-    ProbeRequest, ProbeResult, StatusPage,
+    IncidentStatus, IncidentUpdate, Maintenance, Measurement, MetricQuery, MetricSource, Notification, Notifier,
+    PodState, Probe, ProbeRequest, ProbeResult, StatusPage, StatusPageCapabilities,
 };
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
@@ -209,28 +209,41 @@ fn open_incident<'a>(state: &'a mut State, key: &crate::IdempotencyKey) -> Optio
     state.incidents.iter_mut().find(|made| made.key == *key && made.is_open())
 }
 
-fn post(incident: &mut Incident, update: &IncidentUpdate) -> bool {
-    let differs = incident.status != update.status || incident.message != update.message;
-    incident.status = update.status;
-    incident.message.clone_from(&update.message);
-    differs
+/// The open incident under the key, else a new one as `first` says.
+fn opened(state: &mut State, cx: &CallContext, first: &IncidentUpdate, verb: &str) -> Incident {
+    if let Some(made) = open_incident(state, cx.key()) {
+        return made.incident.clone();
+    }
+    let incident = Incident::after(format!("incident-{}", state.incidents.len() + 1), first);
+    let (key, run) = (cx.key().clone(), cx.run_id().clone());
+    state.incidents.push(SimIncident { key, run, incident: incident.clone() });
+    state.wrote(format!("{} {verb}", incident.id));
+    incident
 }
 
 #[async_trait]
 impl StatusPage for Facet {
+    fn capabilities(&self) -> StatusPageCapabilities {
+        StatusPageCapabilities::new(true)
+    }
+
     async fn open(&self, cx: &CallContext, update: &IncidentUpdate) -> Result<Incident> {
-        let (key, run, update) = (cx.key().clone(), cx.run_id().clone(), update.clone());
-        let effect = move |state: &mut State| {
-            if let Some(made) = open_incident(state, &key) {
-                return Ok(made.incident.clone());
-            }
-            let id = format!("incident-{}", state.incidents.len() + 1);
-            let incident = Incident { id, status: update.status, message: update.message.clone() };
-            state.incidents.push(SimIncident { key: key.clone(), run: run.clone(), incident: incident.clone() });
-            state.wrote(format!("{} opened", incident.id));
-            Ok(incident)
-        };
+        let (by, update) = (cx.clone(), update.clone());
+        let effect = move |state: &mut State| Ok(opened(state, &by, &update, "opened"));
         self.world.call(cx, self.page("open"), effect).await
+    }
+
+    async fn schedule(&self, cx: &CallContext, maintenance: &Maintenance) -> Result<Incident> {
+        let (by, maintenance, caller) = (cx.clone(), maintenance.clone(), self.page("schedule"));
+        if maintenance.until <= maintenance.from {
+            return Err(caller.fails(ErrorKind::Invalid, "the maintenance ends before it begins"));
+        }
+        let effect = move |state: &mut State| {
+            let begun = maintenance.from <= state.wall();
+            let status = if begun { IncidentStatus::Investigating } else { IncidentStatus::Scheduled };
+            Ok(opened(state, &by, &IncidentUpdate::new(status, &*maintenance.message), "scheduled"))
+        };
+        self.world.call(cx, caller, effect).await
     }
 
     async fn find(&self, cx: &CallContext) -> Result<Option<Incident>> {
@@ -245,8 +258,9 @@ impl StatusPage for Facet {
         let effect = move |state: &mut State| {
             let made = state.incidents.iter_mut().find(|made| made.incident.id == id);
             let made = made.ok_or_else(|| asks.fails(ErrorKind::NotFound, format!("there is no incident {id}")))?;
-            let changed = post(&mut made.incident, &update);
-            let incident = made.incident.clone();
+            let changed = !made.incident.says(&update);
+            let incident = Incident::after(&*id, &update);
+            made.incident.clone_from(&incident);
             if changed {
                 let verb = if update.status == IncidentStatus::Resolved { "resolved" } else { "updated" };
                 state.wrote(format!("{id} {verb}"));

@@ -1,22 +1,24 @@
+mod notifier;
+mod reader;
+mod status_page;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use moodify_core::backend::Notifier;
+use moodify_core::backend::{StatusPage, StatusPages};
 use moodify_core::model::Period;
-use moodify_core::secret::{ExposeSecret, Secret};
-use moodify_core::{Backends, Error, ErrorKind, Result};
+use moodify_core::{Backends, Error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::client::HttpClient;
-use crate::endpoint::Endpoint;
 use crate::json::{JsonMetric, JsonSource, JsonUnit};
 use crate::probe::HttpProbe;
 use crate::prometheus::PrometheusSource;
-use crate::slack::SlackNotifier;
-use crate::status_page::RunbookStatusPage;
-use crate::webhook::WebhookNotifier;
+pub use notifier::{MailConfig, NotifierConfig, NotifierKind, SmtpSecurity};
+use reader::Reader;
+pub use status_page::{StatusPageConfig, StatusPageKind};
 
 /// Everything of this crate, as configuration. It holds no secret: `*-env` names the environment variable that does.
 ///
@@ -31,8 +33,12 @@ use crate::webhook::WebhookNotifier;
 ///   metrics:
 ///     error-rate: {url: "https://api.moodify.com/metrics/error-rate", unit: percent, mixed: true}
 /// status-page: {url: https://status.moodify.com, token-env: STATUS_TOKEN}
+/// status-pages:
+///   alerts: {kind: alertmanager, url: "http://alertmanager:9093", matchers: [namespace=moodify-production]}
 /// notifiers:
-///   team: {kind: slack, url-env: SLACK_WEBHOOK}
+///   chat: {kind: slack, url-env: SLACK_WEBHOOK}
+///   pager: {kind: pagerduty, token-env: PAGERDUTY_KEY}
+///   mail: {kind: mail, mail: {server: mail.moodify.com, from: deploy@moodify.com, to: [team@moodify.com]}}
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -50,6 +56,9 @@ pub struct HttpConfig {
     /// The status page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status_page: Option<StatusPageConfig>,
+    /// Further ones, by name: what is said is said on all of them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub status_pages: BTreeMap<String, StatusPageConfig>,
     /// The notifiers, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub notifiers: BTreeMap<String, NotifierConfig>,
@@ -119,58 +128,6 @@ impl JsonMetricConfig {
     }
 }
 
-/// The runbook's own status page.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-#[non_exhaustive]
-pub struct StatusPageConfig {
-    /// The address, the part before `/api/incidents`.
-    pub url: String,
-    /// The environment variable that holds the bearer token.
-    pub token_env: String,
-}
-
-impl StatusPageConfig {
-    /// The page at `url`, whose token is in the environment variable `token_env`.
-    #[must_use]
-    pub fn new(url: &str, token_env: &str) -> Self {
-        Self { url: url.to_owned(), token_env: token_env.to_owned() }
-    }
-}
-
-/// Who is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum NotifierKind {
-    /// A Slack channel, by an incoming webhook.
-    Slack,
-    /// A program that takes JSON.
-    Webhook,
-}
-
-/// A notifier.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-#[non_exhaustive]
-pub struct NotifierConfig {
-    /// Who is told.
-    pub kind: NotifierKind,
-    /// The environment variable that holds the address, which is a secret for Slack and often elsewhere.
-    pub url_env: String,
-    /// The environment variable that holds the bearer token, if a `webhook` wants one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token_env: Option<String>,
-}
-
-impl NotifierConfig {
-    /// A notifier whose address is in the environment variable `url_env`.
-    #[must_use]
-    pub fn new(kind: NotifierKind, url_env: &str) -> Self {
-        Self { kind, url_env: url_env.to_owned(), token_env: None }
-    }
-}
-
 /// The probe.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -203,6 +160,13 @@ impl HttpConfig {
         self
     }
 
+    /// The same with one status page more.
+    #[must_use]
+    pub fn and_status_page(mut self, name: &str, page: StatusPageConfig) -> Self {
+        self.status_pages.insert(name.to_owned(), page);
+        self
+    }
+
     /// The same with one notifier more.
     #[must_use]
     pub fn with_notifier(mut self, name: &str, notifier: NotifierConfig) -> Self {
@@ -217,9 +181,18 @@ impl HttpConfig {
         self
     }
 
-    /// What the environment configures: `MOODIFY_CA_FILE`, `MOODIFY_PROMETHEUS_URL` with `MOODIFY_PROMETHEUS_TOKEN`,
-    /// `MOODIFY_STATUS_PAGE_URL` with `MOODIFY_STATUS_PAGE_TOKEN`, the notifier `slack` by `MOODIFY_SLACK_WEBHOOK`, and
-    /// the notifier `webhook` by `MOODIFY_WEBHOOK_URL` with `MOODIFY_WEBHOOK_TOKEN`. What is not set is not configured.
+    /// What the environment configures; what is not set is not configured.
+    ///
+    /// | Variables | Configure |
+    /// |---|---|
+    /// | `MOODIFY_CA_FILE` | certificates to trust |
+    /// | `MOODIFY_PROMETHEUS_URL`, `MOODIFY_PROMETHEUS_TOKEN` | the metric source `prometheus` |
+    /// | `MOODIFY_STATUS_PAGE_URL`, `MOODIFY_STATUS_PAGE_TOKEN` | the runbook's own status page |
+    /// | `MOODIFY_STATUSPAGE_PAGE`, `MOODIFY_STATUSPAGE_KEY` | the status page `statuspage` |
+    /// | `MOODIFY_CACHET_URL`, `MOODIFY_CACHET_TOKEN` | the status page `cachet` |
+    /// | `MOODIFY_SLACK_WEBHOOK`, `MOODIFY_TEAMS_WEBHOOK` | the notifiers `slack` and `teams` |
+    /// | `MOODIFY_WEBHOOK_URL`, `MOODIFY_WEBHOOK_TOKEN`, `MOODIFY_WEBHOOK_SECRET` | the notifier `webhook` |
+    /// | `MOODIFY_PAGERDUTY_KEY`, `MOODIFY_OPSGENIE_KEY` | the notifiers `pagerduty` and `opsgenie` |
     #[must_use]
     pub fn from_env() -> Self {
         Self::from_lookup(&process_env)
@@ -237,13 +210,28 @@ impl HttpConfig {
         });
         config.status_page =
             value("MOODIFY_STATUS_PAGE_URL").map(|url| StatusPageConfig::new(&url, "MOODIFY_STATUS_PAGE_TOKEN"));
-        if let Some(name) = name_if_set("MOODIFY_SLACK_WEBHOOK") {
-            config = config.with_notifier("slack", NotifierConfig::new(NotifierKind::Slack, &name));
+        if let Some(page) = value("MOODIFY_STATUSPAGE_PAGE") {
+            config =
+                config.and_status_page("statuspage", StatusPageConfig::statuspage(&page, "MOODIFY_STATUSPAGE_KEY"));
+        }
+        if let Some(url) = value("MOODIFY_CACHET_URL") {
+            config = config.and_status_page("cachet", StatusPageConfig::cachet(&url, "MOODIFY_CACHET_TOKEN"));
+        }
+        for (name, kind) in [("slack", NotifierKind::Slack), ("teams", NotifierKind::Teams)] {
+            if let Some(variable) = name_if_set(&format!("MOODIFY_{}_WEBHOOK", name.to_uppercase())) {
+                config = config.with_notifier(name, NotifierConfig::new(kind, &variable));
+            }
         }
         if let Some(name) = name_if_set("MOODIFY_WEBHOOK_URL") {
             let mut webhook = NotifierConfig::new(NotifierKind::Webhook, &name);
             webhook.token_env = name_if_set("MOODIFY_WEBHOOK_TOKEN");
+            webhook.secret_env = name_if_set("MOODIFY_WEBHOOK_SECRET");
             config = config.with_notifier("webhook", webhook);
+        }
+        for (name, kind) in [("pagerduty", NotifierKind::Pagerduty), ("opsgenie", NotifierKind::Opsgenie)] {
+            if let Some(variable) = name_if_set(&format!("MOODIFY_{}_KEY", name.to_uppercase())) {
+                config = config.with_notifier(name, NotifierConfig::pager(kind, &variable));
+            }
         }
         config
     }
@@ -275,10 +263,18 @@ impl HttpConfig {
         let client = client.map_err(|e| reader.problems.push(e)).ok();
         let prometheus = self.prometheus.as_ref().and_then(|config| reader.prometheus(client.as_ref(), config));
         let json = self.json.as_ref().and_then(|config| reader.json(client.as_ref(), config));
-        let page = self.status_page.as_ref().and_then(|config| reader.status_page(client.as_ref(), config));
+        let mut pages: BTreeMap<&str, Arc<dyn StatusPage>> = BTreeMap::new();
+        let first = self.status_page.iter().map(|config| ("status-page", "status-page".to_owned(), config));
+        let more =
+            self.status_pages.iter().map(|(name, config)| (name.as_str(), format!("status-pages.{name}"), config));
+        for (name, place, config) in first.chain(more) {
+            if let Some(page) = reader.status_page(client.as_ref(), &place, config) {
+                pages.insert(name, page);
+            }
+        }
         let mut notifiers = BTreeMap::new();
         for (name, config) in &self.notifiers {
-            if let Some(notifier) = reader.notifier(client.as_ref(), name, config) {
+            if let Some(notifier) = reader.notifier(client.as_ref(), self.ca_file.as_deref(), name, config) {
                 notifiers.insert(name.clone(), notifier);
             }
         }
@@ -298,8 +294,13 @@ impl HttpConfig {
         if let Some(source) = json {
             backends.metrics.insert("json".to_owned(), Arc::new(source));
         }
-        if let Some(page) = page {
-            backends.status_page = Some(Arc::new(page));
+        match pages.len() {
+            0 => {}
+            1 => backends.status_page = pages.into_values().next(),
+            _ => {
+                let all = pages.into_iter().fold(StatusPages::default(), |all, (name, page)| all.with(name, page));
+                backends.status_page = Some(Arc::new(all));
+            }
         }
         backends.notifiers.append(&mut notifiers);
         Ok(())
@@ -308,12 +309,6 @@ impl HttpConfig {
 
 fn process_env(name: &str) -> Option<String> {
     std::env::var(name).ok()
-}
-
-/// Reads a configuration and collects what is wrong with it.
-struct Reader<'a> {
-    lookup: &'a dyn Fn(&str) -> Option<String>,
-    problems: Vec<Error>,
 }
 
 impl Reader<'_> {
@@ -357,91 +352,5 @@ impl Reader<'_> {
         }
         let source = JsonSource::new(client?.clone());
         Some(metrics.into_iter().fold(source, |source, (name, metric)| source.with_metric(name, metric)))
-    }
-
-    fn status_page(&mut self, client: Option<&HttpClient>, config: &StatusPageConfig) -> Option<RunbookStatusPage> {
-        let token = self.secret("status-page.token-env", &config.token_env);
-        let url = self.address("status-page.url", &config.url);
-        self.keep("status-page", RunbookStatusPage::new(client?.clone(), url?, token?))
-    }
-
-    fn notifier(
-        &mut self,
-        client: Option<&HttpClient>,
-        name: &str,
-        config: &NotifierConfig,
-    ) -> Option<Arc<dyn Notifier>> {
-        let place = |field: &str| format!("notifiers.{name}.{field}");
-        let url = self.secret(&place("url-env"), &config.url_env);
-        let token = self.optional_secret(&place("token-env"), config.token_env.as_deref());
-        if config.kind == NotifierKind::Slack && config.token_env.is_some() {
-            let hint = "leave it out: the address of a Slack hook is its own secret";
-            self.problem(&place("token-env"), "Slack takes no token", hint);
-        }
-        let (client, url) = (client?.clone(), url?);
-        let place = place("url-env");
-        Some(match config.kind {
-            NotifierKind::Slack => Arc::new(self.keep(&place, SlackNotifier::new(client, &url))?),
-            NotifierKind::Webhook => {
-                let webhook = self.keep(&place, WebhookNotifier::new(client, &url))?;
-                match token? {
-                    Some(token) => Arc::new(webhook.with_token(token)),
-                    None => Arc::new(webhook),
-                }
-            }
-        })
-    }
-
-    /// An address without secrets in it.
-    fn address<'u>(&mut self, place: &str, url: &'u str) -> Option<&'u str> {
-        let endpoint = match Endpoint::public(url) {
-            Ok(endpoint) => endpoint,
-            Err(why) => {
-                self.problem(place, &why, "mend the address");
-                return None;
-            }
-        };
-        if endpoint.has_password() {
-            let hint = "secrets stay out of configuration: use `token-env`";
-            self.problem(place, "the address holds a user or a password", hint);
-            return None;
-        }
-        Some(url)
-    }
-
-    /// `None` is a problem; `Some(None)` is no secret.
-    fn optional_secret(&mut self, place: &str, variable: Option<&str>) -> Option<Option<Secret>> {
-        match variable {
-            None => Some(None),
-            Some(variable) => self.secret(place, variable).map(Some),
-        }
-    }
-
-    fn secret(&mut self, place: &str, variable: &str) -> Option<Secret> {
-        // `var` panics on some names, and whoever writes the secret itself here should not see it printed.
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if variable.is_empty() || !variable.chars().all(is_name) {
-            let hint = "write the variable's name, not the secret itself";
-            self.problem(place, "this is not the name of an environment variable", hint);
-            return None;
-        }
-        let found = (self.lookup)(variable).map(Secret::from);
-        // Files and shells like to end in a newline, which no header can carry.
-        let trimmed = found.map(|secret| Secret::from(secret.expose_secret().trim()));
-        let secret = trimmed.filter(|secret| !secret.expose_secret().is_empty());
-        if secret.is_none() {
-            let hint = "set it where moodify runs";
-            self.problem(place, &format!("the environment variable {variable} is not set, or empty"), hint);
-        }
-        secret
-    }
-
-    fn problem(&mut self, place: &str, message: &str, hint: &str) {
-        let error = Error::new(ErrorKind::Invalid, "http", "read configuration", message).on(place).hint(hint);
-        self.problems.push(error);
-    }
-
-    fn keep<T>(&mut self, place: &str, result: Result<T>) -> Option<T> {
-        result.map_err(|e| self.problems.push(e.on(place))).ok()
     }
 }

@@ -1,0 +1,216 @@
+//! Status pages as their published API describes them: what has other fields or words is refused.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+use wiremock::matchers::any;
+use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
+
+/// What a page keeps, and how it shall fail.
+#[derive(Default)]
+pub(crate) struct Kept {
+    pub(crate) incidents: Vec<Value>,
+    /// It does what it is asked to, and answers so many requests that change something with an error.
+    pub(crate) lose_answers: u32,
+    /// So many requests in a second are answered; 0 is none at all.
+    pub(crate) limit: Option<usize>,
+    recent: VecDeque<Instant>,
+}
+
+impl Kept {
+    fn throttled(&mut self) -> bool {
+        let Some(limit) = self.limit else { return false };
+        let now = Instant::now();
+        self.recent.retain(|at| now.duration_since(*at) < Duration::from_secs(1));
+        self.recent.push_back(now);
+        self.recent.len() > limit
+    }
+}
+
+type Answer = Result<(u16, Value), (u16, &'static str)>;
+
+/// A page that answers as one kind of page does.
+#[derive(Clone)]
+pub(crate) struct FakePage {
+    pub(crate) kept: Arc<Mutex<Kept>>,
+    answer: fn(&mut Kept, &Request) -> Answer,
+    throttled: fn() -> ResponseTemplate,
+}
+
+impl FakePage {
+    pub(crate) async fn statuspage() -> (MockServer, Self) {
+        let throttled = || ResponseTemplate::new(420).set_body_json(json!({"error": "Enhance your calm"}));
+        Self::start(Self { kept: Arc::default(), answer: statuspage, throttled }).await
+    }
+
+    pub(crate) async fn cachet() -> (MockServer, Self) {
+        let throttled = || ResponseTemplate::new(429).insert_header("retry-after", "17");
+        Self::start(Self { kept: Arc::default(), answer: cachet, throttled }).await
+    }
+
+    async fn start(page: Self) -> (MockServer, Self) {
+        let server = MockServer::start().await;
+        Mock::given(any()).respond_with(page.clone()).mount(&server).await;
+        (server, page)
+    }
+}
+
+impl Respond for FakePage {
+    fn respond(&self, request: &Request) -> ResponseTemplate {
+        let mut kept = self.kept.lock().unwrap();
+        if kept.throttled() {
+            return (self.throttled)();
+        }
+        let answer = (self.answer)(&mut kept, request);
+        if request.method.as_str() != "GET" && kept.lose_answers > 0 {
+            kept.lose_answers -= 1;
+            return ResponseTemplate::new(502).set_body_string("bad gateway");
+        }
+        match answer {
+            Ok((status, body)) => ResponseTemplate::new(status).set_body_json(body),
+            Err((status, why)) => ResponseTemplate::new(status).set_body_json(json!({"error": why})),
+        }
+    }
+}
+
+pub(crate) fn only(given: &Value, known: &[&str]) -> Result<Map<String, Value>, (u16, &'static str)> {
+    let given = given.as_object().ok_or((422, "not an object"))?;
+    match given.keys().all(|name| known.contains(&name.as_str())) {
+        true => Ok(given.clone()),
+        false => Err((422, "a field that the API does not have")),
+    }
+}
+
+pub(crate) fn header<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
+    request.headers.get(name)?.to_str().ok()
+}
+
+fn found<'a>(incidents: &'a mut [Value], id: &str) -> Result<&'a mut Value, (u16, &'static str)> {
+    let named = |incident: &&mut Value| incident["id"] == id || incident["id"].to_string() == id;
+    incidents.iter_mut().find(named).ok_or((404, "not found"))
+}
+
+const FIELDS: [&str; 15] = [
+    "name",
+    "status",
+    "body",
+    "metadata",
+    "component_ids",
+    "components",
+    "deliver_notifications",
+    "impact_override",
+    "scheduled_for",
+    "scheduled_until",
+    "scheduled_auto_in_progress",
+    "scheduled_auto_completed",
+    "auto_transition_to_maintenance_state",
+    "auto_transition_to_operational_state",
+    "scheduled_remind_prior",
+];
+
+fn statuspage(kept: &mut Kept, request: &Request) -> Answer {
+    if header(request, "authorization") != Some("OAuth t0ken") {
+        return Err((401, "Could not authenticate"));
+    }
+    let id = request.url.path().strip_prefix("/v1/pages/p4ge/incidents").ok_or((404, "no such page"))?;
+    let id = id.trim_start_matches('/');
+    let sent = || -> Result<Map<String, Value>, (u16, &'static str)> {
+        let body: Value = request.body_json().map_err(|_| (400, "not JSON"))?;
+        let incident = only(&only(&body, &["incident"])?["incident"], &FIELDS)?;
+        if incident
+            .get("metadata")
+            .is_some_and(|all| !all.as_object().is_some_and(|all| all.values().all(Value::is_object)))
+        {
+            return Err((422, "what is at the top of metadata must be an object"));
+        }
+        let states = ["operational", "under_maintenance", "degraded_performance", "partial_outage", "major_outage"];
+        let mut components = incident.get("components").and_then(Value::as_object).into_iter().flat_map(Map::values);
+        if components.any(|state| !states.iter().any(|known| state == known)) {
+            return Err((422, "no such state of a component"));
+        }
+        Ok(incident)
+    };
+    let store = |incident: &mut Value, sent: Map<String, Value>| -> Result<(), (u16, &'static str)> {
+        let planned = sent.contains_key("scheduled_for") || incident["scheduled_for"].is_string();
+        let words: [&str; 4] = match planned {
+            true => ["scheduled", "in_progress", "verifying", "completed"],
+            false => ["investigating", "identified", "monitoring", "resolved"],
+        };
+        if !words.iter().any(|word| sent["status"] == *word) {
+            return Err((422, "no such status of an incident of this kind"));
+        }
+        let update = json!({"status": sent["status"], "body": sent["body"]});
+        for (name, value) in sent {
+            if name != "body" {
+                incident[name] = value;
+            }
+        }
+        incident["incident_updates"].as_array_mut().unwrap().insert(0, update);
+        Ok(())
+    };
+    match (request.method.as_str(), id) {
+        ("GET", "") => Ok((200, json!(kept.incidents.iter().rev().take(100).collect::<Vec<_>>()))),
+        ("GET", id) => found(&mut kept.incidents, id).map(|incident| (200, incident.clone())),
+        ("POST", "") => {
+            let sent = sent()?;
+            if !sent.contains_key("name") {
+                return Err((422, "name is missing"));
+            }
+            let id = format!("inc{}", kept.incidents.len() + 1);
+            let mut incident = json!({"id": id, "scheduled_for": null, "incident_updates": []});
+            store(&mut incident, sent)?;
+            kept.incidents.push(incident.clone());
+            Ok((201, incident))
+        }
+        ("PATCH", id) => {
+            let incident = found(&mut kept.incidents, id)?;
+            store(incident, sent()?)?;
+            Ok((200, incident.clone()))
+        }
+        _ => Err((405, "not of this API")),
+    }
+}
+
+fn cachet(kept: &mut Kept, request: &Request) -> Answer {
+    let id = request.url.path().strip_prefix("/api/v1/incidents").ok_or((404, "not of this API"))?;
+    let id = id.trim_start_matches('/');
+    if request.method.as_str() != "GET" && header(request, "x-cachet-token") != Some("t0ken") {
+        return Err((401, "You are not authorized to view this content"));
+    }
+    let sent = || -> Result<Map<String, Value>, (u16, &'static str)> {
+        let body: Value = request.body_json().map_err(|_| (400, "not JSON"))?;
+        let known = ["name", "message", "status", "visible", "component_id", "component_status", "notify", "stickied"];
+        let sent = only(&body, &known)?;
+        match sent.get("status").and_then(Value::as_u64) {
+            Some(0..=4) => Ok(sent),
+            _ => Err((400, "no such status")),
+        }
+    };
+    match (request.method.as_str(), id) {
+        ("GET", "") => {
+            let newest: Vec<&Value> = kept.incidents.iter().rev().take(100).collect();
+            Ok((200, json!({"meta": {"pagination": {"total": kept.incidents.len()}}, "data": newest})))
+        }
+        ("GET", id) => found(&mut kept.incidents, id).map(|incident| (200, json!({"data": incident}))),
+        ("POST", "") => {
+            let sent = sent()?;
+            if !["name", "message", "status", "visible"].iter().all(|name| sent.contains_key(*name)) {
+                return Err((400, "a field is missing"));
+            }
+            let mut incident = Value::Object(sent);
+            incident["id"] = json!(kept.incidents.len() + 1);
+            kept.incidents.push(incident.clone());
+            Ok((200, json!({ "data": incident })))
+        }
+        ("PUT", id) => {
+            let incident = found(&mut kept.incidents, id)?;
+            for (name, value) in sent()? {
+                incident[name] = value;
+            }
+            Ok((200, json!({ "data": incident })))
+        }
+        _ => Err((405, "not of this API")),
+    }
+}
