@@ -188,6 +188,12 @@ async fn metric_source() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn artifact_store() {
+    let store = Harness::new("http-route").simulator.backends().artifact_stores["simulated"].clone();
+    conformance::artifact_store(store.as_ref(), PATIENCE).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn backup_store() {
     let store = Harness::new("http-route").simulator.backends().backup_stores["simulated"].clone();
     conformance::backup_store(store.as_ref(), PATIENCE).await;

@@ -20,11 +20,12 @@ pub enum BackendKind {
     Probe,
     Notifier,
     Approvals,
+    ArtifactStore,
 }
 
 impl BackendKind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Deployer,
         Self::Router,
         Self::Diagnostics,
@@ -35,6 +36,7 @@ impl BackendKind {
         Self::Probe,
         Self::Notifier,
         Self::Approvals,
+        Self::ArtifactStore,
     ];
 
     /// Its name, as in errors.
@@ -51,6 +53,7 @@ impl BackendKind {
             Self::Probe => "simulated probe",
             Self::Notifier => "simulated notifier",
             Self::Approvals => "simulated approvals",
+            Self::ArtifactStore => "simulated artifact store",
         }
     }
 }

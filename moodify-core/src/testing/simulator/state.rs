@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::backend::{
-    ApprovalRequest, Backup, BackupState, Decision, Incident, IncidentStatus, Notification, PodState, RestorePoint,
-    RestoreState, Restored, Workload,
+    ApprovalRequest, Artifact, Backup, BackupState, Decision, Incident, IncidentStatus, Notification, PodState,
+    RestorePoint, RestoreState, Restored, Workload,
 };
 use crate::context::{CallContext, IdempotencyKey};
 use crate::error::{Error, ErrorKind, Result};
@@ -94,6 +95,18 @@ pub struct SimBackup {
     pub backup: Backup,
 }
 
+/// An artifact in the simulated world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SimArtifact {
+    /// The store, by its name.
+    pub store: String,
+    /// As its store describes it.
+    pub artifact: Artifact,
+    /// What is in it.
+    pub content: Bytes,
+}
+
 /// What was made from a backup in the simulated world.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -162,6 +175,9 @@ pub(super) struct State {
     edits: Vec<Edit>,
     pub(super) backups: Vec<SimBackup>,
     pub(super) restored: Vec<SimRestored>,
+    pub(super) artifacts: Vec<SimArtifact>,
+    /// How many artifacts were ever written.
+    pub(super) puts: u64,
     pub(super) incidents: Vec<SimIncident>,
     /// Keys in each cache.
     pub(super) caches: BTreeMap<String, u64>,
@@ -185,6 +201,8 @@ impl State {
             services: services.into_iter().map(|service| (service.name().to_owned(), service)).collect(),
             backups: Vec::new(),
             restored: Vec::new(),
+            artifacts: Vec::new(),
+            puts: 0,
             incidents: Vec::new(),
             caches: BTreeMap::new(),
             deliveries: Vec::new(),
