@@ -233,7 +233,12 @@ impl FakeFirestore {
             return self.make(id, body);
         }
         let id = rest.split(['/', ':']).next().unwrap();
-        self.turn(id);
+        let token = query.split('&').find_map(|pair| pair.strip_prefix("pageToken="));
+        // The next page of a list is not another look.
+        let at: usize = token.and_then(|token| token.parse().ok()).unwrap_or_default();
+        if at == 0 {
+            self.turn(id);
+        }
         let mut state = self.lock();
         let there = state.databases.get(id).filter(|database| database.looks == 0).cloned();
         let Some(database) = there else { return refused(404, "NOT_FOUND", "no such database") };
@@ -251,8 +256,6 @@ impl FakeFirestore {
             }
             // A page each, so that there are some.
             (&Method::GET, "operations") => {
-                let token = query.split('&').find_map(|pair| pair.strip_prefix("pageToken="));
-                let at: usize = token.and_then(|token| token.parse().ok()).unwrap_or_default();
                 let all: Vec<&Operation> = state.operations.iter().filter(|made| made.database == id).collect();
                 let page: Vec<Value> = all.iter().skip(at).take(1).map(|operation| described(operation)).collect();
                 let next = if at + 1 < all.len() { (at + 1).to_string() } else { String::new() };
