@@ -12,7 +12,7 @@ use peer::FakeGcs;
 use peer::firestore::FakeFirestore;
 use peer::storage::StrictStorage;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 fn storage(url: &str, prefix: &str) -> StorageConfig {
     StorageConfig::new("artifacts").prefix(prefix).api(ApiConfig::new().endpoint(url).anonymous())
