@@ -326,8 +326,8 @@ pub fn check_path(path: &str, origin: Origin) -> Result<()> {
 /// - An artifact appears whole or not at all, and who reads it meanwhile reads the one before or the one after.
 /// - `put` counts the CRC32C of what it is given and compares it with what the store says: [`ErrorKind::Unhealthy`] if
 ///   they differ, and nothing bad stays behind. `get` does so again when the last piece was read.
-/// - `put` of the content that is there already uploads nothing, so repeating it is fine, after a crash too. Another
-///   content is [`ErrorKind::AlreadyExists`], and what is there stays, unless the request says `replace`.
+/// - `put` of the content that is there already uploads nothing, so repeating it is fine, after a crash too; with
+///   `replace` that may need the sum of the content in the request. Another content is [`ErrorKind::AlreadyExists`], and what is there stays, unless the request says `replace`.
 /// - A content is in memory a few MiB at a time, however large it is.
 /// - A content of another size or checksum than announced is [`ErrorKind::Invalid`], and is not put.
 /// - A path as [`check_path`] refuses it is [`ErrorKind::Invalid`].
@@ -344,7 +344,7 @@ pub fn check_path(path: &str, origin: Origin) -> Result<()> {
 /// let cx = CallContext::by_hand("report", Duration::from_secs(60));
 /// let request = PutRequest::new("2026-11-24/report.txt").watched(|p| println!("{} bytes are stored", p.stored));
 /// let artifact = store.put(&cx, &request, content_from(&b"all is well"[..])).await?;
-/// assert_eq!(artifact.to_string(), "2026-11-24/report.txt: 11 bytes, CRC32C 83b4fe5b");
+/// assert_eq!(artifact.to_string(), "2026-11-24/report.txt: 11 bytes, CRC32C 088d8009");
 /// assert_eq!(store.read(&cx, &artifact.path).await?.unwrap(), "all is well");
 /// # moodify_core::Result::Ok(())
 /// # }).unwrap();

@@ -2,8 +2,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
 
 use super::{context, ends_with_its_context, fails, good};
 use crate::backend::{Artifact, ArtifactStore, ArtifactStoreExt, Content, PutRequest, Sum, content_of};
@@ -144,6 +144,6 @@ fn slow() -> Content {
 
 /// A content that nobody shall read.
 fn unread() -> Content {
-    let error = || Error::new(ErrorKind::Internal, "conformance", "read", "the content was read");
-    stream::once(async move { Err(error()) }).map_err(|e: Error| e).boxed()
+    let error = Error::new(ErrorKind::Internal, "conformance", "read", "the content was read");
+    stream::iter([Err(error)]).boxed()
 }
