@@ -24,15 +24,15 @@ use common::moodify;
 use moodify_aws::{ApiConfig, DocumentDbBackups, DocumentDbConfig};
 use moodify_core::action::{Action, Observed, Registry, StepContext};
 use moodify_core::backend::{
-    BackupRequest, BackupStore, CacheAdmin, DeleteRequest, IncidentStatus, IncidentUpdate, MetricQuery, Notification,
-    ProbeRequest,
+    ArtifactStore, ArtifactStoreExt, BackupRequest, BackupStore, CacheAdmin, DeleteRequest, IncidentStatus,
+    IncidentUpdate, MetricQuery, Notification, ProbeRequest, Urgency,
 };
 use moodify_core::event::ProgressKind;
 use moodify_core::journal::FileJournal;
 use moodify_core::model::Track;
 use moodify_core::secret::Redacting;
 use moodify_core::{Backends, CallContext, Engine, Error, IdempotencyKey, Plan, RunId};
-use moodify_gcp::{ArtifactStore, StorageConfig};
+use moodify_gcp::{CloudStorage, FirestoreBackups, FirestoreConfig, StorageConfig};
 use moodify_http::{HttpConfig, JsonMetricConfig, NotifierConfig, NotifierKind, PrometheusConfig, StatusPageConfig};
 use moodify_k8s::{Kube, KubeConfig};
 use moodify_redis::{RedisCache, RedisConfig};
@@ -292,15 +292,17 @@ async fn ask(seen: &Seen, backends: &Backends, echo: &str, redis: &str) {
     let by_password = RedisConfig::new("b", format!("redis://{redis}")).username("ana").password(canary("redis"));
     seen.add(&format!("{by_url:?} {by_password:?} {aws:?} {backends:?}"));
     let by_password = RedisCache::new(by_password).unwrap();
-    let gcp = StorageConfig::new().endpoint(format!("http://{echo}")).anonymous();
-    let gcp = ArtifactStore::new(gcp).unwrap();
+    let google = || moodify_gcp::ApiConfig::new().endpoint(format!("http://{echo}"));
+    let bucket = |api| StorageConfig::new("bucket").api(api);
+    let gcp = CloudStorage::new(bucket(google().anonymous())).unwrap();
+    let firestore = FirestoreConfig::new("p", bucket(google().anonymous())).api(google().anonymous());
+    let firestore = FirestoreBackups::new(firestore).unwrap();
     for key in [canary("gcp"), json!({"type": "service_account", "private_key": canary("gcp")}).to_string()] {
-        let config = StorageConfig::new().endpoint(format!("http://{echo}")).key(key);
+        let config = FirestoreConfig::new("p", bucket(google().key(key.clone()))).api(google().key(key));
         seen.add(&format!("{config:?}"));
-        if let Ok(store) = ArtifactStore::new(config) {
-            seen.add(&format!("{store:?}"));
-            store.head(&cx(), "bucket", "object").await.err().iter().for_each(|e| seen.error(e));
-        }
+        let store = FirestoreBackups::new(config).unwrap();
+        seen.add(&format!("{store:?}"));
+        store.list(&cx()).await.err().iter().for_each(|e| seen.error(e));
     }
     let failed = |result: Result<String, Error>| match result {
         Ok(said) => seen.add(&said),
@@ -333,9 +335,11 @@ async fn ask(seen: &Seen, backends: &Backends, echo: &str, redis: &str) {
             aws.describe(&cx(), "x"),
             aws.list(&cx()),
             aws.delete(&cx(), &DeleteRequest::confirmed("x", "x").unwrap()),
-            gcp.head(&cx(), "bucket", "object"),
-            gcp.get(&cx(), "bucket", "object"),
-            gcp.put(&cx(), "bucket", "object", b"content".to_vec()),
+            gcp.head(&cx(), "object"),
+            gcp.read(&cx(), "object"),
+            gcp.write(&cx(), "object", "content".into()),
+            firestore.create(&cx(), &BackupRequest::new()),
+            firestore.list(&cx()),
             by_url.ping(&cx()),
             by_password.info(&cx()),
         );

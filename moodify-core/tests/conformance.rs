@@ -15,13 +15,13 @@ use moodify_core::ErrorKind;
 use moodify_core::analysis::metrics;
 use moodify_core::backend::{
     CacheAdmin, CanarySpec, CronJobRef, Deployer, DeployerExt, JobRequest, JobTemplate, Jobs, MetricQuery,
-    MetricSource, TesterRoutes, Testers, TrafficRouter, WeightChange,
+    MetricSource, Notifier, StatusPages, TesterRoutes, Testers, TrafficRouter, WeightChange,
 };
 use moodify_core::model::{ConfigVersion, ImageRef, Layout, Target, Track, Weight, WorkloadKind};
-use moodify_core::testing::conformance::{self, CacheHarness, DeployerHarness, MetricHarness, RouterHarness, context, NotifierHarness};
-use moodify_core::testing::{BackendKind, Behaviour, Edit, Edited, Scenario, Simulator, Fault, Rule};
-    CacheAdmin, CanarySpec, Deployer, DeployerExt, MetricQuery, MetricSource, Notifier, StatusPages, TrafficRouter,
-    WeightChange,
+use moodify_core::testing::conformance::{
+    self, CacheHarness, DeployerHarness, MetricHarness, NotifierHarness, RouterHarness, context,
+};
+use moodify_core::testing::{BackendKind, Behaviour, Edit, Edited, Fault, Rule, Scenario, Simulator};
 
 const PATIENCE: Duration = secs(300);
 
@@ -286,6 +286,12 @@ async fn metric_source() {
     router.set(&context("shift", PATIENCE), &harness.backend(), change).await.unwrap();
     tokio::time::sleep(secs(1)).await;
     conformance::metric_source(&harness).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn artifact_store() {
+    let store = Harness::new("http-route").simulator.backends().artifact_stores["simulated"].clone();
+    conformance::artifact_store(store.as_ref(), PATIENCE).await;
 }
 
 #[tokio::test(start_paused = true)]

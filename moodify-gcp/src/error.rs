@@ -1,58 +1,68 @@
-//! The only place where errors of Google's SDK become moodify's.
+//! The only place where errors of Google's SDK and API become moodify's.
 
 use std::error::Error as StdError;
+use std::time::Duration;
 
 use google_cloud_auth::errors::CredentialsError;
+use google_cloud_gax::error::Error as Sdk;
 use google_cloud_gax::error::rpc::Code;
-use google_cloud_storage::Error as Sdk;
-use google_cloud_storage::error::{ReadError, WriteError};
+use http::HeaderMap;
 use moodify_core::{Effect, Error, ErrorKind};
 
-pub(crate) const BACKEND: &str = "cloud-storage";
+pub(crate) const STORAGE: &str = "cloud-storage";
+pub(crate) const FIRESTORE: &str = "firestore";
 
-/// What a failed request may have done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// It changes nothing, whatever happens.
-    Read,
-    /// Lost after it was sent, it may have changed something.
-    Write,
+/// A request as errors tell it, and whether it may change something.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call {
+    pub(crate) backend: &'static str,
+    pub(crate) operation: &'static str,
+    writes: bool,
 }
 
-impl Access {
+impl Call {
+    /// A request that changes nothing, whatever happens.
+    pub(crate) const fn read(backend: &'static str, operation: &'static str) -> Self {
+        Self { backend, operation, writes: false }
+    }
+
+    /// A request that, lost after it was sent, may have changed something.
+    pub(crate) const fn write(backend: &'static str, operation: &'static str) -> Self {
+        Self { backend, operation, writes: true }
+    }
+
     /// The effect of a request whose answer never came.
     pub(crate) fn unanswered(self) -> Effect {
-        match self {
-            Self::Read => Effect::None,
-            Self::Write => Effect::Unknown,
-        }
+        if self.writes { Effect::Unknown } else { Effect::None }
+    }
+
+    pub(crate) fn fail(self, kind: ErrorKind, message: impl Into<String>) -> Error {
+        Error::new(kind, self.backend, self.operation, message).effect(Effect::None)
     }
 }
 
-/// Maps a failed request.
-pub(crate) fn from_sdk(error: Sdk, operation: &'static str, access: Access) -> Error {
+/// Maps a failed request of the SDK.
+pub(crate) fn from_sdk(error: Sdk, call: Call) -> Error {
     if error.is_authentication() {
         // Its causes may quote what a token endpoint answered, so only its own sentence is told.
         let cause = chain(&error).find_map(|cause| cause.downcast_ref::<CredentialsError>());
         return match cause {
-            Some(cause) => from_credentials(cause, operation),
-            None => unauthenticated(operation, error.to_string()),
+            Some(cause) => from_credentials(cause, call),
+            None => from_key(error.to_string(), call.backend),
         };
     }
-    let (kind, effect) = classify(&error, access);
+    let (kind, effect) = classify(&error, call);
     let message = match (error.status(), error.http_status_code()) {
         (Some(status), Some(code)) if status.code == Code::Unknown => format!("HTTP status {code}: {}", status.message),
         (Some(status), _) => format!("{}: {}", status.code.name(), status.message),
         (None, Some(code)) => format!("HTTP status {code}"),
         (None, None) => causes(&error),
     };
-    Error::new(kind, BACKEND, operation, message).effect(effect).with_source(error)
+    let after = error.http_headers().and_then(retry_after);
+    with_retry_after(call.fail(kind, message).effect(effect).with_source(error), after)
 }
 
-fn classify(error: &Sdk, access: Access) -> (ErrorKind, Effect) {
-    if is_corrupt(error) {
-        return (ErrorKind::Unhealthy, access.unanswered());
-    }
+fn classify(error: &Sdk, call: Call) -> (ErrorKind, Effect) {
     // An answer without a status of the API's own is given as Unknown; then the HTTP status says more.
     let status = error.status().filter(|status| status.code != Code::Unknown || error.http_status_code().is_none());
     if let Some(status) = status {
@@ -61,20 +71,19 @@ fn classify(error: &Sdk, access: Access) -> (ErrorKind, Effect) {
         let open = matches!(kind, ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Internal);
         // The transport also reports as a status that it could not connect.
         let open = open && !refused_connection(error);
-        return (kind, if open { access.unanswered() } else { Effect::None });
+        return (kind, if open { call.unanswered() } else { Effect::None });
     }
     match error.http_status_code() {
-        Some(code @ 400..=499) => (of_http(code), Effect::None),
-        Some(code) => (of_http(code), access.unanswered()),
+        Some(code) => of_http(code, call),
         None if error.is_connect() || refused_connection(error) => (ErrorKind::Unavailable, Effect::None),
-        None if error.is_timeout() => (ErrorKind::Timeout, access.unanswered()),
-        None if error.is_io() || error.is_transport() => (ErrorKind::Unavailable, access.unanswered()),
+        None if error.is_timeout() => (ErrorKind::Timeout, call.unanswered()),
+        None if error.is_io() || error.is_transport() => (ErrorKind::Unavailable, call.unanswered()),
         None if error.is_binding() || error.is_serialization() => (ErrorKind::Invalid, Effect::None),
-        None => (ErrorKind::Internal, access.unanswered()),
+        None => (ErrorKind::Internal, call.unanswered()),
     }
 }
 
-fn of_code(code: Code) -> ErrorKind {
+pub(crate) fn of_code(code: Code) -> ErrorKind {
     match code {
         Code::NotFound => ErrorKind::NotFound,
         Code::AlreadyExists => ErrorKind::AlreadyExists,
@@ -90,11 +99,11 @@ fn of_code(code: Code) -> ErrorKind {
     }
 }
 
-fn of_http(code: u16) -> ErrorKind {
-    match code {
+fn of_http(code: u16, call: Call) -> (ErrorKind, Effect) {
+    let kind = match code {
         401 => ErrorKind::Unauthenticated,
         403 => ErrorKind::Forbidden,
-        404 => ErrorKind::NotFound,
+        404 | 410 => ErrorKind::NotFound,
         408 => ErrorKind::Timeout,
         409 | 412 => ErrorKind::Conflict,
         429 => ErrorKind::Throttled,
@@ -102,54 +111,60 @@ fn of_http(code: u16) -> ErrorKind {
         501 => ErrorKind::Unsupported,
         500..=599 => ErrorKind::Unavailable,
         _ => ErrorKind::Internal,
-    }
+    };
+    (kind, if matches!(code, 400..=499) { Effect::None } else { call.unanswered() })
 }
 
-/// A request for metadata without an answer. It changes nothing, so the effect is none.
-pub(crate) fn from_http(error: reqwest::Error, operation: &'static str) -> Error {
+/// A request of the JSON API without an answer.
+pub(crate) fn from_http(error: reqwest::Error, call: Call) -> Error {
     let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Unavailable };
+    let effect = if error.is_connect() || error.is_builder() { Effect::None } else { call.unanswered() };
     let error = error.without_url();
-    Error::new(kind, BACKEND, operation, causes(&error)).effect(Effect::None).with_source(error)
+    call.fail(kind, causes(&error)).effect(effect).with_source(error)
 }
 
-/// An answer to a request for metadata that is an error: `{"error": {"message": "..."}}`, or anything.
-pub(crate) fn from_answer(status: u16, body: &[u8], operation: &'static str) -> Error {
+/// An answer of the JSON API that is an error: `{"error": {"message": "..."}}`, or anything.
+pub(crate) fn from_answer(status: u16, headers: &HeaderMap, body: &[u8], call: Call) -> Error {
     let said = serde_json::from_slice::<serde_json::Value>(body).ok();
     let said = said.as_ref().and_then(|body| body.pointer("/error/message")?.as_str()).unwrap_or_default();
     let message = format!("HTTP status {status}{}{said}", if said.is_empty() { "" } else { ": " });
-    Error::new(of_http(status), BACKEND, operation, message).effect(Effect::None)
+    let (kind, effect) = of_http(status, call);
+    with_retry_after(call.fail(kind, message).effect(effect), retry_after(headers))
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
+    text.trim().parse().ok().map(Duration::from_secs)
+}
+
+fn with_retry_after(error: Error, after: Option<Duration>) -> Error {
+    match after {
+        Some(after) if error.is_transient() => error.retry_after(after),
+        _ => error,
+    }
 }
 
 /// Credentials that brought no token.
-pub(crate) fn from_credentials(error: &CredentialsError, operation: &'static str) -> Error {
+pub(crate) fn from_credentials(error: &CredentialsError, call: Call) -> Error {
     if error.is_transient() {
-        return Error::new(ErrorKind::Unavailable, BACKEND, operation, format!("cannot get a token: {error}"));
+        return call.fail(ErrorKind::Unavailable, format!("cannot get a token: {error}"));
     }
-    unauthenticated(operation, error.to_string())
+    unauthenticated(call, error.to_string())
 }
 
-fn unauthenticated(operation: &'static str, message: String) -> Error {
-    Error::new(ErrorKind::Unauthenticated, BACKEND, operation, message)
+fn unauthenticated(call: Call, message: String) -> Error {
+    call.fail(ErrorKind::Unauthenticated, message)
         .hint("give a service account's key, or run where Google provides credentials")
 }
 
 /// A client that could not be made.
-pub(crate) fn from_build(error: impl StdError + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Invalid, BACKEND, "set up the client", causes(&error)).with_source(error)
+pub(crate) fn from_build(error: impl StdError + Send + Sync + 'static, backend: &'static str) -> Error {
+    Error::new(ErrorKind::Invalid, backend, "set up the client", causes(&error)).with_source(error)
 }
 
 /// Credentials that are missing or not usable.
-pub(crate) fn from_key(message: impl Into<String>) -> Error {
-    unauthenticated("find credentials", message.into())
-}
-
-fn is_corrupt(error: &Sdk) -> bool {
-    chain(error).any(|cause| {
-        matches!(
-            cause.downcast_ref(),
-            Some(ReadError::ChecksumMismatch(_) | ReadError::ShortRead(_) | ReadError::LongRead { .. })
-        ) || matches!(cause.downcast_ref(), Some(WriteError::ChecksumMismatch { .. }))
-    })
+pub(crate) fn from_key(message: impl Into<String>, backend: &'static str) -> Error {
+    unauthenticated(Call::read(backend, "find credentials"), message.into())
 }
 
 fn refused_connection(error: &Sdk) -> bool {

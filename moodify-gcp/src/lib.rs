@@ -1,17 +1,18 @@
-//! Google Cloud backend of moodify: [`ArtifactStore`] keeps artifacts (exports, reports) in Cloud Storage.
+//! Google Cloud backend of moodify: [`CloudStorage`] keeps artifacts (exports, reports), [`FirestoreBackups`] makes
+//! backups of a Firestore database and restores them.
 //!
 //! ```no_run
 //! # async fn example() -> moodify_core::Result<()> {
 //! use std::time::Duration;
-//! use moodify_core::{CallContext, IdempotencyKey, RunId};
-//! use moodify_gcp::{ArtifactStore, StorageConfig};
+//! use moodify_core::CallContext;
+//! use moodify_core::backend::ArtifactStore;
+//! use moodify_gcp::{CloudStorage, StorageConfig};
 //!
-//! let store = ArtifactStore::new(StorageConfig::new())?;
-//! let run = RunId::new("r1").expect("a valid id");
-//! let cx = CallContext::new(run, IdempotencyKey::new("r1/export"), Duration::from_secs(30));
-//! match store.head(&cx, "moodify-backups", "2026-11-24/all.export").await? {
-//!     Some(object) => println!("{} bytes, written {:?}", object.bytes, object.updated),
-//!     None => println!("no such object"),
+//! let store = CloudStorage::new(StorageConfig::new("moodify-backups"))?;
+//! let cx = CallContext::by_hand("look", Duration::from_secs(30));
+//! match store.head(&cx, "2026-11-24/all.export").await? {
+//!     Some(artifact) => println!("{artifact}, written {:?}", artifact.updated),
+//!     None => println!("there is none"),
 //! }
 //! # Ok(())
 //! # }
@@ -19,13 +20,15 @@
 //!
 //! No name of Google's SDK is part of this crate's signatures, and its own retries are off.
 //!
-//! The SDK takes its TLS from rustls' process-wide default. If the program has none installed when the first store is
-//! made, that is set to ring.
+//! TLS comes from rustls' process-wide default. If the program has none installed when the first request is made, that is
+//! set to ring.
 
-mod artifact_store;
 mod client;
+mod cloud_storage;
 mod config;
 mod error;
+mod firestore;
 
-pub use artifact_store::{ArtifactStore, ObjectInfo};
-pub use config::StorageConfig;
+pub use cloud_storage::CloudStorage;
+pub use config::{ApiConfig, FirestoreConfig, StorageConfig};
+pub use firestore::{FirestoreBackups, LiveRestore};

@@ -11,6 +11,7 @@
 //!   [`Unsupported`](crate::ErrorKind::Unsupported); never a silent success.
 
 mod approvals;
+mod artifact_store;
 mod backup_store;
 mod cache_admin;
 mod deployer;
@@ -30,6 +31,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use approvals::{ApprovalRequest, Approvals, Decision};
+pub use artifact_store::{
+    Artifact, ArtifactStore, ArtifactStoreExt, Checkpoint, Content, Origin, Progress, PutRequest, Sum, check_path,
+    checked, content_from, content_of,
+};
 pub use backup_store::{
     Backup, BackupCapabilities, BackupRequest, BackupState, BackupStore, BackupStoreExt, DeleteRequest, RestorePoint,
     RestoreRequest, RestoreState, Restored,
@@ -54,6 +59,7 @@ pub use traffic::{Granularity, RouterCapabilities, Traffic, TrafficRouter, Verif
 #[cfg(feature = "testing")]
 pub(crate) mod mocks {
     pub use super::approvals::MockApprovals;
+    pub use super::artifact_store::MockArtifactStore;
     pub use super::backup_store::MockBackupStore;
     pub use super::cache_admin::MockCacheAdmin;
     pub use super::deployer::MockDeployer;
@@ -91,6 +97,8 @@ pub struct Backends {
     pub jobs: Option<Arc<dyn Jobs>>,
     /// Keep backups, by name.
     pub backup_stores: BTreeMap<String, Arc<dyn BackupStore>>,
+    /// Keep artifacts, by name.
+    pub artifact_stores: BTreeMap<String, Arc<dyn ArtifactStore>>,
     /// Administer caches, by name.
     pub caches: BTreeMap<String, Arc<dyn CacheAdmin>>,
     /// Tells customers.
@@ -157,6 +165,14 @@ impl Backends {
     /// [`ErrorKind::Unsupported`] if there is none.
     pub fn backup_store(&self, name: &str) -> Result<&Arc<dyn BackupStore>> {
         named(&self.backup_stores, "backup store", name)
+    }
+
+    /// The artifact store of that name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if there is none.
+    pub fn artifact_store(&self, name: &str) -> Result<&Arc<dyn ArtifactStore>> {
+        named(&self.artifact_stores, "artifact store", name)
     }
 
     /// The cache of that name.
@@ -237,6 +253,7 @@ fn object_safe(
     _: &dyn Diagnostics,
     _: &dyn Jobs,
     _: &dyn BackupStore,
+    _: &dyn ArtifactStore,
     _: &dyn CacheAdmin,
     _: &dyn StatusPage,
     _: &dyn MetricSource,

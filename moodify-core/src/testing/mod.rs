@@ -7,8 +7,8 @@ mod simulator;
 
 pub use simulator::{
     Answer, BackendKind, BackupScript, Behaviour, Call, Delivery, Edit, Edited, Fault, Faults, Flow, JobScript, Outage,
-    People, Percent, Rule, Scenario, ServiceView, Settings, SimBackup, SimIncident, SimRestored, Simulator,
-    SimulatorBuilder, World, Write,
+    People, Percent, Rule, Scenario, ServiceView, Settings, SimArtifact, SimBackup, SimIncident, SimRestored,
+    Simulator, SimulatorBuilder, World, Write,
 };
 
 pub mod mutation {

@@ -1,11 +1,15 @@
-//! The peers of the tests: fake-gcs-server on port 80 of a free 127.0.0.x, because the SDK drops any other port from
-//! the Host header, stopped by its process id; and a server that always gives the same answer.
+//! The peers of the tests: fake-gcs-server on a free port of 127.0.0.1, stopped by its process id; fakes of what no
+//! emulator has; and a server that always gives the same answer.
+
+#![allow(dead_code, reason = "each test uses what it needs")]
+
+pub(crate) mod firestore;
+pub(crate) mod storage;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,40 +37,27 @@ fn skip(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
-/// An address of this machine on whose port 80 nobody listens.
-fn free_address() -> Option<Ipv4Addr> {
-    // Tests run at once: no address is tried by two of this process, and other processes start at other places.
-    static TRIED: AtomicU32 = AtomicU32::new(0);
-    let start = std::process::id();
-    let free = (0..250)
-        .map(|_| TRIED.fetch_add(1, Ordering::Relaxed))
-        .map(|n| Ipv4Addr::new(127, 0, 1, 2 + u8::try_from(start.wrapping_add(n) % 250).unwrap()))
-        .find(|address| TcpListener::bind((*address, 80)).is_ok());
-    if free.is_none() {
-        skip("may not listen on port 80 of any 127.0.1.x");
-    }
-    free
-}
-
 #[derive(Debug)]
 pub(crate) struct FakeGcs {
     child: Child,
-    address: Ipv4Addr,
+    port: u16,
 }
 
 impl FakeGcs {
-    /// Starts a server; `None` if there is no binary, or no right to port 80.
+    /// Starts a server; `None` if there is no binary.
     pub(crate) async fn start() -> Option<Self> {
-        let (binary, address) = (binary()?, free_address()?);
+        let binary = binary()?;
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = format!("127.0.0.1:{port}");
         let child = Command::new(binary)
-            .args(["-backend", "memory", "-scheme", "http", "-port", "80", "-log-level", "error"])
-            .args(["-host", &address.to_string(), "-public-host", &address.to_string()])
+            .args(["-backend", "memory", "-scheme", "http", "-log-level", "error", "-host", "127.0.0.1"])
+            .args(["-port", &port.to_string(), "-public-host", &address])
             .args(["-external-url", &format!("http://{address}")])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut server = Self { child, address };
+        let mut server = Self { child, port };
         for _ in 0..500 {
             // An answer, not only a connection: one may be taken by a listener that is just being closed.
             if server.ask("GET", "/storage/v1/b?project=p", "").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
@@ -82,7 +73,7 @@ impl FakeGcs {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://127.0.0.1:{}", self.port)
     }
 
     /// Writes an object, not through the crate under test.
@@ -96,12 +87,12 @@ impl FakeGcs {
         answer
     }
 
-    fn ask(&self, method: &str, path: &str, body: &str) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect((self.address, 80))?;
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-            self.address,
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            self.port,
             body.len()
         )?;
         let mut answer = String::new();

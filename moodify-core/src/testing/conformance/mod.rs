@@ -5,6 +5,7 @@
 //! cannot, for example edit an object as somebody else. It panics at the first promise that is not kept. All calls are
 //! made on behalf of the run [`run`], unless it matters that they are not.
 
+mod artifacts;
 mod backups;
 mod configuration;
 mod deployer;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+pub use artifacts::artifact_store;
 pub use backups::backup_store;
 pub use configuration::{ConfigurationHarness, configuration};
 pub use deployer::{DeployerHarness, deployer};

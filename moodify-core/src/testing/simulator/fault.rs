@@ -21,6 +21,7 @@ pub enum BackendKind {
     Probe,
     Notifier,
     Approvals,
+    ArtifactStore,
 }
 
 impl BackendKind {
@@ -37,6 +38,7 @@ impl BackendKind {
         Self::Probe,
         Self::Notifier,
         Self::Approvals,
+        Self::ArtifactStore,
     ];
 
     /// Its name, as in errors.
@@ -54,6 +56,7 @@ impl BackendKind {
             Self::Probe => "simulated probe",
             Self::Notifier => "simulated notifier",
             Self::Approvals => "simulated approvals",
+            Self::ArtifactStore => "simulated artifact store",
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Every backend in memory, on tokio's clock: on a paused runtime a release of 45 minutes takes milliseconds.
 //!
 //! `scenario` says what happens, `workload` and `service` and `state` are the world at a moment, `world` moves it on,
-//! logs and lets calls go wrong as `fault` says, `cluster`, `jobs`, `backups` and `surroundings` are the backends on it.
+//! logs and lets calls go wrong as `fault` says, `cluster`, `jobs`, `artifacts`, `backups` and `surroundings` are the
+//! backends on it.
 
+mod artifacts;
 mod backups;
 mod chance;
 mod cluster;
@@ -37,7 +39,7 @@ pub use scenario::{
 pub use service::Flow;
 use service::{Route, SimService};
 use state::State;
-pub use state::{Delivery, SimBackup, SimIncident, SimRestored, Write};
+pub use state::{Delivery, SimArtifact, SimBackup, SimIncident, SimRestored, Write};
 use workload::Running;
 pub use world::{Call, ServiceView, World};
 
@@ -176,6 +178,7 @@ impl Simulator {
     }
 
     fn add_named(&self, backends: &mut Backends, name: &str) {
+        backends.artifact_stores.insert(name.to_owned(), self.facet(name));
         backends.backup_stores.insert(name.to_owned(), self.facet(name));
         backends.caches.insert(name.to_owned(), self.facet(name));
         backends.notifiers.insert(name.to_owned(), self.facet(name));

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::backend::{
-    ApprovalRequest, Backup, BackupState, Decision, Incident, IncidentStatus, Notification, PodState, RestorePoint,
-    RestoreState, Restored, Workload,
+    ApprovalRequest, Artifact, Backup, BackupState, Decision, Incident, IncidentStatus, Notification, PodState,
+    RestorePoint, RestoreState, Restored, Workload,
 };
 use crate::context::{CallContext, IdempotencyKey};
 use crate::error::{Error, ErrorKind, Result};
@@ -95,6 +96,18 @@ pub struct SimBackup {
     pub backup: Backup,
 }
 
+/// An artifact in the simulated world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SimArtifact {
+    /// The store, by its name.
+    pub store: String,
+    /// As its store describes it.
+    pub artifact: Artifact,
+    /// What is in it.
+    pub content: Bytes,
+}
+
 /// What was made from a backup in the simulated world.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -166,6 +179,9 @@ pub(super) struct State {
     pub(super) cron_images: BTreeMap<String, ImageRef>,
     pub(super) backups: Vec<SimBackup>,
     pub(super) restored: Vec<SimRestored>,
+    pub(super) artifacts: Vec<SimArtifact>,
+    /// How many artifacts were ever written.
+    pub(super) puts: u64,
     pub(super) incidents: Vec<SimIncident>,
     /// Keys in each cache.
     pub(super) caches: BTreeMap<String, u64>,
@@ -191,6 +207,8 @@ impl State {
             cron_images: BTreeMap::new(),
             backups: Vec::new(),
             restored: Vec::new(),
+            artifacts: Vec::new(),
+            puts: 0,
             incidents: Vec::new(),
             caches: BTreeMap::new(),
             deliveries: Vec::new(),

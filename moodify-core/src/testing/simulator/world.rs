@@ -19,7 +19,7 @@ use crate::model::{ImageRef, RunId, Track, Weight};
 use super::fault::{BackendKind, Fault, Faults};
 use super::scenario::{Edit, Scenario};
 use super::service::Flow;
-use super::state::{Caller, Delivery, SimBackup, SimIncident, SimRestored, State, Write};
+use super::state::{Caller, Delivery, SimArtifact, SimBackup, SimIncident, SimRestored, State, Write};
 
 /// One call to a simulated backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -290,6 +290,12 @@ impl World {
     #[must_use]
     pub fn restored(&self) -> Vec<SimRestored> {
         self.look(|state| state.restored.clone())
+    }
+
+    /// The artifacts that exist.
+    #[must_use]
+    pub fn artifacts(&self) -> Vec<SimArtifact> {
+        self.look(|state| state.artifacts.clone())
     }
 
     /// The messages that reached people.

@@ -1,0 +1,228 @@
+//! Artifacts in Cloud Storage: `mod` is the store, `upload` how a content gets there, `object` what an object is like.
+
+mod object;
+mod upload;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream;
+use moodify_core::backend::{Artifact, ArtifactStore, Content, Origin, PutRequest, check_path, checked};
+use moodify_core::{CallContext, ErrorKind, Result};
+use reqwest::{Method, RequestBuilder};
+use serde::Deserialize;
+use tracing::info;
+
+use crate::client::{Api, Ask, Connection, absent};
+use crate::config::StorageConfig;
+use crate::error::{Call, STORAGE, from_answer, from_http};
+use object::{FIELDS, Object, Page};
+use upload::Source;
+
+const HEAD: Call = Call::read(STORAGE, "head object");
+const GET: Call = Call::read(STORAGE, "get object");
+const LIST: Call = Call::read(STORAGE, "list objects");
+const PUT: Call = Call::write(STORAGE, "put object");
+const DELETE: Call = Call::write(STORAGE, "delete object");
+
+/// Keeps artifacts in a bucket of Cloud Storage.
+///
+/// - What fits into 8 MiB is put by one request, which carries the checksum and is refused if the content arrives with
+///   another. What is larger is put by a resumable upload, 8 MiB a request, the last with the checksum. About 24 MiB are
+///   in memory meanwhile.
+/// - The progress of a resumable upload has a [`Checkpoint`](moodify_core::backend::Checkpoint): given to a later put of
+///   the same content, in another process too, only what the server does not have is sent. The server says how much that
+///   is.
+/// - What is not to be replaced is written under the condition that the object does not exist, and what is, that it is
+///   still the one that was looked at: who was faster is never overwritten.
+///
+/// The identity needs `storage.objects.create`, `get`, `list` and `delete` on the bucket.
+///
+/// Dropping the future of a call is safe; a `put` may still come to pass, whole or not at all, and repeating it is
+/// fine.
+///
+/// ```
+/// use moodify_gcp::{ApiConfig, CloudStorage, StorageConfig};
+/// assert!(CloudStorage::new(StorageConfig::new("moodify-artifacts")).is_ok());
+/// let api = ApiConfig::new().endpoint("storage.googleapis.com");
+/// assert!(CloudStorage::new(StorageConfig::new("moodify-artifacts").api(api)).is_err());
+/// ```
+#[derive(Debug)]
+pub struct CloudStorage {
+    bucket: String,
+    prefix: String,
+    api: Api,
+}
+
+/// What a bucket is like.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Bucket {
+    #[serde(default)]
+    pub(crate) location: String,
+    #[serde(default)]
+    pub(crate) lifecycle: Lifecycle,
+}
+
+/// What a bucket does with objects by itself.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Lifecycle {
+    #[serde(default)]
+    pub(crate) rule: Vec<serde_json::Value>,
+}
+
+impl CloudStorage {
+    /// Checks the configuration; connects and looks for credentials at the first call.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`], with all problems of the configuration at once.
+    pub fn new(config: StorageConfig) -> Result<Self> {
+        config.validate()?;
+        Ok(Self { bucket: config.bucket.clone(), prefix: config.prefix.clone(), api: Api::new(config) })
+    }
+
+    /// Where an artifact is, for people and for other services of Google: `gs://bucket/name`.
+    ///
+    /// ```
+    /// use moodify_gcp::{CloudStorage, StorageConfig};
+    /// let store = CloudStorage::new(StorageConfig::new("backups").prefix("production/")).unwrap();
+    /// assert_eq!(store.uri("report.txt"), "gs://backups/production/report.txt");
+    /// ```
+    #[must_use]
+    pub fn uri(&self, path: &str) -> String {
+        format!("gs://{}/{}{path}", self.bucket, self.prefix)
+    }
+
+    fn name(&self, path: &str) -> String {
+        format!("{}{path}", self.prefix)
+    }
+
+    /// A request for an object.
+    fn object(&self, connection: &Connection, method: Method, path: &str) -> Result<RequestBuilder> {
+        let url = connection.url(&["storage", "v1", "b", &self.bucket, "o", &self.name(path)])?;
+        Ok(connection.http.request(method, url))
+    }
+
+    async fn find(&self, cx: &CallContext, call: Call, path: &str) -> Result<Option<Artifact>> {
+        check_path(path, origin(call))?;
+        let ask =
+            |connection: &Connection| Ok(self.object(connection, Method::GET, path)?.query(&[("fields", FIELDS)]));
+        let answer = self.api.ask(cx, call, &self.uri(path), Ask::Api(&ask), &[]).await;
+        let Some(answer) = absent(answer)? else { return Ok(None) };
+        answer.json::<Object>(call)?.artifact(&self.prefix, call).map(Some)
+    }
+
+    /// What the bucket is like.
+    pub(crate) async fn bucket(&self, cx: &CallContext, call: Call) -> Result<Bucket> {
+        let ask = |connection: &Connection| {
+            let url = connection.url(&["storage", "v1", "b", &self.bucket])?;
+            Ok(connection.http.get(url).query(&[("fields", "location,lifecycle")]))
+        };
+        self.api.ask(cx, call, &self.uri(""), Ask::Api(&ask), &[]).await?.json(call)
+    }
+
+    /// What the answer to a put is when this is there already: success if it is the same content.
+    fn settle(&self, there: Artifact, source: &Source) -> Result<Artifact> {
+        if there.is(source.sum()) {
+            return Ok(there);
+        }
+        let why = format!("there is another content, which was left as it is: {there}");
+        let error = PUT.fail(ErrorKind::AlreadyExists, why).on(self.uri(&there.path));
+        Err(error.hint("choose another path, or say that it may be replaced"))
+    }
+}
+
+fn origin(call: Call) -> Origin {
+    Origin { backend: call.backend, operation: call.operation }
+}
+
+#[async_trait]
+impl ArtifactStore for CloudStorage {
+    async fn put(&self, cx: &CallContext, request: &PutRequest, content: Content) -> Result<Artifact> {
+        let mut source = Source::new(content);
+        // Asked first, so that a repeat does not send everything again.
+        let there = self.find(cx, PUT, &request.path).await?;
+        let mut generation = "0".to_owned();
+        if let Some(there) = there {
+            if request.known_sum().is_some_and(|sum| there.crc32c.is_some() && there.is(sum)) {
+                return Ok(there);
+            }
+            if !request.replace {
+                source.finish(cx, request, &self.uri(&request.path)).await?;
+                return self.settle(there, &source);
+            }
+            generation = there.version.unwrap_or(generation);
+        }
+        match self.upload(cx, request, &mut source, &generation).await {
+            Ok(artifact) => {
+                info!(object = %self.uri(&request.path), bytes = artifact.bytes, run = %cx.run_id(), "written");
+                Ok(artifact)
+            }
+            // Somebody wrote it since, perhaps an earlier attempt.
+            Err(error) if error.kind() == ErrorKind::Conflict => match self.find(cx, PUT, &request.path).await? {
+                Some(there) => {
+                    source.finish(cx, request, &self.uri(&request.path)).await?;
+                    if request.replace && !there.is(source.sum()) { Err(error) } else { self.settle(there, &source) }
+                }
+                None => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn get(&self, cx: &CallContext, path: &str) -> Result<Option<(Artifact, Content)>> {
+        let Some(artifact) = self.find(cx, GET, path).await? else { return Ok(None) };
+        let generation = artifact.version.clone().unwrap_or_default();
+        let ask = |connection: &Connection| {
+            let request = self.object(connection, Method::GET, path)?;
+            // As it is stored: what the server unpacks has another checksum.
+            let request = request.header(http::header::ACCEPT_ENCODING, "gzip");
+            Ok(request.query(&[("alt", "media"), ("generation", &generation)]))
+        };
+        let uri = self.uri(path);
+        let response = self.api.begin(cx, GET, &uri, Ask::Api(&ask)).await?;
+        let status = response.status();
+        if !status.is_success() {
+            let (headers, body) = (response.headers().clone(), response.bytes().await.unwrap_or_default());
+            return absent(Err(from_answer(status.as_u16(), &headers, &body, GET).on(uri)));
+        }
+        let pieces = stream::try_unfold(response, async |mut response| {
+            let piece = response.chunk().await.map_err(|e| from_http(e, GET))?;
+            Ok(piece.map(|piece| (piece, response)))
+        });
+        let content = checked(pieces.boxed(), cx, &artifact, origin(GET));
+        Ok(Some((artifact, content)))
+    }
+
+    async fn head(&self, cx: &CallContext, path: &str) -> Result<Option<Artifact>> {
+        self.find(cx, HEAD, path).await
+    }
+
+    async fn list(&self, cx: &CallContext, prefix: &str) -> Result<Vec<Artifact>> {
+        let (name, fields) = (self.name(prefix), format!("items({FIELDS}),nextPageToken"));
+        let (mut all, mut token) = (Vec::new(), String::new());
+        loop {
+            let ask = |connection: &Connection| {
+                let url = connection.url(&["storage", "v1", "b", &self.bucket, "o"])?;
+                let query = [("prefix", name.as_str()), ("fields", &fields), ("pageToken", &token)];
+                let given = query.iter().filter(|(_, value)| !value.is_empty()).collect::<Vec<_>>();
+                Ok(connection.http.get(url).query(&given))
+            };
+            let page: Page = self.api.ask(cx, LIST, &self.uri(prefix), Ask::Api(&ask), &[]).await?.json(LIST)?;
+            for object in page.items {
+                all.push(object.artifact(&self.prefix, LIST)?);
+            }
+            token = page.next_page_token.unwrap_or_default();
+            if token.is_empty() {
+                break;
+            }
+        }
+        all.sort_by(|one: &Artifact, other| one.path.cmp(&other.path));
+        Ok(all)
+    }
+
+    async fn delete(&self, cx: &CallContext, path: &str) -> Result<()> {
+        check_path(path, origin(DELETE))?;
+        let ask = |connection: &Connection| self.object(connection, Method::DELETE, path);
+        absent(self.api.ask(cx, DELETE, &self.uri(path), Ask::Api(&ask), &[]).await).map(drop)
+    }
+}
