@@ -13,6 +13,7 @@
 mod approvals;
 mod backup_store;
 mod cache_admin;
+mod cache_nodes;
 mod deployer;
 mod diagnostics;
 mod metric_source;
@@ -32,6 +33,9 @@ pub use backup_store::{
     RestoreRequest, RestoreState, Restored,
 };
 pub use cache_admin::{CacheAdmin, CacheCapabilities, CacheInfo, FlushRequest};
+pub use cache_nodes::{
+    CacheNode, CacheNodes, CacheNodesExt, NodeCapabilities, NodeEvent, NodeRole, NodeState, restart_order,
+};
 pub use deployer::{
     CanarySpec, Change, Deployer, DeployerCapabilities, DeployerExt, ImageChange, Remedy, Replicas, Scale, Single,
     Workload,
@@ -50,6 +54,7 @@ pub(crate) mod mocks {
     pub use super::approvals::MockApprovals;
     pub use super::backup_store::MockBackupStore;
     pub use super::cache_admin::MockCacheAdmin;
+    pub use super::cache_nodes::MockCacheNodes;
     pub use super::deployer::MockDeployer;
     pub use super::diagnostics::MockDiagnostics;
     pub use super::metric_source::MockMetricSource;
@@ -81,6 +86,8 @@ pub struct Backends {
     pub backup_stores: BTreeMap<String, Arc<dyn BackupStore>>,
     /// Administer caches, by name.
     pub caches: BTreeMap<String, Arc<dyn CacheAdmin>>,
+    /// Administer the nodes of caches, by the names of these.
+    pub cache_nodes: BTreeMap<String, Arc<dyn CacheNodes>>,
     /// Tells customers.
     pub status_page: Option<Arc<dyn StatusPage>>,
     /// Measure, by the name that metric checks use.
@@ -132,6 +139,14 @@ impl Backends {
     /// [`ErrorKind::Unsupported`] if there is none.
     pub fn cache(&self, name: &str) -> Result<&Arc<dyn CacheAdmin>> {
         named(&self.caches, "cache", name)
+    }
+
+    /// The nodes of the cache of that name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if they cannot be administered.
+    pub fn cache_nodes(&self, name: &str) -> Result<&Arc<dyn CacheNodes>> {
+        named(&self.cache_nodes, "administration of the nodes of a cache", name)
     }
 
     /// The status page.
@@ -203,6 +218,7 @@ fn object_safe(
     _: &dyn Diagnostics,
     _: &dyn BackupStore,
     _: &dyn CacheAdmin,
+    _: &dyn CacheNodes,
     _: &dyn StatusPage,
     _: &dyn MetricSource,
     _: &dyn Probe,

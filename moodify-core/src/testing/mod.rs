@@ -7,8 +7,8 @@ mod simulator;
 
 pub use simulator::{
     Answer, BackendKind, BackupScript, Behaviour, Call, Delivery, Edit, Edited, Fault, Faults, Flow, Outage, People,
-    Percent, Rule, Scenario, ServiceView, Settings, SimBackup, SimIncident, SimRestored, Simulator, SimulatorBuilder,
-    World, Write,
+    Percent, Rule, Scenario, ServiceView, Settings, SimBackup, SimIncident, SimNode, SimRestored, Simulator,
+    SimulatorBuilder, World, Write,
 };
 
 pub mod mutation {

@@ -15,6 +15,7 @@ pub enum BackendKind {
     Diagnostics,
     BackupStore,
     CacheAdmin,
+    CacheNodes,
     StatusPage,
     MetricSource,
     Probe,
@@ -24,12 +25,13 @@ pub enum BackendKind {
 
 impl BackendKind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Deployer,
         Self::Router,
         Self::Diagnostics,
         Self::BackupStore,
         Self::CacheAdmin,
+        Self::CacheNodes,
         Self::StatusPage,
         Self::MetricSource,
         Self::Probe,
@@ -46,6 +48,7 @@ impl BackendKind {
             Self::Diagnostics => "simulated diagnostics",
             Self::BackupStore => "simulated backup store",
             Self::CacheAdmin => "simulated cache",
+            Self::CacheNodes => "simulated nodes of a cache",
             Self::StatusPage => "simulated status page",
             Self::MetricSource => "simulated metrics",
             Self::Probe => "simulated probe",

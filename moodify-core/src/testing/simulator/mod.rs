@@ -1,13 +1,15 @@
 //! Every backend in memory, on tokio's clock: on a paused runtime a release of 45 minutes takes milliseconds.
 //!
 //! `scenario` says what happens, `workload` and `service` and `state` are the world at a moment, `world` moves it on,
-//! logs and lets calls go wrong as `fault` says, `cluster`, `backups` and `surroundings` are the backends on it.
+//! logs and lets calls go wrong as `fault` says, `cluster`, `backups`, `nodes` and `surroundings` are the backends on
+//! it.
 
 mod backups;
 mod chance;
 mod cluster;
 mod fault;
 mod name;
+mod nodes;
 mod scenario;
 mod service;
 mod state;
@@ -29,6 +31,7 @@ use crate::model::{ImageRef, Layout, Plan, Target};
 use cluster::{Facet, RatioRouter};
 pub use fault::{BackendKind, Fault, Faults, Rule};
 use name::NameRouter;
+pub use nodes::SimNode;
 pub use scenario::{Answer, BackupScript, Behaviour, Edit, Edited, Outage, People, Percent, Scenario, Settings};
 pub use service::Flow;
 use service::{Route, SimService};
@@ -164,6 +167,7 @@ impl Simulator {
     fn add_named(&self, backends: &mut Backends, name: &str) {
         backends.backup_stores.insert(name.to_owned(), self.facet(name));
         backends.caches.insert(name.to_owned(), self.facet(name));
+        backends.cache_nodes.insert(name.to_owned(), self.facet(name));
         backends.notifiers.insert(name.to_owned(), self.facet(name));
     }
 

@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Layout, RunId, Target, Track};
 
 use super::fault::{BackendKind, Site};
+use super::nodes::SimNode;
 use super::scenario::{Answer, Edit, Scenario};
 use super::service::{Flow, SimService, place};
 
@@ -165,6 +166,8 @@ pub(super) struct State {
     pub(super) incidents: Vec<SimIncident>,
     /// Keys in each cache.
     pub(super) caches: BTreeMap<String, u64>,
+    /// Nodes of each cache that was looked at.
+    pub(super) cache_nodes: BTreeMap<String, Vec<SimNode>>,
     pub(super) deliveries: Vec<Delivery>,
     pub(super) questions: BTreeMap<IdempotencyKey, Question>,
     /// On whose behalf the world is changed just now.
@@ -187,6 +190,7 @@ impl State {
             restored: Vec::new(),
             incidents: Vec::new(),
             caches: BTreeMap::new(),
+            cache_nodes: BTreeMap::new(),
             deliveries: Vec::new(),
             questions: BTreeMap::new(),
             author: None,
