@@ -10,9 +10,9 @@ use aws_sdk_docdb::config::http::HttpResponse;
 use aws_sdk_docdb::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use jiff::Timestamp;
 use moodify_core::secret::{self, ExposeSecret};
-use moodify_core::{CallContext, Effect, Error, ErrorKind, IdempotencyKey, Result};
-use sha2::{Digest, Sha256};
+use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
 use tokio::sync::OnceCell;
 
 use crate::config::ApiConfig;
@@ -103,19 +103,7 @@ pub(crate) fn absent<T>(found: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// The tag by which something is known to be of one intended effect.
-pub(crate) const KEY_TAG: &str = "moodify:key";
-/// The tag that names the run.
-pub(crate) const RUN_TAG: &str = "moodify:run";
-
-/// Names and tags allow fewer characters than keys have, so both carry the digest of what it is of and the key.
-pub(crate) fn digest(of: &str, key: &IdempotencyKey) -> String {
-    let digest = Sha256::new().chain_update(of).chain_update([0]).chain_update(key.as_str());
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// What tags allow: letters, digits, spaces and a few signs, at most 256.
-pub(crate) fn tag_text(text: &str) -> String {
-    let fits = |c: char| c.is_alphanumeric() || " _.:/=+-@".contains(c);
-    text.chars().map(|c| if fits(c) { c } else { '_' }).take(256).collect()
+/// A time of AWS's, in ours.
+pub(crate) fn time_of(time: &aws_sdk_docdb::primitives::DateTime) -> Option<Timestamp> {
+    Timestamp::new(time.secs(), i32::try_from(time.subsec_nanos()).ok()?).ok()
 }

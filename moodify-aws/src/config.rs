@@ -1,3 +1,5 @@
+mod elasticache;
+
 use std::time::Duration;
 
 use moodify_core::Result;
@@ -7,6 +9,7 @@ use moodify_core::settings::{self, Vars};
 use serde::Deserialize;
 
 use crate::error::DOCUMENTDB;
+pub use elasticache::{CacheId, ElastiCacheConfig};
 
 /// How to reach the APIs of AWS.
 ///

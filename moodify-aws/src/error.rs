@@ -9,6 +9,7 @@ use aws_sdk_docdb::error::{ProvideErrorMetadata, SdkError};
 use moodify_core::{Effect, Error, ErrorKind};
 
 pub(crate) const DOCUMENTDB: &str = "documentdb";
+pub(crate) const ELASTICACHE: &str = "elasticache";
 
 /// What a failed request may have done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +42,11 @@ where
 {
     if let Some(cause) = credentials_error(&error) {
         // Its causes may quote what was found, so only its own sentence is told.
-        return Error::new(ErrorKind::Unauthenticated, backend, operation, format!("no usable credentials: {cause}"))
+        let message = match cause {
+            CredentialsError::CredentialsNotLoaded(_) => "no AWS credentials were found".to_owned(),
+            cause => format!("no usable AWS credentials: {cause}"),
+        };
+        return Error::new(ErrorKind::Unauthenticated, backend, operation, message)
             .hint("set an access key, or run where AWS provides credentials");
     }
     let (kind, message, effect) = match &error {
@@ -109,6 +114,8 @@ fn hint(code: &str) -> Option<&'static str> {
         code if code.contains("State") && code.starts_with("Invalid") => {
             "something else is being done with it: it is tried again; look at its status"
         }
+        "TestFailoverNotAvailableFault" => "AWS lets nobody test a fail-over of it now: look at its events",
+        "SnapshotFeatureNotSupportedFault" => "Memcached and the smallest types of node have no snapshots",
         code if code.starts_with("Insufficient") => "AWS has no capacity for this just now: later, or another class",
         "KMSKeyNotAccessibleFault" => "the key is disabled, or this identity may not use it",
         "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => "get new ones, then resume",
@@ -147,6 +154,7 @@ fn of_code(code: &str, status: u16) -> ErrorKind {
         | "SlowDown" => ErrorKind::Throttled,
         code if code.contains("AlreadyExists") => ErrorKind::AlreadyExists,
         code if code.contains("NotFound") => ErrorKind::NotFound,
+        "SnapshotFeatureNotSupportedFault" => ErrorKind::Unsupported,
         // The cluster is being changed, or the snapshot is not complete: later it may work.
         code if code.starts_with("Invalid") && code.contains("State") => ErrorKind::Conflict,
         code if code.starts_with("Insufficient") => ErrorKind::Unavailable,
@@ -196,6 +204,11 @@ mod tests {
             ("InvalidDBClusterStateFault", 400, ErrorKind::Conflict),
             ("SnapshotQuotaExceededFault", 400, ErrorKind::Invalid),
             ("InsufficientStorageClusterCapacity", 400, ErrorKind::Unavailable),
+            ("SnapshotNotFoundFault", 404, ErrorKind::NotFound),
+            ("ReplicationGroupAlreadyExists", 400, ErrorKind::AlreadyExists),
+            ("InvalidCacheClusterState", 400, ErrorKind::Conflict),
+            ("SnapshotFeatureNotSupportedFault", 400, ErrorKind::Unsupported),
+            ("APICallRateForCustomerExceeded", 400, ErrorKind::Throttled),
             ("Throttling", 400, ErrorKind::Throttled),
             ("AccessDenied", 403, ErrorKind::Forbidden),
             ("ExpiredToken", 403, ErrorKind::Unauthenticated),

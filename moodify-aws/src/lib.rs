@@ -1,4 +1,5 @@
-//! AWS backend of moodify: [`DocumentDbBackups`] keeps backups of a DocumentDB cluster as cluster snapshots.
+//! AWS backend of moodify: [`DocumentDbBackups`] keeps backups of a DocumentDB cluster as cluster snapshots,
+//! [`ElastiCacheBackups`] those of a cache, and [`ElastiCacheNodes`] restarts and fails over the nodes of a cache.
 //!
 //! ```no_run
 //! # async fn example() -> moodify_core::Result<()> {
@@ -23,7 +24,10 @@
 mod client;
 mod config;
 mod documentdb;
+mod elasticache;
 mod error;
+mod names;
 
-pub use config::{ApiConfig, DocumentDbConfig};
+pub use config::{ApiConfig, CacheId, DocumentDbConfig, ElastiCacheConfig};
 pub use documentdb::{Cluster, DocumentDbBackups, Instance};
+pub use elasticache::{ElastiCacheBackups, ElastiCacheNodes};

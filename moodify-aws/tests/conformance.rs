@@ -226,6 +226,9 @@ async fn with_the_default_chain() {
         _ => {
             let error = listed.unwrap_err();
             assert_eq!((error.kind(), error.is_transient()), (ErrorKind::Unauthenticated, false), "{error}");
+            let sentence = "documentdb: list snapshots on chain: no AWS credentials were found \
+                            (set an access key, or run where AWS provides credentials)";
+            assert_eq!(error.to_string(), sentence);
         }
     }
 }

@@ -224,6 +224,36 @@ async fn throttling_is_waited_out_and_an_expired_token_is_not() {
     assert!(error.to_string().contains("the credentials have expired (get new ones, then resume)"), "{error}");
 }
 
+/// What a backup and a restore cost in requests, when AWS is done at the first look; each further one is one more for a
+/// backup and two or three for a restore.
+#[tokio::test]
+async fn a_backup_takes_3_requests_and_a_restore_of_two_instances_12() {
+    let (fake, store) = fake(0).await;
+    let made = backed_up(&store).await;
+    store.verify(&cx("r1/backup"), &made.id).await.unwrap();
+    let backup = ["CreateDBClusterSnapshot", "DescribeDBClusterSnapshots", "DescribeDBClusterSnapshots"];
+    assert_eq!(std::mem::take(&mut fake.world().requests), backup);
+    restored(&store, &RestoreRequest::new(&made.id, "moods-2")).await.unwrap();
+    let restore = [
+        // Is there one already? What is the old one like?
+        "DescribeDBClusters",
+        "DescribeDBClusters",
+        "DescribeDBInstances",
+        "RestoreDBClusterFromSnapshot",
+        // The cluster is there and ours: its instances.
+        "DescribeDBClusters",
+        "ListTagsForResource",
+        "DescribeDBInstances",
+        "CreateDBInstance",
+        "CreateDBInstance",
+        // All are there.
+        "DescribeDBClusters",
+        "ListTagsForResource",
+        "DescribeDBInstances",
+    ];
+    assert_eq!(std::mem::take(&mut fake.world().requests), restore);
+}
+
 #[tokio::test]
 async fn quotas_states_and_keys_are_explained() {
     for (code, kind, transient, says) in [

@@ -15,6 +15,7 @@ pub mod engine;
 pub mod error;
 pub mod event;
 pub mod gate;
+pub mod guide;
 pub mod journal;
 pub mod model;
 mod mutation;

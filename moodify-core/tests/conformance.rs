@@ -306,6 +306,12 @@ async fn cache_admin() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn cache_nodes() {
+    let nodes = Harness::new("http-route").simulator.backends().cache_nodes["simulated"].clone();
+    conformance::cache_nodes(nodes.as_ref(), PATIENCE).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn status_page() {
     let simulator = Harness::new("http-route").simulator;
     let page = simulator.backends().status_page.unwrap();

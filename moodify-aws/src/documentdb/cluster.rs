@@ -4,8 +4,7 @@ use moodify_core::{CallContext, Result};
 use serde::Serialize;
 
 use super::DocumentDbBackups;
-use super::snapshot::time_of;
-use crate::client::absent;
+use crate::client::{absent, time_of};
 use crate::error::Access;
 
 const DESCRIBE: &str = "describe cluster";

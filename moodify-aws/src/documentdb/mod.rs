@@ -19,10 +19,11 @@ use tracing::info;
 
 pub use cluster::{Cluster, Instance};
 
-use crate::client::{Api, KEY_TAG, RUN_TAG, absent, digest, tag_text};
+use crate::client::{Api, absent};
 use crate::config::DocumentDbConfig;
 use crate::error::{Access, DOCUMENTDB};
-use snapshot::{backup, snapshot_id};
+use crate::names::{KEY_TAG, RUN_TAG, digest, snapshot_id, tag_text};
+use snapshot::backup;
 
 /// Keeps backups of one DocumentDB cluster as manual cluster snapshots.
 ///

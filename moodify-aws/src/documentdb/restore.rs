@@ -6,8 +6,9 @@ use tracing::info;
 
 use super::cluster::endpoint;
 use super::{DocumentDbBackups, tag, value_of};
-use crate::client::{absent, tag_text};
+use crate::client::absent;
 use crate::error::Access;
+use crate::names::tag_text;
 
 const RESTORE: &str = "restore cluster";
 const DISCARD: &str = "remove restored cluster";

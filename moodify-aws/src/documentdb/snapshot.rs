@@ -1,32 +1,9 @@
 use aws_sdk_docdb::types::DbClusterSnapshot;
-use jiff::Timestamp;
 use moodify_core::backend::{Backup, BackupState};
-use moodify_core::{IdempotencyKey, RunId};
 
-use crate::client::digest;
+use crate::client::time_of;
 use crate::config::DocumentDbConfig;
-
-const PREFIX: &str = "moodify-";
-/// Hex digits of the digest in a name: with prefix, dash and the longest name of a run these are the 63 that AWS allows.
-const DIGITS: usize = 14;
-
-/// The name of the snapshot of that run and key. AWS allows no two dashes in a row.
-pub(super) fn snapshot_id(cluster: &str, run: &RunId, key: &IdempotencyKey) -> String {
-    let run = run.as_str();
-    let run = if run.contains("--") || run.len() > 40 { "run" } else { run };
-    format!("{PREFIX}{run}-{}", &digest(cluster, key)[..DIGITS])
-}
-
-/// The run in a name that [`snapshot_id`] has made.
-fn run_of(id: &str) -> Option<RunId> {
-    let (run, digits) = id.strip_prefix(PREFIX)?.rsplit_once('-')?;
-    let made = digits.len() == DIGITS && digits.bytes().all(|b| b.is_ascii_hexdigit());
-    RunId::new(run).ok().filter(|_| made)
-}
-
-pub(super) fn time_of(time: &aws_sdk_docdb::primitives::DateTime) -> Option<Timestamp> {
-    Timestamp::new(time.secs(), i32::try_from(time.subsec_nanos()).ok()?).ok()
-}
+use crate::names::run_of;
 
 pub(super) fn backup(snapshot: &DbClusterSnapshot) -> Backup {
     let percent = snapshot.percent_progress().and_then(|percent| u8::try_from(percent).ok());
@@ -88,21 +65,6 @@ mod tests {
     fn found(snapshot: &DbClusterSnapshot) -> String {
         let config = DocumentDbConfig::new(ApiConfig::new("eu-central-1"), "moods");
         problems(&config, snapshot).join("; ")
-    }
-
-    #[test]
-    fn the_name_of_a_snapshot_tells_its_run_and_is_one_that_aws_takes() {
-        let key = IdempotencyKey::new("r/backup");
-        for run in ["20261124-150000-3fa9c1", "a", &"x".repeat(40)] {
-            let run = RunId::new(run).unwrap();
-            let id = snapshot_id("moods", &run, &key);
-            assert!(id.len() <= 63 && !id.contains("--"), "{id}");
-            assert_eq!(run_of(&id), Some(run));
-        }
-        assert!(!snapshot_id("moods", &RunId::new("a--b").unwrap(), &key).contains("--"));
-        for other in ["nightly", "moodify-nightly", "rds:moods-2026-11-24-01-00", "moodify-r1-0123456789abcg"] {
-            assert_eq!(run_of(other), None, "{other}");
-        }
     }
 
     #[test]

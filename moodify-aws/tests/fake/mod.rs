@@ -1,9 +1,10 @@
-//! A server of the query protocol as DocumentDB speaks it, with their real states and what goes wrong in
+//! A server of the query protocol as DocumentDB and ElastiCache speak it, with their real states and what goes wrong in
 //! them. A thing that changes by itself is done after so many looks at it, so that tests do not depend on time.
 
 #![allow(dead_code, reason = "each test uses what it needs")]
 
 mod docdb;
+mod elasticache;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -104,6 +105,11 @@ pub(crate) struct World {
     pub(crate) clusters: Things,
     pub(crate) instances: Things,
     pub(crate) snapshots: Things,
+    /// Replication groups of ElastiCache, their nodes, snapshots and events.
+    pub(crate) groups: Things,
+    pub(crate) nodes: Things,
+    pub(crate) cache_snapshots: Things,
+    pub(crate) events: Vec<Thing>,
     /// How many looks a change takes.
     pub(crate) looks: u32,
     /// What new snapshots, clusters and instances become, where it is not `available`; `None` is never.
@@ -133,7 +139,7 @@ impl World {
 
     fn handle(&mut self, form: &Form) -> Answer {
         let action = text(form, "Action");
-        match docdb::handle(self, action, form) {
+        match docdb::handle(self, action, form).or_else(|| elasticache::handle(self, action, form)) {
             Some(answer) => answer,
             None => refuse(400, "InvalidAction", format!("the fake does not know {action}")),
         }

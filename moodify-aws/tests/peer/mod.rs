@@ -90,13 +90,18 @@ impl Moto {
 
     /// Sends a request of the query protocol; returns the status and the body of the answer.
     pub(crate) fn ask(&self, form: &str) -> (u16, String) {
+        self.ask_of("rds", form)
+    }
+
+    /// The same of another service than that of DocumentDB.
+    pub(crate) fn ask_of(&self, service: &str, form: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         // The scope of the credentials is how moto tells services apart.
         write!(
             stream,
             "POST / HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\nContent-Length: {}\r\n\
              Content-Type: application/x-www-form-urlencoded\r\nAuthorization: AWS4-HMAC-SHA256 \
-             Credential=AKIA/20260101/eu-central-1/rds/aws4_request, SignedHeaders=host, Signature=0\r\n\r\n{form}",
+             Credential=AKIA/20260101/eu-central-1/{service}/aws4_request, SignedHeaders=host, Signature=0\r\n\r\n{form}",
             self.port,
             form.len(),
         )

@@ -49,6 +49,7 @@ mod approval;
 mod backup;
 mod bake;
 mod baseline;
+mod cache_restart;
 mod context;
 mod deploy_canary;
 mod hand_over;
@@ -82,6 +83,7 @@ use serde::de::DeserializeOwned;
 pub use backup::VerifiedBackup;
 pub use bake::BakeParams;
 pub use baseline::{Baseline, BaselineParams, Baselines};
+pub use cache_restart::RestartedCache;
 pub use context::{Answers, CheckContext, StepContext};
 pub use registry::{Kind, Registry};
 pub use restore::RestoredBackup;
@@ -144,6 +146,8 @@ pub mod kinds {
     pub const RESTORE: &str = "restore";
     /// Deletes old backups that no run needs.
     pub const PRUNE_BACKUPS: &str = "prune-backups";
+    /// Restarts the nodes of a cache, one at a time.
+    pub const CACHE_RESTART: &str = "cache-restart";
 }
 
 /// What an observation found of a step whose outcome was unknown.

@@ -9,9 +9,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Action, CheckContext, Observed, StepContext, approval, backup, bake, baseline, deploy_canary, hand_over, kinds,
-    notify, probe, promote, recreate, restore, retire_canary, retire_old, return_traffic, roll_batch, run_job,
-    set_cron_jobs, shift_traffic, status_page, testers, wait,
+    Action, CheckContext, Observed, StepContext, approval, backup, bake, baseline, cache_restart, deploy_canary,
+    hand_over, kinds, notify, probe, promote, recreate, restore, retire_canary, retire_old, return_traffic, roll_batch,
+    run_job, set_cron_jobs, shift_traffic, status_page, testers, wait,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Step;
@@ -59,6 +59,7 @@ impl Registry {
             .register(kinds::BACKUP, backup::MakeBackup)
             .register(kinds::RESTORE, restore::Restore)
             .register(kinds::PRUNE_BACKUPS, backup::PruneBackups)
+            .register(kinds::CACHE_RESTART, cache_restart::RestartCache)
     }
 
     /// Knows `action` under `name` too; the newest of a name wins.

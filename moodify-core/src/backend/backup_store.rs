@@ -381,7 +381,7 @@ const FIRST_TURN: Duration = Duration::from_secs(1);
 const LONGEST_TURN: Duration = Duration::from_secs(15);
 
 /// Asks until it is over. At the deadline, what was known last is in the error.
-async fn poll<'a, T: Send>(
+pub(super) async fn poll<'a, T: Send>(
     cx: &CallContext,
     (operation, target): (&'static str, &str),
     ask: impl Fn() -> BoxFuture<'a, Result<ControlFlow<T, String>>> + Send,

@@ -14,6 +14,7 @@ mod approvals;
 mod artifact_store;
 mod backup_store;
 mod cache_admin;
+mod cache_nodes;
 mod deployer;
 mod diagnostics;
 mod jobs;
@@ -40,6 +41,9 @@ pub use backup_store::{
     RestoreRequest, RestoreState, Restored,
 };
 pub use cache_admin::{CacheAdmin, CacheCapabilities, CacheInfo, FlushRequest};
+pub use cache_nodes::{
+    CacheNode, CacheNodes, CacheNodesExt, NodeCapabilities, NodeEvent, NodeRole, NodeState, restart_order,
+};
 pub use deployer::{
     CanarySpec, Change, Deployer, DeployerCapabilities, DeployerExt, ImageChange, Remedy, Replicas, Scale, Single,
     Workload,
@@ -62,6 +66,7 @@ pub(crate) mod mocks {
     pub use super::artifact_store::MockArtifactStore;
     pub use super::backup_store::MockBackupStore;
     pub use super::cache_admin::MockCacheAdmin;
+    pub use super::cache_nodes::MockCacheNodes;
     pub use super::deployer::MockDeployer;
     pub use super::diagnostics::MockDiagnostics;
     pub use super::jobs::MockJobs;
@@ -101,6 +106,8 @@ pub struct Backends {
     pub artifact_stores: BTreeMap<String, Arc<dyn ArtifactStore>>,
     /// Administer caches, by name.
     pub caches: BTreeMap<String, Arc<dyn CacheAdmin>>,
+    /// Administer the nodes of caches, by the names of these.
+    pub cache_nodes: BTreeMap<String, Arc<dyn CacheNodes>>,
     /// Tells customers.
     pub status_page: Option<Arc<dyn StatusPage>>,
     /// Measure, by the name that metric checks use.
@@ -183,6 +190,14 @@ impl Backends {
         named(&self.caches, "cache", name)
     }
 
+    /// The nodes of the cache of that name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if they cannot be administered.
+    pub fn cache_nodes(&self, name: &str) -> Result<&Arc<dyn CacheNodes>> {
+        named(&self.cache_nodes, "administration of the nodes of a cache", name)
+    }
+
     /// The status page.
     ///
     /// # Errors
@@ -255,6 +270,7 @@ fn object_safe(
     _: &dyn BackupStore,
     _: &dyn ArtifactStore,
     _: &dyn CacheAdmin,
+    _: &dyn CacheNodes,
     _: &dyn StatusPage,
     _: &dyn MetricSource,
     _: &dyn Probe,

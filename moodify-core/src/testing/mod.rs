@@ -7,7 +7,7 @@ mod simulator;
 
 pub use simulator::{
     Answer, BackendKind, BackupScript, Behaviour, Call, Delivery, Edit, Edited, Fault, Faults, Flow, JobScript, Outage,
-    People, Percent, Rule, Scenario, ServiceView, Settings, SimArtifact, SimBackup, SimIncident, SimRestored,
+    People, Percent, Rule, Scenario, ServiceView, Settings, SimArtifact, SimBackup, SimIncident, SimNode, SimRestored,
     Simulator, SimulatorBuilder, World, Write,
 };
 

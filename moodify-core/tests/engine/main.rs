@@ -5,6 +5,7 @@
 
 mod backups;
 mod blue_green;
+mod cache_restart;
 mod commands;
 mod common;
 mod configuration;

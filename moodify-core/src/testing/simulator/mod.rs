@@ -1,8 +1,8 @@
 //! Every backend in memory, on tokio's clock: on a paused runtime a release of 45 minutes takes milliseconds.
 //!
 //! `scenario` says what happens, `workload` and `service` and `state` are the world at a moment, `world` moves it on,
-//! logs and lets calls go wrong as `fault` says, `cluster`, `jobs`, `artifacts`, `backups` and `surroundings` are the
-//! backends on it.
+//! logs and lets calls go wrong as `fault` says; `cluster`, `jobs`, `artifacts`, `backups`, `nodes` and `surroundings` are
+//! the backends on it.
 
 mod artifacts;
 mod backups;
@@ -11,6 +11,7 @@ mod cluster;
 mod fault;
 mod jobs;
 mod name;
+mod nodes;
 mod scenario;
 mod service;
 mod state;
@@ -33,6 +34,7 @@ use crate::model::{ImageRef, Layout, Plan, Target};
 use cluster::{Facet, RatioRouter};
 pub use fault::{BackendKind, Fault, Faults, Rule};
 use name::NameRouter;
+pub use nodes::SimNode;
 pub use scenario::{
     Answer, BackupScript, Behaviour, Edit, Edited, JobScript, Outage, People, Percent, Scenario, Settings,
 };
@@ -181,6 +183,7 @@ impl Simulator {
         backends.artifact_stores.insert(name.to_owned(), self.facet(name));
         backends.backup_stores.insert(name.to_owned(), self.facet(name));
         backends.caches.insert(name.to_owned(), self.facet(name));
+        backends.cache_nodes.insert(name.to_owned(), self.facet(name));
         backends.notifiers.insert(name.to_owned(), self.facet(name));
     }
 

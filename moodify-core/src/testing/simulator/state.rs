@@ -17,6 +17,7 @@ use crate::model::{ImageRef, Layout, RunId, Target, Track};
 
 use super::fault::{BackendKind, Site};
 use super::jobs::SimJob;
+use super::nodes::SimNode;
 use super::scenario::{Answer, Edit, Scenario};
 use super::service::{Flow, SimService, place};
 
@@ -185,6 +186,8 @@ pub(super) struct State {
     pub(super) incidents: Vec<SimIncident>,
     /// Keys in each cache.
     pub(super) caches: BTreeMap<String, u64>,
+    /// Nodes of each cache that was looked at.
+    pub(super) cache_nodes: BTreeMap<String, Vec<SimNode>>,
     pub(super) deliveries: Vec<Delivery>,
     pub(super) questions: BTreeMap<IdempotencyKey, Question>,
     /// On whose behalf the world is changed just now.
@@ -211,6 +214,7 @@ impl State {
             puts: 0,
             incidents: Vec::new(),
             caches: BTreeMap::new(),
+            cache_nodes: BTreeMap::new(),
             deliveries: Vec::new(),
             questions: BTreeMap::new(),
             author: None,

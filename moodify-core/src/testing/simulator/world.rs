@@ -17,6 +17,7 @@ use crate::error::{Effect, ErrorKind, Result};
 use crate::model::{ImageRef, RunId, Track, Weight};
 
 use super::fault::{BackendKind, Fault, Faults};
+use super::nodes::SimNode;
 use super::scenario::{Edit, Scenario};
 use super::service::Flow;
 use super::state::{Caller, Delivery, SimArtifact, SimBackup, SimIncident, SimRestored, State, Write};
@@ -296,6 +297,12 @@ impl World {
     #[must_use]
     pub fn artifacts(&self) -> Vec<SimArtifact> {
         self.look(|state| state.artifacts.clone())
+    }
+
+    /// The nodes of the cache of that name.
+    #[must_use]
+    pub fn cache_nodes(&self, cache: &str) -> Vec<SimNode> {
+        self.lock().state.nodes(cache).clone()
     }
 
     /// The messages that reached people.
