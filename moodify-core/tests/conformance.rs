@@ -136,7 +136,7 @@ impl MetricHarness for Harness {
 
 impl CacheHarness for Harness {
     fn cache(&self) -> Arc<dyn CacheAdmin> {
-        self.simulator.backends().caches["simulated"].clone()
+        self.simulator.backends().caches["simulated"].admin().unwrap().clone()
     }
 
     fn name(&self) -> String {

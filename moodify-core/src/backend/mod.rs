@@ -12,9 +12,12 @@
 
 mod approvals;
 mod backup_store;
+mod cache;
 mod cache_admin;
+mod cache_info;
 mod deployer;
 mod diagnostics;
+mod key_pattern;
 mod metric_source;
 mod notifier;
 mod probe;
@@ -31,12 +34,18 @@ pub use backup_store::{
     Backup, BackupCapabilities, BackupRequest, BackupState, BackupStore, BackupStoreExt, DeleteRequest, RestorePoint,
     RestoreRequest, RestoreState, Restored,
 };
-pub use cache_admin::{CacheAdmin, CacheCapabilities, CacheInfo, FlushRequest};
+pub use cache::Cache;
+pub use cache_admin::{
+    CacheAdmin, CacheCapabilities, CacheEntry, DeleteKeys, DeletedKeys, Failover, FailoverRequest, FlushRequest,
+    KEYS_A_PAGE, WarmRequest, Warmed,
+};
+pub use cache_info::{CacheClient, CacheInfo, CacheLatency, CacheNode, CacheRole, CacheSnapshot, SlowCommand};
 pub use deployer::{
     CanarySpec, Change, Deployer, DeployerCapabilities, DeployerExt, ImageChange, Remedy, Replicas, Scale, Single,
     Workload,
 };
 pub use diagnostics::{Diagnostics, LogRequest, PodState, Pods};
+pub use key_pattern::KeyPattern;
 pub use metric_source::{Measurement, MetricQuery, MetricSource};
 pub use notifier::{Notification, Notifier, Urgency};
 pub use probe::{Probe, ProbeRequest, ProbeResult};
@@ -80,7 +89,7 @@ pub struct Backends {
     /// Keep backups, by name.
     pub backup_stores: BTreeMap<String, Arc<dyn BackupStore>>,
     /// Administer caches, by name.
-    pub caches: BTreeMap<String, Arc<dyn CacheAdmin>>,
+    pub caches: BTreeMap<String, Cache>,
     /// Tells customers.
     pub status_page: Option<Arc<dyn StatusPage>>,
     /// Measure, by the name that metric checks use.
@@ -130,7 +139,7 @@ impl Backends {
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] if there is none.
-    pub fn cache(&self, name: &str) -> Result<&Arc<dyn CacheAdmin>> {
+    pub fn cache(&self, name: &str) -> Result<&Cache> {
         named(&self.caches, "cache", name)
     }
 
@@ -186,7 +195,7 @@ fn present<'a, T: ?Sized>(backend: Option<&'a Arc<T>>, what: &str) -> Result<&'a
     })
 }
 
-fn named<'a, T: ?Sized>(all: &'a BTreeMap<String, Arc<T>>, what: &str, name: &str) -> Result<&'a Arc<T>> {
+fn named<'a, T>(all: &'a BTreeMap<String, T>, what: &str, name: &str) -> Result<&'a T> {
     all.get(name).ok_or_else(|| {
         let known: Vec<&str> = all.keys().map(String::as_str).collect();
         let known =

@@ -5,6 +5,7 @@
 
 mod backups;
 mod blue_green;
+mod caches;
 mod commands;
 mod common;
 mod crash;

@@ -6,12 +6,13 @@
 //! made on behalf of the run [`run`], unless it matters that they are not.
 
 mod backups;
+mod cache;
 mod deployer;
 mod figures;
 mod journal;
 mod router;
 mod single;
-mod stores;
+mod status_page;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -19,12 +20,13 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use backups::backup_store;
+pub use cache::{CacheHarness, cache_admin};
 pub use deployer::{DeployerHarness, deployer};
 pub use figures::{MetricHarness, metric_source};
 pub use journal::journal_store;
 pub use router::{RouterHarness, traffic_router};
 pub use single::single;
-pub use stores::{CacheHarness, cache_admin, status_page};
+pub use status_page::status_page;
 
 use crate::context::{CallContext, IdempotencyKey};
 use crate::error::{ErrorKind, Result};

@@ -4,6 +4,7 @@
 //! logs and lets calls go wrong as `fault` says, `cluster`, `backups` and `surroundings` are the backends on it.
 
 mod backups;
+mod caches;
 mod chance;
 mod cluster;
 mod fault;
@@ -22,7 +23,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::analysis::sources;
-use crate::backend::{Backends, TrafficRouter};
+use crate::backend::{Backends, Cache, TrafficRouter};
 use crate::clock::Clock;
 use crate::model::{ImageRef, Layout, Plan, Target};
 
@@ -163,7 +164,7 @@ impl Simulator {
 
     fn add_named(&self, backends: &mut Backends, name: &str) {
         backends.backup_stores.insert(name.to_owned(), self.facet(name));
-        backends.caches.insert(name.to_owned(), self.facet(name));
+        backends.caches.insert(name.to_owned(), Cache::data(self.facet(name)));
         backends.notifiers.insert(name.to_owned(), self.facet(name));
     }
 

@@ -14,6 +14,7 @@ use crate::context::{CallContext, IdempotencyKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Layout, RunId, Target, Track};
 
+use super::caches::SimCache;
 use super::fault::{BackendKind, Site};
 use super::scenario::{Answer, Edit, Scenario};
 use super::service::{Flow, SimService, place};
@@ -163,8 +164,8 @@ pub(super) struct State {
     pub(super) backups: Vec<SimBackup>,
     pub(super) restored: Vec<SimRestored>,
     pub(super) incidents: Vec<SimIncident>,
-    /// Keys in each cache.
-    pub(super) caches: BTreeMap<String, u64>,
+    /// Those that were changed; others are as at first.
+    pub(super) caches: BTreeMap<String, SimCache>,
     pub(super) deliveries: Vec<Delivery>,
     pub(super) questions: BTreeMap<IdempotencyKey, Question>,
     /// On whose behalf the world is changed just now.
