@@ -170,7 +170,8 @@ impl RedisConfig {
         self
     }
 
-    /// TLS to all nodes and sentinels; for a single server the URL says it.
+    /// TLS to all nodes and sentinels, whose certificates must be of the names or addresses that they announce; for a
+    /// single server the URL says it.
     #[must_use]
     pub fn tls(mut self) -> Self {
         self.tls = true;

@@ -5,7 +5,7 @@ use moodify_core::backend::{CacheEntry, FailoverRequest, FlushRequest, WarmReque
 use moodify_core::model::EnvironmentKind;
 use moodify_core::testing::conformance::cache_admin;
 use moodify_core::{Effect, ErrorKind};
-use moodify_redis::RedisConfig;
+use moodify_redis::{RedisCache, RedisConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::peer::{RedisServer, free_port, until};
@@ -55,7 +55,7 @@ async fn a_flush_needs_the_name_and_deletes_one_database() {
     let Some(server) = RedisServer::start(&[]).await else { return };
     server.fill(0, 40);
     server.fill(1, 7);
-    let config = |kind| crate::cache(RedisConfig::new("sessions", server.url()).environment(kind));
+    let config = |kind| cache(RedisConfig::new("sessions", server.url()).environment(kind));
     let cache = config(EnvironmentKind::Production);
     let careless = FlushRequest::confirmed("sessions");
     for wrong in [
@@ -290,7 +290,7 @@ async fn a_snapshot_that_runs_is_waited_for_and_another_one_made() {
     // The first one and ours.
     let info: String = server.ask(&["INFO"]);
     assert!(info.contains("rdb_saves:2"), "{info}");
-    let () = server.ask(&["CONFIG", "SET", "rdb-key-save-delay", "1000000"]);
+    let () = server.ask(&["CONFIG", "SET", "rdb-key-save-delay", "20000"]);
     let late = cache.snapshot(&cx_of(Duration::from_secs(3))).await.unwrap_err();
     assert_eq!(late.kind(), ErrorKind::Timeout, "{late}");
     assert!(late.to_string().contains("goes on"), "{late}");

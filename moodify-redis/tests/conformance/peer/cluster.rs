@@ -50,14 +50,14 @@ impl Cluster {
     }
 
     /// Waits until all nodes that run think that all is well, and every primary has a replica that follows it.
-    pub(crate) async fn wait_until_whole(&self) {
+    async fn wait_until_whole(&self) {
         until("the cluster is whole", || self.all(&["CLUSTER", "INFO"], "cluster_state:ok")).await;
         let replicas =
             || self.nodes.iter().filter(|node| node.ask::<String>(&["INFO"]).contains("master_link_status:up"));
         until("replicas follow", || replicas().count() == SHARDS).await;
-        let known = |node: &RedisServer| node.ask::<String>(&["CLUSTER", "NODES"]).matches(" slave ").count();
         let known = |node: &RedisServer| {
-            known(node) + node.ask::<String>(&["CLUSTER", "NODES"]).matches("myself,slave ").count()
+            let nodes: String = node.ask(&["CLUSTER", "NODES"]);
+            nodes.matches(" slave ").count() + nodes.matches(" myself,slave ").count()
         };
         until("all know the replicas", || self.nodes.iter().all(|node| known(node) == SHARDS)).await;
     }
@@ -77,7 +77,9 @@ impl Cluster {
             let mut connection = client.get_connection().unwrap();
             let mut pipe = redis::pipe();
             pipe.ignore_errors();
-            (0..keys).for_each(|key| drop(pipe.cmd("SET").arg(format!("{prefix}{key}")).arg("value")));
+            for key in 0..keys {
+                pipe.cmd("SET").arg(format!("{prefix}{key}")).arg("value");
+            }
             let answers: Vec<RedisResult<redis::Value>> = pipe.query(&mut connection).unwrap();
             // The others are told to go elsewhere.
             assert!(answers.iter().any(Result::is_ok), "shard {n} takes some");

@@ -35,14 +35,16 @@ impl Watched {
         let primary = RedisServer::start(options).await?;
         let follow = ["--replicaof", &format!("127.0.0.1 {}", primary.port), "--repl-diskless-sync-delay", "0"];
         let replica = RedisServer::start(&[options, &follow].concat()).await?;
+        // Sentinels look for replicas at once, and then only every 10 s.
+        until("the replica follows", || replica.ask::<String>(&["INFO"]).contains("master_link_status:up")).await;
         let sentinels = (0..SENTINELS).map(|_| sentinel(primary.port)).collect();
         let watched = Self { nodes: vec![primary, replica], sentinels };
         watched.wait_until_whole().await;
         Some(watched)
     }
 
-    /// Waits until the sentinels know all of one another and of the servers, and the replica follows.
-    pub(crate) async fn wait_until_whole(&self) {
+    /// Waits until the sentinels know all of one another and of the servers.
+    async fn wait_until_whole(&self) {
         let others = (SENTINELS - 1).to_string();
         until("the sentinels have met", || {
             self.sentinels.iter().all(|sentinel| {
@@ -52,8 +54,6 @@ impl Watched {
             })
         })
         .await;
-        let follows = |node: &RedisServer| node.ask::<String>(&["INFO"]).contains("master_link_status:up");
-        until("the replica follows", || self.nodes.iter().any(follows)).await;
     }
 
     pub(crate) fn sentinels(&self) -> Vec<String> {
