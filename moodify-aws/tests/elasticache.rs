@@ -11,7 +11,7 @@ use std::time::Duration;
 use fake::{Fake, Fault};
 use moodify_aws::{ApiConfig, CacheId, ElastiCacheBackups, ElastiCacheConfig, ElastiCacheNodes};
 use moodify_core::backend::{
-    Backends, Backup, BackupRequest, BackupState, BackupStore, BackupStoreExt, CacheNodes, CacheNodesExt,
+    Backends, Backup, BackupRequest, BackupState, BackupStore, BackupStoreExt, Cache, CacheNodes, CacheNodesExt,
     DeleteRequest, NodeRole, RestoreRequest, Restored, Retention,
 };
 use moodify_core::journal::{MemoryJournal, Outcome};
@@ -168,7 +168,7 @@ async fn the_step_restarts_replicas_then_the_primary_each_once() {
     };
     plan.phases = vec![Phase { name: "cache".into(), parallel: false, steps: vec![step] }].into();
     let mut backends = Backends::default();
-    backends.cache_nodes.insert(CACHE.to_owned(), Arc::new(nodes(&fake, group())));
+    backends.caches.insert(CACHE.to_owned(), Cache::of_nodes(Arc::new(nodes(&fake, group()))));
     let engine = Engine::new(Arc::new(MemoryJournal::new()), backends);
     let (_, ending) = engine.run(&plan, "test").await.unwrap();
     let moodify_core::engine::Ending::Ended(outcome, _) = &ending else { panic!("{ending:?}") };

@@ -141,7 +141,7 @@ impl MetricHarness for Harness {
 
 impl CacheHarness for Harness {
     fn cache(&self) -> Arc<dyn CacheAdmin> {
-        self.simulator.backends().caches["simulated"].clone()
+        self.simulator.backends().caches["simulated"].admin().unwrap().clone()
     }
 
     fn name(&self) -> String {
@@ -307,7 +307,7 @@ async fn cache_admin() {
 
 #[tokio::test(start_paused = true)]
 async fn cache_nodes() {
-    let nodes = Harness::new("http-route").simulator.backends().cache_nodes["simulated"].clone();
+    let nodes = Harness::new("http-route").simulator.backends().cache_nodes("simulated").unwrap().clone();
     conformance::cache_nodes(nodes.as_ref(), PATIENCE).await;
 }
 

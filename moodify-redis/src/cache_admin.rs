@@ -1,25 +1,49 @@
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use async_trait::async_trait;
-use moodify_core::backend::{CacheAdmin, CacheCapabilities, CacheInfo, FlushRequest};
+use futures::future::join_all;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+use moodify_core::backend::{
+    CacheAdmin, CacheCapabilities, CacheClient, CacheEntry, CacheInfo, CacheLatency, CacheRole, CacheSnapshot,
+    DeleteKeys, DeletedKeys, Failover, FailoverRequest, FlushRequest, SlowCommand, WarmRequest, Warmed,
+};
 use moodify_core::{CallContext, Error, ErrorKind, Result};
 use redis::cmd;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::info;
 
-use crate::config::RedisConfig;
-use crate::connection::Connector;
+use crate::config::{Place, RedisConfig};
+use crate::connection::Node;
 use crate::error::{Access, BACKEND};
-use crate::info::Fields;
+use crate::info::{Fields, client};
+use crate::topology::{Primary, Servers, Topology, fields};
+use crate::{delete, failover, snapshot, warm};
 
-/// Administers one Redis or Valkey server over one connection, which is made when it is first needed and made anew
-/// after it broke.
+/// Administers a Redis or Valkey: one server, a primary with replicas that sentinels watch, or a cluster. There is one
+/// connection to each node, made when it is first needed and made anew after it broke.
 ///
-/// `info` and `flush` are about the database that the configuration selects. A node of a cluster and a sentinel are
-/// refused as [`Unsupported`](ErrorKind::Unsupported): what one node says or deletes is not the cache.
+/// All is about the database that the configuration selects, but snapshots, which are of all databases.
 ///
-/// An ACL user needs `+ping +info +select`, and for flushing `+dbsize +flushdb`. The keys
-/// that a flush returns were counted right before it.
+/// # What its user must be allowed to
+/// `+ping +info` always, `+cluster|nodes` in a cluster, `+client|list +slowlog|get` to look on; `+dbsize +flushdb`
+/// to flush, `+scan +unlink` on the keys to delete, `+set` on those to warm, `+bgsave +time` for snapshots (and
+/// `+config|get` to know their files), `+cluster|failover` for failovers; `+select` if the database is not 0. At the
+/// sentinels `+ping +sentinel|master +sentinel|replicas +sentinel|failover`:
 ///
-/// Dropping the future of a call is safe: `ping` and `info` change nothing; a `flush` may still be carried out, and
-/// repeating it is fine. The next call connects anew.
+/// ```text
+/// ACL SETUSER moodify on >PASSWORD ~mood:* resetchannels -@all +ping +info +cluster|nodes +client|list +slowlog|get
+///   +dbsize +flushdb +scan +unlink +set +bgsave +time +config|get +cluster|failover
+/// ```
+///
+/// # Failovers
+/// With sentinels and in clusters, whatever is under way when a primary goes away waits for the next one, for at most
+/// the configured time without any. A replica that takes over has not always all that its primary had said yes to: so deleting
+/// begins anew there, and keys that came back are deleted, and counted, again.
+///
+/// Dropping the future of a call is safe: what it had sent may still be carried out, and repeating it is fine.
 ///
 /// ```
 /// use moodify_redis::{RedisCache, RedisConfig};
@@ -29,7 +53,8 @@ use crate::info::Fields;
 #[derive(Debug)]
 pub struct RedisCache {
     name: String,
-    connector: Connector,
+    production: bool,
+    servers: Servers,
 }
 
 impl RedisCache {
@@ -40,8 +65,8 @@ impl RedisCache {
     #[expect(clippy::needless_pass_by_value, reason = "the configuration has a secret; one copy of it is enough")]
     pub fn new(config: RedisConfig) -> Result<Self> {
         config.validate()?;
-        let server = config.server().map_err(|problem| Error::new(ErrorKind::Invalid, BACKEND, "connect", problem))?;
-        Ok(Self { name: config.name().to_owned(), connector: Connector::new(&config, server)? })
+        let (name, production) = (config.name().to_owned(), config.is_production());
+        Ok(Self { name, production, servers: Servers::new(&config)? })
     }
 
     /// The name by which a flush is confirmed.
@@ -50,74 +75,208 @@ impl RedisCache {
         &self.name
     }
 
-    fn error(&self, kind: ErrorKind, operation: &'static str, message: impl Into<String>) -> Error {
-        Error::new(kind, BACKEND, operation, message).on(self.connector.server().address())
+    fn refused(&self, message: String, hint: &str) -> Error {
+        Error::new(ErrorKind::Refused, BACKEND, FLUSH, message).on(self.name.as_str()).hint(hint)
     }
 
-    /// What the server says of itself; refuses what is not a single server.
-    async fn fields<T>(
+    /// Whether whoever asks for a flush knows what it would do.
+    fn may_flush(&self, request: &FlushRequest) -> Result<()> {
+        if request.confirmed_name != self.name {
+            let message = format!("{:?} was typed; nothing was deleted", request.confirmed_name);
+            return Err(self.refused(message, "type the whole name of the cache"));
+        }
+        if self.production && !request.in_production {
+            let message = "it is a cache of production; nothing was deleted".to_owned();
+            return Err(self.refused(message, "say that production is meant, or set up the environment that it is of"));
+        }
+        Ok(())
+    }
+
+    /// Asks all primaries at once.
+    async fn each<T, F: Future<Output = Result<T>>>(
         &self,
         cx: &CallContext,
         operation: &'static str,
-        read: impl FnOnce(&Fields<'_>) -> Result<T>,
-    ) -> Result<T> {
-        // Without sections: naming several of them at once is younger than Redis 7.
-        let text: String = self.connector.ask(cx, operation, Access::Read, &cmd("INFO")).await?;
-        let fields = Fields::parse(&text);
-        match fields.mode() {
-            "standalone" => read(&fields),
-            mode => Err(self.error(
-                ErrorKind::Unsupported,
-                operation,
-                format!("the server runs in {mode} mode, and this backend administers single servers"),
-            )),
-        }
+        ask: impl Fn(Arc<Node>) -> F,
+    ) -> Result<Vec<T>> {
+        let ask = &ask;
+        let pass = |topology: Arc<Topology>| async move {
+            let asked = topology.primaries.iter().map(|primary| ask(primary.node.clone()));
+            join_all(asked).await.into_iter().collect()
+        };
+        self.servers.follow(cx, operation, pass).await
     }
+
+    async fn describe(&self, cx: &CallContext, topology: &Topology) -> Result<CacheInfo> {
+        let database = self.servers.database();
+        let unusable = |node: &Node, field: &str| {
+            let message = format!("the answer has no usable {field}");
+            Error::new(ErrorKind::Internal, BACKEND, INFO, message).on(node.label())
+        };
+        let of = |node: &Node, fields: &Fields| {
+            fields.cache_node(node.address(), database).map_err(|field| unusable(node, field))
+        };
+        let mut engine = String::new();
+        let mut nodes = Vec::new();
+        for Primary { node, fields, .. } in &topology.primaries {
+            engine = fields.engine().map_err(|field| unusable(node, field))?;
+            nodes.push(of(node, fields)?);
+        }
+        let replicas = topology.primaries.iter().flat_map(|primary| &primary.replicas);
+        let answers = join_all(replicas.map(async |node| (node, fields(cx, INFO, node).await))).await;
+        for (node, answer) in answers {
+            // One that takes over just now is among the primaries next time.
+            if let Some(fields) = answer.ok().filter(|fields| fields.role() == CacheRole::Replica) {
+                nodes.push(of(node, &fields)?);
+            }
+        }
+        Ok(CacheInfo { engine, nodes })
+    }
+}
+
+const PING: &str = "ping";
+const INFO: &str = "info";
+const CLIENTS: &str = "list clients";
+const SLOW_LOG: &str = "read the slow log";
+const LATENCY: &str = "measure latency";
+const FLUSH: &str = "flush";
+
+async fn ping(cx: &CallContext, operation: &'static str, node: &Node) -> Result<()> {
+    let answer: String = node.ask(cx, operation, Access::Read, &cmd("PING")).await?;
+    if answer == "PONG" {
+        return Ok(());
+    }
+    let message = format!("answered {answer:?} instead of PONG");
+    Err(Error::new(ErrorKind::Internal, BACKEND, operation, message).on(node.label()))
+}
+
+/// An entry of `SLOWLOG GET`: id, time, microseconds, command with arguments, address and name of the client.
+type Slow = (u64, i64, u64, Vec<Vec<u8>>, String, String);
+
+fn slow(node: &Node, (id, at, micros, mut words, client, _): Slow) -> Option<SlowCommand> {
+    let command = if words.is_empty() { Vec::new() } else { words.swap_remove(0) };
+    Some(SlowCommand {
+        node: node.address().to_string(),
+        id,
+        at: Timestamp::from_second(at).ok()?,
+        took: std::time::Duration::from_micros(micros).into(),
+        command: String::from_utf8_lossy(&command).into_owned(),
+        client,
+    })
 }
 
 #[async_trait]
 impl CacheAdmin for RedisCache {
     fn capabilities(&self) -> CacheCapabilities {
-        CacheCapabilities::new(true, true, false)
+        CacheCapabilities::keys().snapshot(true).failover(self.servers.can_fail_over())
     }
 
     async fn ping(&self, cx: &CallContext) -> Result<()> {
-        let answer: String = self.connector.ask(cx, "ping", Access::Read, &cmd("PING")).await?;
-        if answer == "PONG" {
-            return Ok(());
+        if let Place::Single(address) = self.servers.place() {
+            return ping(cx, PING, &self.servers.node(address)).await;
         }
-        Err(self.error(ErrorKind::Internal, "ping", format!("answered {answer:?} instead of PONG")))
+        let topology = self.servers.topology(cx, PING).await?;
+        join_all(topology.primaries.iter().map(|primary| ping(cx, PING, &primary.node))).await.into_iter().collect()
     }
 
     async fn info(&self, cx: &CallContext) -> Result<CacheInfo> {
-        self.fields(cx, "info", |fields| {
-            fields
-                .cache_info(self.connector.server().login.db())
-                .map_err(|field| self.error(ErrorKind::Internal, "info", format!("the answer has no usable {field}")))
-        })
-        .await
+        let pass = |topology: Arc<Topology>| async move { self.describe(cx, &topology).await };
+        self.servers.follow(cx, INFO, pass).await
+    }
+
+    async fn clients(&self, cx: &CallContext) -> Result<Vec<CacheClient>> {
+        let ask = |node: Arc<Node>| async move {
+            let text: String = node.ask(cx, CLIENTS, Access::Read, cmd("CLIENT").arg("LIST")).await?;
+            Ok(text.lines().filter_map(|line| client(node.address(), line)).collect::<Vec<_>>())
+        };
+        Ok(self.each(cx, CLIENTS, ask).await?.into_iter().flatten().collect())
+    }
+
+    async fn slow_log(&self, cx: &CallContext, limit: u32) -> Result<Vec<SlowCommand>> {
+        let ask = |node: Arc<Node>| async move {
+            let all: Vec<Slow> = node.ask(cx, SLOW_LOG, Access::Read, cmd("SLOWLOG").arg("GET").arg(limit)).await?;
+            Ok(all.into_iter().filter_map(|entry| slow(&node, entry)).collect::<Vec<_>>())
+        };
+        let mut all: Vec<SlowCommand> = self.each(cx, SLOW_LOG, ask).await?.into_iter().flatten().collect();
+        all.sort_by_key(|slow| std::cmp::Reverse((slow.at, slow.id)));
+        Ok(all)
+    }
+
+    async fn latency(&self, cx: &CallContext, pings: NonZeroU32) -> Result<Vec<CacheLatency>> {
+        let ask = |node: Arc<Node>| async move {
+            let mut round_trips = Vec::new();
+            // The first one may have to connect.
+            ping(cx, LATENCY, &node).await?;
+            for _ in 0..pings.get() {
+                let begun = Instant::now();
+                ping(cx, LATENCY, &node).await?;
+                round_trips.push(begun.elapsed());
+            }
+            Ok(CacheLatency::of(&node.address().to_string(), round_trips))
+        };
+        Ok(self.each(cx, LATENCY, ask).await?.into_iter().flatten().collect())
     }
 
     async fn flush(&self, cx: &CallContext, request: &FlushRequest) -> Result<u64> {
-        const FLUSH: &str = "flush";
-        if !request.dry_run && request.confirmed_name != self.name {
-            return Err(self.error(
-                ErrorKind::Refused,
-                FLUSH,
-                format!(
-                    "confirmed was {:?}, but this cache is {:?}; nothing was deleted",
-                    request.confirmed_name, self.name
-                ),
-            ));
+        if !request.dry_run {
+            self.may_flush(request)?;
         }
-        self.fields(cx, FLUSH, |_| Ok(())).await?;
-        let keys = self.connector.ask(cx, FLUSH, Access::Read, &cmd("DBSIZE")).await?;
-        if request.dry_run {
-            return Ok(keys);
+        // By the first count: after a failover there is less to delete.
+        let counted = &Mutex::new(None);
+        let pass = |topology: Arc<Topology>| async move {
+            let nodes = || topology.primaries.iter().map(|primary| &primary.node);
+            let count = async |node: &Arc<Node>| node.ask::<u64>(cx, FLUSH, Access::Read, &cmd("DBSIZE")).await;
+            let counts = join_all(nodes().map(count)).await.into_iter().collect::<Result<Vec<_>>>()?;
+            let first = *counted.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(counts.iter().sum());
+            if request.dry_run {
+                return Ok(first);
+            }
+            // ASYNC frees the memory in the background, so that the server goes on serving meanwhile.
+            let mut command = cmd("FLUSHDB");
+            command.arg("ASYNC");
+            let flush = async |node: &Arc<Node>| node.ask::<()>(cx, FLUSH, Access::Write, &command).await;
+            join_all(nodes().map(flush)).await.into_iter().collect::<Result<()>>()?;
+            self.servers.unchanged(cx, FLUSH, &topology).await?;
+            Ok(first)
+        };
+        let keys = self.servers.follow(cx, FLUSH, pass).await?;
+        if !request.dry_run {
+            info!(cache = %self.name, run = %cx.run_id(), keys, "flushed");
         }
-        // ASYNC frees the memory in the background, so that the server goes on serving meanwhile.
-        let () = self.connector.ask(cx, FLUSH, Access::Write, cmd("FLUSHDB").arg("ASYNC")).await?;
-        info!(cache = %self.name, run = %cx.run_id(), keys, "flushed");
         Ok(keys)
+    }
+
+    async fn delete_matching(
+        &self,
+        cx: &CallContext,
+        request: &DeleteKeys,
+        done: &watch::Sender<u64>,
+    ) -> Result<DeletedKeys> {
+        let keys = delete::delete_matching(&self.servers, cx, request, done).await?;
+        if !request.dry_run {
+            let (pattern, deleted) = (request.pattern.as_str(), keys.deleted);
+            info!(cache = %self.name, run = %cx.run_id(), pattern, deleted, "keys deleted");
+        }
+        Ok(keys)
+    }
+
+    async fn warm(
+        &self,
+        cx: &CallContext,
+        entries: BoxStream<'static, Result<CacheEntry>>,
+        request: &WarmRequest,
+        done: &watch::Sender<u64>,
+    ) -> Result<Warmed> {
+        warm::warm(&self.servers, cx, entries, request, done).await
+    }
+
+    async fn snapshot(&self, cx: &CallContext) -> Result<Vec<CacheSnapshot>> {
+        snapshot::snapshot(&self.servers, cx).await
+    }
+
+    async fn failover(&self, cx: &CallContext, request: &FailoverRequest) -> Result<Failover> {
+        let over = failover::failover(&self.servers, cx, request).await?;
+        info!(cache = %self.name, run = %cx.run_id(), from = over.from, to = over.to, "another node takes the writes");
+        Ok(over)
     }
 }

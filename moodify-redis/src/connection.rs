@@ -1,15 +1,14 @@
-//! One multiplexed connection, made when it is first needed and made anew after it broke.
+//! One multiplexed connection to each node, made when it is first needed and made anew after it broke.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use moodify_core::{CallContext, Effect, Result};
+use moodify_core::{CallContext, Effect, Error, Result};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, FromRedisValue};
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisConnectionInfo, RedisResult};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -20,40 +19,76 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
-use crate::config::{RedisConfig, Server};
+use crate::address::Address;
+use crate::config::Timeouts;
 use crate::error::{Access, BACKEND, from_connect, from_redis, from_tls_setup};
 
-/// The way to one server.
-pub(crate) struct Connector {
-    server: Server,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
-    connect_timeout: Duration,
-    response_timeout: Duration,
+/// How all nodes are reached.
+#[derive(Clone)]
+pub(crate) struct Way {
+    pub(crate) login: RedisConnectionInfo,
+    tls: Option<TlsConnector>,
+    timeouts: Timeouts,
+}
+
+impl Way {
+    /// Reads the trust store if there is TLS.
+    pub(crate) fn new(
+        login: RedisConnectionInfo,
+        tls: bool,
+        authorities: Option<&Path>,
+        timeouts: Timeouts,
+    ) -> Result<Self> {
+        let tls = tls.then(|| self::tls(authorities)).transpose()?;
+        Ok(Self { login, tls, timeouts })
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// The same servers, where another login is needed.
+    pub(crate) fn with_login(&self, login: RedisConnectionInfo) -> Self {
+        Self { login, ..self.clone() }
+    }
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Way").field("login", &self.login).field("tls", &self.is_tls()).finish_non_exhaustive()
+    }
+}
+
+/// One server.
+pub(crate) struct Node {
+    address: Address,
+    way: Arc<Way>,
     current: Mutex<Option<Arc<Link>>>,
 }
 
-impl fmt::Debug for Connector {
+impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector").field("server", &self.server).finish_non_exhaustive()
+        f.debug_tuple("Node").field(&self.label()).finish()
     }
 }
 
-impl Connector {
-    /// Reads the trust store, but does not connect.
-    pub(crate) fn new(config: &RedisConfig, server: Server) -> Result<Self> {
-        let tls = if server.tls { Some(tls(config.authorities(), &server.host)?) } else { None };
-        let (connect_timeout, response_timeout) = config.timeouts();
-        Ok(Self { server, tls, connect_timeout, response_timeout, current: Mutex::new(None) })
+impl Node {
+    /// Does not connect yet.
+    pub(crate) fn new(address: Address, way: Arc<Way>) -> Self {
+        Self { address, way, current: Mutex::new(None) }
     }
 
-    pub(crate) fn server(&self) -> &Server {
-        &self.server
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// How errors name it: `rediss://host:6379/0`, without credentials.
+    pub(crate) fn label(&self) -> String {
+        let scheme = if self.way.is_tls() { "rediss" } else { "redis" };
+        format!("{scheme}://{}/{}", self.address, self.way.login.db())
     }
 
     /// Sends one command and reads its answer.
-    ///
-    /// One at a time and no transactions: the errors of pipelines hide their codes, and version 1.8.1 of the client
-    /// library panics over a transaction that an ACL refuses.
     pub(crate) async fn ask<T: FromRedisValue>(
         &self,
         cx: &CallContext,
@@ -61,25 +96,55 @@ impl Connector {
         access: Access,
         command: &Cmd,
     ) -> Result<T> {
-        let address = || self.server.address();
-        let connect = cx.at_most(self.connect_timeout);
+        let request = |mut connection: MultiplexedConnection| async move { command.query_async(&mut connection).await };
+        self.send(cx, operation, access, request).await
+    }
+
+    /// Sends many commands at once, and reads the answer to each, which may be an error. No transactions: version 1.8.1
+    /// of the client library panics over one that an ACL refuses.
+    pub(crate) async fn ask_all<T: FromRedisValue>(
+        &self,
+        cx: &CallContext,
+        operation: &'static str,
+        access: Access,
+        commands: &mut Pipeline,
+    ) -> Result<Vec<RedisResult<T>>> {
+        let commands = &*commands.ignore_errors();
+        let request =
+            |mut connection: MultiplexedConnection| async move { commands.query_async(&mut connection).await };
+        self.send(cx, operation, access, request).await
+    }
+
+    /// The error of one of many commands.
+    pub(crate) fn failed(&self, error: redis::RedisError, operation: &'static str, access: Access) -> Error {
+        from_redis(error, operation, access).on(self.label())
+    }
+
+    async fn send<T, F: Future<Output = RedisResult<T>>>(
+        &self,
+        cx: &CallContext,
+        operation: &'static str,
+        access: Access,
+        request: impl FnOnce(MultiplexedConnection) -> F,
+    ) -> Result<T> {
+        let connect = cx.at_most(self.way.timeouts.connect);
         let link = connect
             .run(BACKEND, operation, self.link(operation))
             .await
-            .map_err(|e| e.effect(Effect::None).on(address()))?;
+            .map_err(|e| e.effect(Effect::None).on(self.label()))?;
 
         let in_flight = InFlight(&link);
         let answer = async {
-            let answer = command.query_async(&mut link.connection.clone()).await;
+            let answer = request(link.connection.clone()).await;
             // An error of the server is an answer too; after any other one the connection is of no more use.
             if answer.as_ref().err().is_none_or(|e| !e.is_unrecoverable_error()) {
                 in_flight.answered();
             }
             answer.map_err(|e| from_redis(e, operation, access))
         };
-        cx.at_most(self.response_timeout).run(BACKEND, operation, answer).await.map_err(|e| {
+        cx.at_most(self.way.timeouts.response).run(BACKEND, operation, answer).await.map_err(|e| {
             let effect = if e.effect_of() == Effect::None { Effect::None } else { access.unanswered() };
-            e.effect(effect).on(address())
+            e.effect(effect).on(self.label())
         })
     }
 
@@ -91,21 +156,23 @@ impl Connector {
         }
         // Closes the broken one, also if no new one can be made.
         *current = None;
-        debug!(server = %self.server.address(), "connecting");
+        debug!(server = %self.label(), "connecting");
         let link = Arc::new(self.connect(operation).await?);
         *current = Some(link.clone());
         Ok(link)
     }
 
     async fn connect(&self, operation: &'static str) -> Result<Link> {
-        let Server { host, port, .. } = &self.server;
+        let Address { host, port } = &self.address;
         let broken = |e: io::Error| from_connect(e, operation);
         let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(broken)?;
         stream.set_nodelay(true).map_err(broken)?;
-        match &self.tls {
+        match &self.way.tls {
             None => self.log_in(stream, operation).await,
-            Some((tls, name)) => {
-                let stream = tls.connect(name.clone(), stream).await.map_err(broken)?;
+            Some(tls) => {
+                let name = ServerName::try_from(host.clone())
+                    .map_err(|e| from_tls_setup(format!("bad host name {host:?}"), e))?;
+                let stream = tls.connect(name, stream).await.map_err(broken)?;
                 self.log_in(stream, operation).await
             }
         }
@@ -118,7 +185,7 @@ impl Connector {
     ) -> Result<Link> {
         // Our own deadlines bound every request.
         let no_timeouts = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
-        let (connection, driver) = MultiplexedConnection::new_with_config(&self.server.login, stream, no_timeouts)
+        let (connection, driver) = MultiplexedConnection::new_with_config(&self.way.login, stream, no_timeouts)
             .await
             .map_err(|e| from_redis(e, operation, Access::Read))?;
         let driver = tokio::spawn(driver).abort_handle();
@@ -162,7 +229,7 @@ impl Drop for InFlight<'_> {
 }
 
 /// TLS with ring and the given authorities, or else the machine's.
-fn tls(authorities: Option<&Path>, host: &str) -> Result<(TlsConnector, ServerName<'static>)> {
+fn tls(authorities: Option<&Path>) -> Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     match authorities {
         Some(file) => {
@@ -185,7 +252,5 @@ fn tls(authorities: Option<&Path>, host: &str) -> Result<(TlsConnector, ServerNa
         .map_err(|e| from_tls_setup("no common TLS version", e))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let name =
-        ServerName::try_from(host.to_owned()).map_err(|e| from_tls_setup(format!("bad host name {host:?}"), e))?;
-    Ok((TlsConnector::from(Arc::new(config)), name))
+    Ok(TlsConnector::from(Arc::new(config)))
 }

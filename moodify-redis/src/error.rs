@@ -58,8 +58,14 @@ fn classify(error: &RedisError) -> (ErrorKind, &'static str) {
         {
             (ErrorKind::Unavailable, "the server is at its maxclients")
         }
-        (Redis::Server(Server::Moved | Server::Ask | Server::CrossSlot), _) => {
-            (ErrorKind::Unsupported, "this is one node of a cluster")
+        (Redis::Server(Server::Moved | Server::Ask), _) => {
+            (ErrorKind::Unavailable, "the slots of the cluster are moving to other nodes")
+        }
+        (_, "INPROG" | "NOGOODSLAVE") => (ErrorKind::Unavailable, "SENTINEL MASTER and SENTINEL REPLICAS say why"),
+        (Redis::Server(Server::ResponseError), _)
+            if error.detail().is_some_and(|d| d.starts_with("unknown command")) =>
+        {
+            (ErrorKind::Unsupported, "the server does not have this command, or whoever runs it has taken it away")
         }
         (Redis::Server(_) | Redis::Extension | Redis::InvalidClientConfig | Redis::Client, _) => {
             (ErrorKind::Invalid, "")
@@ -114,8 +120,10 @@ mod tests {
             ("READONLY You can't write against a read only replica.", ErrorKind::Unavailable, true),
             ("BUSY Redis is busy running a script.", ErrorKind::Unavailable, true),
             ("ERR max number of clients reached", ErrorKind::Unavailable, true),
-            ("ERR unknown command 'FLUSHDB'", ErrorKind::Invalid, false),
-            ("MOVED 1 127.0.0.1:7001", ErrorKind::Unsupported, false),
+            ("ERR unknown command 'FLUSHDB'", ErrorKind::Unsupported, false),
+            ("ERR wrong number of arguments", ErrorKind::Invalid, false),
+            ("NOGOODSLAVE No suitable replica to promote", ErrorKind::Unavailable, true),
+            ("MOVED 1 127.0.0.1:7001", ErrorKind::Unavailable, true),
         ] {
             let error = from_redis(answer(line), "flush", Access::Write);
             assert_eq!((error.kind(), error.is_transient()), (kind, transient), "{line}");

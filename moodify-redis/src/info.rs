@@ -1,60 +1,147 @@
-//! Reads what `INFO` answers.
+//! Reads what servers say of themselves: `INFO`, `CLIENT LIST`.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use moodify_core::backend::CacheInfo;
+use moodify_core::backend::{CacheClient, CacheRole, CacheServer};
+use moodify_core::model::Period;
+
+use crate::address::Address;
 
 /// The fields of an answer to `INFO`.
-pub(crate) struct Fields<'a>(HashMap<&'a str, &'a str>);
+#[derive(Debug)]
+pub(crate) struct Fields(HashMap<String, String>);
 
-impl<'a> Fields<'a> {
-    pub(crate) fn parse(text: &'a str) -> Self {
-        Self(text.lines().filter_map(|line| line.trim().split_once(':')).collect())
+/// What a node says about its snapshots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Saves {
+    /// One is being made.
+    pub(crate) running: bool,
+    /// When the last good one was complete, in seconds since 1970.
+    pub(crate) last: i64,
+    /// Whether the last one was good.
+    pub(crate) good: bool,
+    /// How long it took.
+    pub(crate) took: Duration,
+}
+
+impl Fields {
+    pub(crate) fn parse(text: &str) -> Self {
+        let fields = text.lines().filter_map(|line| line.trim().split_once(':'));
+        Self(fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+
+    fn get(&self, field: &str) -> Option<&str> {
+        self.0.get(field).map(String::as_str)
     }
 
     /// `standalone`, `cluster` or `sentinel`.
-    pub(crate) fn mode(&self) -> &'a str {
+    pub(crate) fn mode(&self) -> &str {
         // Valkey says it under both names.
-        self.0.get("redis_mode").or_else(|| self.0.get("server_mode")).copied().unwrap_or("standalone")
+        self.get("redis_mode").or_else(|| self.get("server_mode")).unwrap_or("standalone")
     }
 
-    /// What it says of the server, with the keys of one database; `Err` names the field that is missing.
-    pub(crate) fn cache_info(&self, database: i64) -> Result<CacheInfo, &'static str> {
-        let (hits, misses) = (self.number("keyspace_hits")?, self.number("keyspace_misses")?);
-        let look_ups = hits + misses;
-        Ok(CacheInfo {
-            engine: self.engine()?,
+    pub(crate) fn role(&self) -> CacheRole {
+        if self.get("role") == Some("slave") { CacheRole::Replica } else { CacheRole::Primary }
+    }
+
+    /// Names the history of a node's data: another one after each failover, also on a node that was primary before.
+    pub(crate) fn history(&self) -> String {
+        self.get("master_replid").or_else(|| self.get("run_id")).unwrap_or_default().to_owned()
+    }
+
+    /// Whether a replica has all that its primary has, but for the last moment.
+    pub(crate) fn follows(&self) -> bool {
+        self.get("master_link_status") == Some("up") && self.get("master_sync_in_progress") != Some("1")
+    }
+
+    /// The replicas that a primary knows: `slave0:ip=10.0.0.2,port=6379,state=online,offset=14,lag=0`.
+    pub(crate) fn replicas(&self) -> Vec<Address> {
+        let known = self.0.iter().filter(|(name, _)| {
+            name.strip_prefix("slave").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+        });
+        let address = |value: &str| {
+            let of = |wanted: &str| value.split(',').find_map(|part| part.strip_prefix(wanted)?.strip_prefix('='));
+            Some(Address::new(of("ip")?, of("port")?.parse().ok()?))
+        };
+        let mut all: Vec<Address> = known.filter_map(|(_, value)| address(value)).collect();
+        all.sort();
+        all
+    }
+
+    /// What it says of itself, with the keys of one database; `Err` names the field that is missing.
+    pub(crate) fn cache_node(&self, address: &Address, database: i64) -> Result<CacheServer, &'static str> {
+        Ok(CacheServer {
+            address: address.to_string(),
+            role: self.role(),
             used_memory: self.number("used_memory")?,
             max_memory: Some(self.number("maxmemory")?).filter(|limit| *limit > 0),
             clients: self.number("connected_clients")?,
-            #[expect(clippy::cast_precision_loss, reason = "a fraction needs no more than 52 bits")]
-            hit_rate: (look_ups > 0).then(|| hits as f64 / look_ups as f64),
+            hits: self.number("keyspace_hits")?,
+            misses: self.number("keyspace_misses")?,
             keys: self.keys(database),
+            replicas: self.number("connected_slaves").ok().and_then(|n| n.try_into().ok()).unwrap_or(0),
         })
     }
 
-    fn engine(&self) -> Result<String, &'static str> {
-        let of = |field| self.0.get(field).copied();
+    pub(crate) fn engine(&self) -> Result<String, &'static str> {
         // Valkey also reports a redis_version, for the sake of old clients.
-        match (of("valkey_version"), of("redis_version")) {
+        match (self.get("valkey_version"), self.get("redis_version")) {
             (Some(version), _) => Ok(format!("valkey {version}")),
             (None, Some(version)) => Ok(format!("redis {version}")),
             (None, None) => Err("redis_version"),
         }
     }
 
+    /// What it says of its snapshots; `Err` names the field that is missing.
+    pub(crate) fn saves(&self) -> Result<Saves, &'static str> {
+        const LAST: &str = "rdb_last_save_time";
+        const STATUS: &str = "rdb_last_bgsave_status";
+        let seconds = self.get("rdb_last_bgsave_time_sec").and_then(|text| text.parse().ok());
+        Ok(Saves {
+            running: self.number("rdb_bgsave_in_progress")? != 0,
+            last: self.get(LAST).and_then(|text| text.parse().ok()).ok_or(LAST)?,
+            good: self.get(STATUS).ok_or(STATUS)? == "ok",
+            // -1 before the first one.
+            took: Duration::from_secs(seconds.unwrap_or(0)),
+        })
+    }
+
     fn number(&self, field: &'static str) -> Result<u64, &'static str> {
-        self.0.get(field).and_then(|text| text.parse().ok()).ok_or(field)
+        self.get(field).and_then(|text| text.parse().ok()).ok_or(field)
+    }
+
+    /// Keys of all databases.
+    pub(crate) fn all_keys(&self) -> u64 {
+        let numbered = |name: &str| name.strip_prefix("db").and_then(|n| n.parse::<i64>().ok());
+        self.0.keys().filter_map(|name| numbered(name)).map(|database| self.keys(database)).sum()
     }
 
     /// An empty database is not listed at all: `db0:keys=12,expires=3,avg_ttl=0`.
     fn keys(&self, database: i64) -> u64 {
-        self.0
-            .get(format!("db{database}").as_str())
+        self.get(&format!("db{database}"))
             .and_then(|counts| counts.split(',').find_map(|count| count.strip_prefix("keys=")))
             .and_then(|keys| keys.parse().ok())
             .unwrap_or(0)
     }
+}
+
+/// Reads a line of `CLIENT LIST`: `id=3 addr=127.0.0.1:50000 name= age=7 idle=0 db=0 cmd=client|list user=default`.
+pub(crate) fn client(node: &Address, line: &str) -> Option<CacheClient> {
+    let fields: HashMap<&str, &str> = line.split(' ').filter_map(|field| field.split_once('=')).collect();
+    let number = |field: &str| fields.get(field)?.parse::<u64>().ok();
+    let text = |field: &str| fields.get(field).map(|value| (*value).to_owned());
+    Some(CacheClient {
+        node: node.to_string(),
+        id: number("id")?,
+        address: text("addr")?,
+        name: text("name").unwrap_or_default(),
+        user: text("user"),
+        database: number("db")?.try_into().ok()?,
+        connected: Period::from_secs(number("age")?),
+        idle: Period::from_secs(number("idle")?),
+        command: text("cmd").filter(|command| command != "NULL").unwrap_or_default(),
+    })
 }
 
 #[cfg(test)]
@@ -62,25 +149,40 @@ mod tests {
     use super::*;
 
     const REDIS: &str = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n\r\n# Clients\r\n\
-        connected_clients:3\r\n\r\n# Memory\r\nused_memory:1048576\r\nmaxmemory:0\r\n\r\n# Stats\r\n\
-        keyspace_hits:3\r\nkeyspace_misses:1\r\n\r\n# Keyspace\r\ndb0:keys=12,expires=3,avg_ttl=0\r\n\
+        connected_clients:3\r\n\r\n# Memory\r\nused_memory:1048576\r\nmaxmemory:0\r\n\r\n# Persistence\r\n\
+        rdb_bgsave_in_progress:0\r\nrdb_last_save_time:1795900000\r\nrdb_last_bgsave_status:ok\r\n\
+        rdb_last_bgsave_time_sec:-1\r\n\r\n# Stats\r\n\
+        keyspace_hits:3\r\nkeyspace_misses:1\r\n\r\n# Replication\r\nrole:master\r\nconnected_slaves:1\r\n\
+        slave0:ip=10.0.0.2,port=6379,state=online,offset=14,lag=0\r\nslave_read_only:1\r\nmaster_replid:ab12\r\n\r\n\
+        # Keyspace\r\ndb0:keys=12,expires=3,avg_ttl=0\r\n\
         db2:keys=7,expires=0,avg_ttl=0,subexpiry=0\r\n";
+
+    fn here() -> Address {
+        Address::new("10.0.0.1", 6379)
+    }
 
     #[test]
     fn redis_answers() {
-        let info = Fields::parse(REDIS).cache_info(2).unwrap();
+        let fields = Fields::parse(REDIS);
         assert_eq!(
-            info,
-            CacheInfo {
-                engine: "redis 7.0.15".to_owned(),
+            fields.cache_node(&here(), 2).unwrap(),
+            CacheServer {
+                address: "10.0.0.1:6379".to_owned(),
+                role: CacheRole::Primary,
                 used_memory: 1_048_576,
                 max_memory: None,
                 clients: 3,
-                hit_rate: Some(0.75),
+                hits: 3,
+                misses: 1,
                 keys: 7,
+                replicas: 1,
             }
         );
-        assert_eq!(Fields::parse(REDIS).cache_info(1).unwrap().keys, 0);
+        assert_eq!((fields.engine().unwrap().as_str(), fields.history().as_str()), ("redis 7.0.15", "ab12"));
+        assert_eq!((fields.cache_node(&here(), 1).unwrap().keys, fields.all_keys()), (0, 19));
+        assert_eq!(fields.replicas(), [Address::new("10.0.0.2", 6379)]);
+        let saves = Saves { running: false, last: 1_795_900_000, good: true, took: Duration::ZERO };
+        assert_eq!(fields.saves(), Ok(saves));
     }
 
     #[test]
@@ -88,15 +190,32 @@ mod tests {
         let text = REDIS
             .replace("redis_version:7.0.15", "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.1")
             .replace("maxmemory:0", "maxmemory:2097152")
-            .replace("hits:3", "hits:0")
-            .replace("misses:1", "misses:0");
-        let info = Fields::parse(&text).cache_info(0).unwrap();
-        assert_eq!(info.engine, "valkey 8.1.1");
-        assert_eq!((info.max_memory, info.hit_rate, info.keys), (Some(2_097_152), None, 12));
+            .replace("role:master", "role:slave\r\nmaster_link_status:up\r\nmaster_sync_in_progress:0");
+        let fields = Fields::parse(&text);
+        assert_eq!(fields.engine().unwrap(), "valkey 8.1.1");
+        let node = fields.cache_node(&here(), 0).unwrap();
+        assert_eq!((node.max_memory, node.role, node.keys), (Some(2_097_152), CacheRole::Replica, 12));
+        assert!(fields.follows() && !Fields::parse(REDIS).follows());
     }
 
     #[test]
     fn a_missing_field_is_named() {
-        assert_eq!(Fields::parse("redis_version:7").cache_info(0).unwrap_err(), "keyspace_hits");
+        assert_eq!(Fields::parse("used_memory:7").cache_node(&here(), 0).unwrap_err(), "maxmemory");
+        assert_eq!(Fields::parse("used_memory:7").engine().unwrap_err(), "redis_version");
+    }
+
+    #[test]
+    fn clients_are_read_without_what_they_ask_for() {
+        let line = "id=7 addr=10.0.0.9:50422 laddr=10.0.0.1:6379 fd=9 name=worker age=62 idle=3 flags=N db=2 sub=0 \
+                    argv-mem=10 cmd=set user=moodify library-name=redis-py resp=2";
+        let read = client(&here(), line).unwrap();
+        assert_eq!(
+            (read.id, read.address.as_str(), read.name.as_str(), read.database),
+            (7, "10.0.0.9:50422", "worker", 2)
+        );
+        assert_eq!((read.connected, read.idle), (Period::from_secs(62), Period::from_secs(3)));
+        assert_eq!((read.command.as_str(), read.user.as_deref()), ("set", Some("moodify")));
+        assert_eq!(client(&here(), "id=7 addr=10.0.0.9:50422 name= age=1 idle=1 db=0 cmd=NULL").unwrap().command, "");
+        assert_eq!(client(&here(), "nonsense"), None);
     }
 }

@@ -1,4 +1,5 @@
-//! Redis backend of moodify: [`RedisCache`] administers one Redis or Valkey server.
+//! Redis backend of moodify: [`RedisCache`] administers a Redis or Valkey, be it a single server, watched by sentinels
+//! or a cluster.
 //!
 //! ```no_run
 //! # async fn example() -> moodify_core::Result<()> {
@@ -11,7 +12,7 @@
 //! let run = RunId::new("r1").expect("a valid id");
 //! let cx = CallContext::new(run, IdempotencyKey::new("r1/cache"), Duration::from_secs(10));
 //! let info = cache.info(&cx).await?;
-//! println!("{}: {} keys in {} bytes", info.engine, info.keys, info.used_memory);
+//! println!("{}: {} keys in {} bytes", info.engine, info.keys(), info.used_memory());
 //! # Ok(())
 //! # }
 //! ```
@@ -19,11 +20,20 @@
 //! No name of the `redis` crate is part of this crate's signatures, and TLS is rustls with ring, chosen here and not
 //! by whatever default the process has installed.
 
+mod address;
 mod cache_admin;
+mod cluster;
 mod config;
 mod connection;
+mod delete;
 mod error;
+mod failover;
 mod info;
+mod pace;
+mod slot;
+mod snapshot;
+mod topology;
+mod warm;
 
 pub use cache_admin::RedisCache;
 pub use config::RedisConfig;

@@ -49,7 +49,13 @@ mod approval;
 mod backup;
 mod bake;
 mod baseline;
+mod cache;
+mod cache_check;
+mod cache_delete;
+mod cache_flush;
 mod cache_restart;
+mod cache_snapshot;
+mod cache_warm;
 mod context;
 mod deploy_canary;
 mod hand_over;
@@ -83,7 +89,9 @@ use serde::de::DeserializeOwned;
 pub use backup::VerifiedBackup;
 pub use bake::BakeParams;
 pub use baseline::{Baseline, BaselineParams, Baselines};
+pub use cache_flush::FlushedCache;
 pub use cache_restart::RestartedCache;
+pub use cache_warm::WarmedCache;
 pub use context::{Answers, CheckContext, StepContext};
 pub use registry::{Kind, Registry};
 pub use restore::RestoredBackup;
@@ -148,6 +156,16 @@ pub mod kinds {
     pub const PRUNE_BACKUPS: &str = "prune-backups";
     /// Restarts the nodes of a cache, one at a time.
     pub const CACHE_RESTART: &str = "cache-restart";
+    /// Deletes everything in a cache.
+    pub const CACHE_FLUSH: &str = "cache-flush";
+    /// Deletes keys of a cache by pattern.
+    pub const CACHE_DELETE: &str = "cache-delete";
+    /// Lets a cache write its keys to its disks.
+    pub const CACHE_SNAPSHOT: &str = "cache-snapshot";
+    /// Writes entries that a cache does not have.
+    pub const CACHE_WARM: &str = "cache-warm";
+    /// Asks a cache whether it is as it should be.
+    pub const CACHE_CHECK: &str = "cache-check";
 }
 
 /// What an observation found of a step whose outcome was unknown.

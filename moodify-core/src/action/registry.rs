@@ -9,9 +9,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Action, CheckContext, Observed, StepContext, approval, backup, bake, baseline, cache_restart, deploy_canary,
-    hand_over, kinds, notify, probe, promote, recreate, restore, retire_canary, retire_old, return_traffic, roll_batch,
-    run_job, set_cron_jobs, shift_traffic, status_page, testers, wait,
+    Action, CheckContext, Observed, StepContext, approval, backup, bake, baseline, cache_check, cache_delete,
+    cache_flush, cache_restart, cache_snapshot, cache_warm, deploy_canary, hand_over, kinds, notify, probe, promote,
+    recreate, restore, retire_canary, retire_old, return_traffic, roll_batch, run_job, set_cron_jobs, shift_traffic,
+    status_page, testers, wait,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Step;
@@ -60,6 +61,11 @@ impl Registry {
             .register(kinds::RESTORE, restore::Restore)
             .register(kinds::PRUNE_BACKUPS, backup::PruneBackups)
             .register(kinds::CACHE_RESTART, cache_restart::RestartCache)
+            .register(kinds::CACHE_FLUSH, cache_flush::FlushCache)
+            .register(kinds::CACHE_DELETE, cache_delete::DeleteFromCache)
+            .register(kinds::CACHE_SNAPSHOT, cache_snapshot::SnapshotCache)
+            .register(kinds::CACHE_WARM, cache_warm::WarmCache)
+            .register(kinds::CACHE_CHECK, cache_check::CheckCache)
     }
 
     /// Knows `action` under `name` too; the newest of a name wins.

@@ -13,11 +13,14 @@
 mod approvals;
 mod artifact_store;
 mod backup_store;
+mod cache;
 mod cache_admin;
+mod cache_info;
 mod cache_nodes;
 mod deployer;
 mod diagnostics;
 mod jobs;
+mod key_pattern;
 mod metric_source;
 mod notifier;
 mod probe;
@@ -40,7 +43,12 @@ pub use backup_store::{
     Backup, BackupCapabilities, BackupRequest, BackupState, BackupStore, BackupStoreExt, DeleteRequest, RestorePoint,
     RestoreRequest, RestoreState, Restored,
 };
-pub use cache_admin::{CacheAdmin, CacheCapabilities, CacheInfo, FlushRequest};
+pub use cache::Cache;
+pub use cache_admin::{
+    CacheAdmin, CacheCapabilities, CacheEntry, DeleteKeys, DeletedKeys, Failover, FailoverRequest, FlushRequest,
+    KEYS_A_PAGE, WarmRequest, Warmed,
+};
+pub use cache_info::{CacheClient, CacheInfo, CacheLatency, CacheRole, CacheServer, CacheSnapshot, SlowCommand};
 pub use cache_nodes::{
     CacheNode, CacheNodes, CacheNodesExt, NodeCapabilities, NodeEvent, NodeRole, NodeState, restart_order,
 };
@@ -50,6 +58,7 @@ pub use deployer::{
 };
 pub use diagnostics::{Diagnostics, LogRequest, PodState, Pods};
 pub use jobs::{CronJobRef, JobPhase, JobRequest, JobState, JobTemplate, Jobs, JobsExt};
+pub use key_pattern::KeyPattern;
 pub use metric_source::{Measurement, MetricQuery, MetricSource};
 pub use notifier::{Audience, Link, Notification, Notifier, Urgency};
 pub use probe::{Probe, ProbeRequest, ProbeResult};
@@ -105,9 +114,7 @@ pub struct Backends {
     /// Keep artifacts, by name.
     pub artifact_stores: BTreeMap<String, Arc<dyn ArtifactStore>>,
     /// Administer caches, by name.
-    pub caches: BTreeMap<String, Arc<dyn CacheAdmin>>,
-    /// Administer the nodes of caches, by the names of these.
-    pub cache_nodes: BTreeMap<String, Arc<dyn CacheNodes>>,
+    pub caches: BTreeMap<String, Cache>,
     /// Tells customers.
     pub status_page: Option<Arc<dyn StatusPage>>,
     /// Measure, by the name that metric checks use.
@@ -186,7 +193,7 @@ impl Backends {
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] if there is none.
-    pub fn cache(&self, name: &str) -> Result<&Arc<dyn CacheAdmin>> {
+    pub fn cache(&self, name: &str) -> Result<&Cache> {
         named(&self.caches, "cache", name)
     }
 
@@ -195,7 +202,10 @@ impl Backends {
     /// # Errors
     /// [`ErrorKind::Unsupported`] if they cannot be administered.
     pub fn cache_nodes(&self, name: &str) -> Result<&Arc<dyn CacheNodes>> {
-        named(&self.cache_nodes, "administration of the nodes of a cache", name)
+        self.cache(name)?.nodes.as_ref().ok_or_else(|| {
+            let message = "nothing is set up that administers the nodes of this cache";
+            Error::new(ErrorKind::Unsupported, "moodify", "find a backend", message).on(name)
+        })
     }
 
     /// The status page.
@@ -250,7 +260,7 @@ fn present<'a, T: ?Sized>(backend: Option<&'a Arc<T>>, what: &str) -> Result<&'a
     })
 }
 
-fn named<'a, T: ?Sized>(all: &'a BTreeMap<String, Arc<T>>, what: &str, name: &str) -> Result<&'a Arc<T>> {
+fn named<'a, T>(all: &'a BTreeMap<String, T>, what: &str, name: &str) -> Result<&'a T> {
     all.get(name).ok_or_else(|| {
         let known: Vec<&str> = all.keys().map(String::as_str).collect();
         let known =

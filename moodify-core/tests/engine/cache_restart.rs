@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use moodify_core::Engine;
 use moodify_core::action::RestartedCache;
-use moodify_core::backend::NodeCapabilities;
+use moodify_core::backend::{Cache, NodeCapabilities};
 use moodify_core::error::ErrorKind;
 use moodify_core::journal::{JournalStore, MemoryJournal, Outcome, StepStatus, fold};
 use moodify_core::model::{Phase, Plan, RetryPolicy, Step};
@@ -128,12 +128,12 @@ fn what_cannot_be_restarted_is_refused_before_anything_happens() {
         let can = NodeCapabilities::all().without_restart("it has no nodes; flush it instead");
         nodes.expect_capabilities().return_const(can);
         let mut backends = stage.simulator.backends_for(&stage.plan);
-        backends.cache_nodes.insert(CACHE.to_owned(), Arc::new(nodes));
+        backends.caches.insert(CACHE.to_owned(), Cache::of_nodes(Arc::new(nodes)));
         for (backends, says) in [
             (backends.clone(), "it has no nodes; flush it instead"),
             (
                 {
-                    backends.cache_nodes.clear();
+                    backends.caches.clear();
                     backends
                 },
                 "none is set up",

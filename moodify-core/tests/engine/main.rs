@@ -6,6 +6,7 @@
 mod backups;
 mod blue_green;
 mod cache_restart;
+mod caches;
 mod commands;
 mod common;
 mod configuration;

@@ -7,6 +7,7 @@
 
 mod artifacts;
 mod backups;
+mod cache;
 mod configuration;
 mod deployer;
 mod figures;
@@ -17,7 +18,6 @@ mod notifier;
 mod router;
 mod single;
 mod status_page;
-mod stores;
 mod testers;
 
 use std::fmt::Debug;
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use artifacts::artifact_store;
 pub use backups::backup_store;
+pub use cache::{CacheHarness, cache_admin};
 pub use configuration::{ConfigurationHarness, configuration};
 pub use deployer::{DeployerHarness, deployer};
 pub use figures::{MetricHarness, metric_source};
@@ -37,8 +38,6 @@ pub use notifier::{NotifierHarness, notifier};
 pub use router::{RouterHarness, traffic_router};
 pub use single::single;
 pub use status_page::status_page;
-pub use stores::{CacheHarness, cache_admin};
-
 pub use testers::{TestersHarness, tester_routes};
 
 use crate::context::{CallContext, IdempotencyKey};

@@ -6,6 +6,7 @@
 
 mod artifacts;
 mod backups;
+mod caches;
 mod chance;
 mod cluster;
 mod fault;
@@ -27,7 +28,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::analysis::sources;
-use crate::backend::{Backends, TrafficRouter};
+use crate::backend::{Backends, Cache, TrafficRouter};
 use crate::clock::Clock;
 use crate::model::{ImageRef, Layout, Plan, Target};
 
@@ -182,8 +183,7 @@ impl Simulator {
     fn add_named(&self, backends: &mut Backends, name: &str) {
         backends.artifact_stores.insert(name.to_owned(), self.facet(name));
         backends.backup_stores.insert(name.to_owned(), self.facet(name));
-        backends.caches.insert(name.to_owned(), self.facet(name));
-        backends.cache_nodes.insert(name.to_owned(), self.facet(name));
+        backends.caches.insert(name.to_owned(), Cache::data(self.facet(name)).with_nodes(self.facet(name)));
         backends.notifiers.insert(name.to_owned(), self.facet(name));
     }
 

@@ -15,6 +15,7 @@ use crate::context::{CallContext, IdempotencyKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{ImageRef, Layout, RunId, Target, Track};
 
+use super::caches::SimCache;
 use super::fault::{BackendKind, Site};
 use super::jobs::SimJob;
 use super::nodes::SimNode;
@@ -184,8 +185,8 @@ pub(super) struct State {
     /// How many artifacts were ever written.
     pub(super) puts: u64,
     pub(super) incidents: Vec<SimIncident>,
-    /// Keys in each cache.
-    pub(super) caches: BTreeMap<String, u64>,
+    /// Those that were changed; others are as at first.
+    pub(super) caches: BTreeMap<String, SimCache>,
     /// Nodes of each cache that was looked at.
     pub(super) cache_nodes: BTreeMap<String, Vec<SimNode>>,
     pub(super) deliveries: Vec<Delivery>,

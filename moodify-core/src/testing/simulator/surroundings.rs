@@ -1,12 +1,12 @@
-//! What stands around the simulated cluster: metrics, probes, caches, the status page, and people.
+//! What stands around the simulated cluster: metrics, probes, the status page, and people.
 
 use async_trait::async_trait;
 
 use crate::analysis::metrics;
 use crate::backend::{
-    ApprovalRequest, Approvals, CacheAdmin, CacheCapabilities, CacheInfo, Decision, FlushRequest, Incident,
-    IncidentStatus, IncidentUpdate, Maintenance, Measurement, MetricQuery, MetricSource, Notification, Notifier,
-    PodState, Probe, ProbeRequest, ProbeResult, StatusPage, StatusPageCapabilities,
+    ApprovalRequest, Approvals, Decision, Incident, IncidentStatus, IncidentUpdate, Maintenance, Measurement,
+    MetricQuery, MetricSource, Notification, Notifier, PodState, Probe, ProbeRequest, ProbeResult, StatusPage,
+    StatusPageCapabilities,
 };
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
@@ -18,9 +18,6 @@ use super::fault::BackendKind;
 use super::scenario::Scenario;
 use super::service::{SimService, place};
 use super::state::{Caller, Delivery, Question, SimIncident, State};
-
-/// Keys in a cache at first.
-const KEYS: u64 = 1000;
 
 /// Figures vary by so much up and down.
 const NOISE: f64 = 0.05;
@@ -150,58 +147,8 @@ impl Probe for Facet {
 }
 
 impl Facet {
-    fn cache(&self, operation: &'static str) -> Caller {
-        self.caller(BackendKind::CacheAdmin, operation, &self.name)
-    }
-
     fn page(&self, operation: &'static str) -> Caller {
         self.caller(BackendKind::StatusPage, operation, "status page")
-    }
-}
-
-#[async_trait]
-impl CacheAdmin for Facet {
-    fn capabilities(&self) -> CacheCapabilities {
-        CacheCapabilities::new(true, true, false)
-    }
-
-    async fn ping(&self, cx: &CallContext) -> Result<()> {
-        self.world.call(cx, self.cache("ping").reading(), |_| Ok(())).await
-    }
-
-    async fn info(&self, cx: &CallContext) -> Result<CacheInfo> {
-        let name = self.name.clone();
-        let effect = move |state: &mut State| {
-            let keys = state.caches.get(&*name).copied().unwrap_or(KEYS);
-            Ok(CacheInfo {
-                engine: "simulated 1.0".to_owned(),
-                used_memory: keys << 10,
-                max_memory: Some(1 << 30),
-                clients: 3,
-                hit_rate: (keys > 0).then_some(0.95),
-                keys,
-            })
-        };
-        self.world.call(cx, self.cache("info").reading(), effect).await
-    }
-
-    async fn flush(&self, cx: &CallContext, request: &FlushRequest) -> Result<u64> {
-        let (caller, request) = (self.cache("flush"), request.clone());
-        let asks = caller.clone();
-        let effect = move |state: &mut State| {
-            let name = &asks.subject;
-            if !request.dry_run && request.confirmed_name != *name {
-                let message = format!("{:?} was confirmed, but this is {name:?}", request.confirmed_name);
-                return Err(asks.fails(ErrorKind::Refused, message));
-            }
-            let keys = state.caches.get(name).copied().unwrap_or(KEYS);
-            if !request.dry_run {
-                state.caches.insert(name.clone(), 0);
-                state.wrote(format!("{keys} keys of {name} deleted"));
-            }
-            Ok(keys)
-        };
-        self.world.call(cx, caller, effect).await
     }
 }
 

@@ -287,6 +287,18 @@ impl World {
         })
     }
 
+    /// How many keys are in a cache.
+    #[must_use]
+    pub fn cache_keys(&self, cache: &str) -> u64 {
+        self.look(|state| state.caches.get(cache).cloned().unwrap_or_default().len())
+    }
+
+    /// How many snapshots were made of a cache.
+    #[must_use]
+    pub fn cache_snapshots(&self, cache: &str) -> u32 {
+        self.look(|state| state.caches.get(cache).map_or(0, |cache| cache.snapshots))
+    }
+
     /// What was restored, and was not discarded since.
     #[must_use]
     pub fn restored(&self) -> Vec<SimRestored> {

@@ -1,30 +1,35 @@
-//! A real redis-server on a free port of 127.0.0.1, stopped by its process id.
+//! Real servers on free ports of 127.0.0.1, stopped by their process ids.
+
+mod cluster;
+mod sentinel;
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use redis::Commands;
+pub(crate) use cluster::Cluster;
+use redis::{Commands, FromRedisValue};
+pub(crate) use sentinel::Watched;
 use tempfile::TempDir;
 
 const VARIABLE: &str = "MOODIFY_REDIS_SERVER";
 
 /// The server's binary; without it tests are skipped, loudly, and fail where everything must be there.
 fn binary() -> Option<PathBuf> {
-    let on_path = || {
-        std::env::split_paths(&std::env::var_os("PATH")?)
-            .map(|dir| dir.join("redis-server"))
-            .find(|file| file.is_file())
-    };
-    let found = std::env::var_os(VARIABLE).map(PathBuf::from).or_else(on_path);
+    program("redis-server", VARIABLE)
+}
+
+fn program(name: &str, variable: &str) -> Option<PathBuf> {
+    let on_path = || std::env::split_paths(&std::env::var_os("PATH")?).map(|d| d.join(name)).find(|f| f.is_file());
+    let found = std::env::var_os(variable).map(PathBuf::from).or_else(on_path);
     if found.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "no redis-server on PATH or in {VARIABLE}");
+        assert!(std::env::var_os("CI").is_none(), "no {name} on PATH or in {variable}");
         // Not a print macro, whose output the test harness would swallow.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: no redis-server on PATH or in {VARIABLE}");
+        let _ = writeln!(std::io::stderr(), "SKIPPED: no {name} on PATH or in {variable}");
     }
     found
 }
@@ -45,6 +50,13 @@ impl RedisServer {
         let mut all = os(&["--port", &port.to_string()]);
         all.extend(os(options));
         Self::start_in(dir, port, all).await
+    }
+
+    /// Starts a Valkey.
+    pub(crate) async fn start_valkey() -> Option<Self> {
+        let binary = program("valkey-server", "MOODIFY_VALKEY_SERVER")?;
+        let port = free_port();
+        Some(Self::start_as(&binary, tempfile::tempdir().unwrap(), port, os(&["--port", &port.to_string()])).await)
     }
 
     /// Starts a server that speaks TLS only, as `localhost`.
@@ -69,10 +81,34 @@ impl RedisServer {
     }
 
     async fn start_in(dir: TempDir, port: u16, options: Vec<OsString>) -> Option<Self> {
-        let child = spawn(&binary()?, &dir, &options);
+        Some(Self::start_as(&binary()?, dir, port, options).await)
+    }
+
+    async fn start_as(binary: &PathBuf, dir: TempDir, port: u16, options: Vec<OsString>) -> Self {
+        let child = spawn(binary, &dir, &options);
         let mut server = Self { child, port, dir, options };
         server.wait_until_it_listens().await;
-        Some(server)
+        server
+    }
+
+    pub(crate) fn runs(&self) -> bool {
+        TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+    }
+
+    /// Where it keeps its files.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Asks it, not through the crate under test.
+    pub(crate) fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]).query(&mut client.get_connection().unwrap()).unwrap()
     }
 
     /// Starts it again on the same port, after `stop`.
@@ -128,6 +164,17 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Waits until something is true, for at most half a minute.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..300 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{what}: not within 30 s");
 }
 
 /// A port that nothing listens on, and that no other test of this process was given: two servers that want the same one

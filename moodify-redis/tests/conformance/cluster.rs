@@ -1,0 +1,106 @@
+use std::time::Duration;
+
+use moodify_core::ErrorKind;
+use moodify_core::backend::{CacheRole, FailoverRequest};
+use moodify_core::testing::conformance::cache_admin;
+use moodify_redis::RedisConfig;
+use tokio::time::{Instant, sleep};
+
+use crate::peer::{Cluster, RedisServer, until};
+use crate::{Harness, PATIENCE, cache, cx, matching, unheard};
+
+fn config(cluster: &Cluster) -> RedisConfig {
+    RedisConfig::cluster("sessions", cluster.addresses())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_keeps_the_contract_of_every_cache() {
+    let Some(cluster) = Cluster::start().await else { return };
+    cluster.fill("key-", 30);
+    cache_admin(&Harness(cache(config(&cluster)), 30)).await;
+    assert_eq!(cluster.count(), 0);
+}
+
+#[tokio::test]
+async fn all_nodes_are_found_by_one_of_them() {
+    let Some(cluster) = Cluster::start().await else { return };
+    cluster.fill("key-", 30);
+    let by_a_replica = cache(RedisConfig::cluster("sessions", [&cluster.addresses()[4]]));
+    let info = by_a_replica.info(&cx()).await.unwrap();
+    let roles = |role: CacheRole| info.nodes.iter().filter(|node| node.role == role).count();
+    assert_eq!((roles(CacheRole::Primary), roles(CacheRole::Replica), info.keys()), (3, 3, 30), "{info:?}");
+    assert!(info.primaries().all(|node| node.replicas == 1), "{info:?}");
+    let error = by_a_replica.failover(&cx(), &FailoverRequest::from_primary("127.0.0.1:1")).await.unwrap_err();
+    assert!(error.message().contains(&cluster.addresses()[0]), "it says which there are: {error}");
+}
+
+/// Kills a primary in the middle, for good, and waits for what its replica makes of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failover_interrupts_goes_on() {
+    let Some(mut cluster) = Cluster::start().await else { return };
+    cluster.fill("mood:", 20_000);
+    cluster.fill("other:", 500);
+    let cache = cache(config(&cluster));
+    let (done, begun) = (unheard(), Instant::now());
+    // Slow enough to be caught in the act.
+    let request = matching("mood:*").keys_per_second(8000.try_into().unwrap()).page(200.try_into().unwrap());
+    let context = cx();
+    let delete = cache.delete_matching(&context, &request, &done);
+    let kill = async {
+        until("some keys are gone", || *done.borrow() > 3000).await;
+        cluster.nodes[1].stop();
+    };
+    let (deleted, ()) = tokio::join!(delete, kill);
+    let deleted = deleted.unwrap();
+    assert!(deleted.deleted >= 20_000 && deleted.found >= deleted.deleted, "{deleted:?}");
+    assert!(begun.elapsed() > Duration::from_secs(2), "it went on after the failover");
+    assert_eq!(cluster.count(), 500, "all that match, and no others");
+
+    let info = cache.info(&cx()).await.unwrap();
+    assert_eq!(info.primaries().count(), 3, "{info:?}");
+    let gone = cluster.addresses()[1].clone();
+    assert!(info.nodes.iter().all(|node| node.address != gone), "{info:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_a_failover_interrupts_is_of_the_new_primaries() {
+    let Some(mut cluster) = Cluster::start().await else { return };
+    cluster.fill("mood:", 1000);
+    for node in &cluster.nodes {
+        // A snapshot that takes some seconds.
+        let () = node.ask(&["CONFIG", "SET", "rdb-key-save-delay", "10000"]);
+    }
+    let (cache, context) = (cache(config(&cluster)), cx());
+    let kill = async {
+        let node = &cluster.nodes[2];
+        until("a snapshot is being made", || node.ask::<String>(&["INFO"]).contains("rdb_bgsave_in_progress:1")).await;
+        cluster.nodes[2].stop();
+    };
+    let (made, ()) = tokio::join!(cache.snapshot(&context), kill);
+    let mut made: Vec<String> = made.unwrap().into_iter().map(|of| of.node).collect();
+    made.sort_unstable();
+    let mut primaries: Vec<String> = cluster.primaries().map(RedisServer::address).collect();
+    primaries.sort_unstable();
+    assert_eq!(made, primaries);
+    for node in cluster.primaries() {
+        assert!(node.dir().join("dump.rdb").is_file(), "{node:?}");
+    }
+}
+
+#[tokio::test]
+async fn slots_of_nobody_end_a_call_when_nobody_takes_over() {
+    let Some(mut cluster) = Cluster::start().await else { return };
+    let patience = Duration::from_secs(3);
+    let cache = cache(config(&cluster).failover_timeout(patience));
+    cache.ping(&cx()).await.unwrap();
+    cluster.nodes[0].stop();
+    cluster.nodes[3].stop();
+    // Until the others know.
+    sleep(Duration::from_secs(1)).await;
+    let begun = Instant::now();
+    let error = cache.info(&cx()).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_transient()), (ErrorKind::Unavailable, true), "{error}");
+    assert!(begun.elapsed() >= patience && begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+    let error = cache.ping(&cx()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+}

@@ -1,0 +1,95 @@
+use std::time::Duration;
+
+use moodify_core::ErrorKind;
+use moodify_core::backend::{CacheEntry, WarmRequest};
+use moodify_core::testing::conformance::cache_admin;
+use moodify_redis::RedisConfig;
+use tokio::time::Instant;
+
+use futures::{StreamExt as _, stream};
+
+use crate::peer::{Watched, until};
+use crate::{Harness, cache, cx, matching, unheard};
+
+fn config(watched: &Watched) -> RedisConfig {
+    RedisConfig::sentinel("sessions", "sessions", watched.sentinels())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_keeps_the_contract_of_every_cache() {
+    let Some(watched) = Watched::start(&[]).await else { return };
+    watched.primary().fill(0, 30);
+    until("the replica has them", || watched.nodes[1].count(0) == 30).await;
+    cache_admin(&Harness(cache(config(&watched)), 30)).await;
+}
+
+#[tokio::test]
+async fn an_unknown_master_and_dead_sentinels_are_told() {
+    let Some(watched) = Watched::start(&[]).await else { return };
+    let unknown = cache(RedisConfig::sentinel("sessions", "nobody", watched.sentinels()));
+    let error = unknown.info(&cx()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.message().contains("No such master"), "{error}");
+    let one = [watched.sentinels()[0].clone(), "127.0.0.1:1".to_owned()];
+    cache(RedisConfig::sentinel("sessions", "sessions", one)).ping(&cx()).await.unwrap();
+    let none = cache(RedisConfig::sentinel("sessions", "sessions", ["127.0.0.1:1"]));
+    assert_eq!(none.ping(&cx()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_that_a_failover_interrupts_goes_on() {
+    let Some(mut watched) = Watched::start(&[]).await else { return };
+    watched.primary().fill(0, 10_000);
+    until("the replica has them", || watched.nodes[1].count(0) == 10_000).await;
+    let cache = cache(config(&watched));
+    let (done, begun, context) = (unheard(), Instant::now(), cx());
+    let request = matching("key-*").keys_per_second(4000.try_into().unwrap()).page(200.try_into().unwrap());
+    let delete = cache.delete_matching(&context, &request, &done);
+    let kill = async {
+        until("some keys are gone", || *done.borrow() > 3000).await;
+        watched.nodes[0].stop();
+    };
+    let (deleted, ()) = tokio::join!(delete, kill);
+    let deleted = deleted.unwrap();
+    assert!(deleted.deleted >= 10_000, "{deleted:?}");
+    assert!(begun.elapsed() > Duration::from_secs(2), "it went on after the failover");
+    assert_eq!(watched.primary().count(0), 0);
+    assert_eq!(watched.primary().address(), watched.nodes[1].address());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_a_failover_interrupts_is_of_the_new_primary() {
+    // A snapshot that takes some seconds.
+    let Some(mut watched) = Watched::start(&["--rdb-key-save-delay", "10000"]).await else { return };
+    watched.primary().fill(0, 300);
+    let (cache, context) = (cache(config(&watched)), cx());
+    let kill = async {
+        let node = &watched.nodes[0];
+        until("a snapshot is being made", || node.ask::<String>(&["INFO"]).contains("rdb_bgsave_in_progress:1")).await;
+        watched.nodes[0].stop();
+    };
+    let (made, ()) = tokio::join!(cache.snapshot(&context), kill);
+    let made = made.unwrap();
+    let primary = watched.primary();
+    assert_eq!((made.len(), made[0].node.clone(), made[0].keys), (1, primary.address(), 300));
+    assert_eq!(made[0].completed.as_second(), primary.ask::<i64>(&["LASTSAVE"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn warming_that_a_failover_interrupts_writes_every_entry() {
+    let Some(mut watched) = Watched::start(&[]).await else { return };
+    let (cache, context, done) = (cache(config(&watched)), cx(), unheard());
+    let entries = (0..4000).map(|n| Ok(CacheEntry::new(format!("mood:{n}"), "happy")));
+    let request = WarmRequest::new().page(100.try_into().unwrap()).keys_per_second(2000.try_into().unwrap());
+    let warm = cache.warm(&context, stream::iter(entries).boxed(), &request, &done);
+    let kill = async {
+        until("some entries are there", || *done.borrow() > 1000).await;
+        // What the replica has not heard of is lost with the primary, as with every client.
+        watched.nodes[0].ask::<i64>(&["WAIT", "1", "1000"]);
+        watched.nodes[0].stop();
+    };
+    let (warmed, ()) = tokio::join!(warm, kill);
+    let warmed = warmed.unwrap();
+    assert_eq!(warmed.written + warmed.present, 4000);
+    assert!(watched.primary().count(0) >= 3900, "but for a page on its way: {warmed:?}");
+}
