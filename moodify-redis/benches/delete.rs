@@ -60,7 +60,7 @@ impl Server {
         let () = redis::cmd("FLUSHALL").query(&mut connection).unwrap();
         let mut set = |names: &mut dyn Iterator<Item = String>| loop {
             let mut page = redis::pipe();
-            for name in names.by_ref().take(10_000) {
+            for name in (&mut *names).take(10_000) {
                 page.cmd("SET").arg(name).arg("happy").ignore();
             }
             if page.is_empty() {

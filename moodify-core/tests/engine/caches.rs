@@ -145,7 +145,7 @@ fn a_cache_that_is_not_well_fails_its_check() {
         on_virtual_time(async {
             let stage = stage(vec![step("cache-check", with)]);
             let (_, ending) = stage.run().await;
-            assert_eq!(outcome(&ending), Outcome::RolledBack, "{ending:?}");
+            assert_eq!(outcome(&ending), Outcome::Refused, "{ending:?}");
             assert!(format!("{ending:?}").contains(why), "{ending:?}");
         });
     }

@@ -220,6 +220,13 @@ async fn a_valkey_keeps_the_contract_too() {
     cache_admin(&Harness(cache, 30)).await;
 }
 
+#[tokio::test]
+async fn over_tls_it_keeps_the_contract_too() {
+    let Some(server) = RedisServer::start_tls().await else { return };
+    let config = RedisConfig::new("sessions", format!("rediss://localhost:{}", server.port));
+    cache_admin(&Harness(cache(config.ca_file(server.ca_file())), 0)).await;
+}
+
 /// The rules that the documentation of `RedisCache` gives.
 const RULES: &str = "resetchannels -@all +ping +info +client|list +slowlog|get +dbsize +flushdb +scan +unlink +set +bgsave \
                      +time +config|get";
