@@ -281,12 +281,11 @@ impl Silence {
 
     fn shown(self) -> Incident {
         use IncidentStatus::{Identified, Investigating, Monitoring, Scheduled};
-        let known = [Scheduled, Investigating, Identified, Monitoring].into_iter();
-        let read = known.filter_map(|status| {
+        let read = [Scheduled, Investigating, Identified, Monitoring].into_iter().find_map(|status| {
             let message = self.comment.strip_prefix(word(status))?.strip_prefix(": ")?;
             Some((status, message.to_owned()))
         });
-        let (status, message) = read.last().unwrap_or((Investigating, self.comment.clone()));
+        let (status, message) = read.unwrap_or((Investigating, self.comment.clone()));
         Incident { id: self.id, status, message }
     }
 }

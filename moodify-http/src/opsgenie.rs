@@ -44,7 +44,7 @@ impl OpsgenieNotifier {
     /// A notifier with the key of an API integration.
     ///
     /// # Errors
-    /// [`ErrorKind::Internal`] if the address of Opsgenie is none.
+    /// [`ErrorKind::Internal`] if the address is none.
     pub fn new(client: HttpClient, key: Secret) -> Result<Self> {
         let base = Endpoint::public(ADDRESS).map_err(|e| Error::new(ErrorKind::Internal, BACKEND, "set up", e))?;
         Ok(Self { client, alerts: base.below(&["v2", "alerts"]), key })

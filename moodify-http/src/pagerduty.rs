@@ -20,7 +20,7 @@ const KEY_LIMIT: usize = 255;
 /// An event may have 512 KB; nobody reads as much.
 const BODY_LIMIT: usize = 20_000;
 
-/// Wakes people by PagerDuty, through the Events API of version 2.
+/// Wakes people by `PagerDuty`, through the Events API of version 2.
 ///
 /// A message triggers an alert; those on one topic of a run are one alert (`dedup_key`), which a resolved one resolves.
 /// Without a topic a message sent again is still the same alert. The severity is the urgency.
@@ -45,7 +45,7 @@ impl PagerDutyNotifier {
     /// A notifier with the integration key of a service (its `routing_key`).
     ///
     /// # Errors
-    /// [`ErrorKind::Internal`] if the address of PagerDuty is none.
+    /// [`ErrorKind::Internal`] if the address is none.
     pub fn new(client: HttpClient, key: Secret) -> Result<Self> {
         let endpoint = Endpoint::public(ADDRESS).map_err(|e| Error::new(ErrorKind::Internal, BACKEND, "set up", e))?;
         Ok(Self { client, endpoint, key, source: "moodify".to_owned() })

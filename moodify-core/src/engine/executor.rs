@@ -277,7 +277,9 @@ impl Executor<'_> {
 
     async fn step_in(&self, step: &PlannedStep, kind: Arc<dyn Kind>, beside: &CancellationToken) -> Result<()> {
         let state = self.log.state();
-        let spent = state.steps.get(&step.name).map_or(Duration::ZERO, |step| step.spent);
+        // Tried once more after it had failed for good, it has its whole time again.
+        let current = state.steps.get(&step.name).filter(|step| !matches!(step.status, StepStatus::Failed(_)));
+        let spent = current.map_or(Duration::ZERO, |step| step.spent);
         drop(state);
         let limit = step.deadline.map(Period::get).or_else(|| kind.deadline(&step.with));
         let cx = self.context(step, limit.map(|limit| Instant::now() + limit.saturating_sub(spent)));

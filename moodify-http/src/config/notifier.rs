@@ -25,7 +25,7 @@ pub enum NotifierKind {
     Teams,
     /// A program that takes JSON.
     Webhook,
-    /// PagerDuty, by its Events API.
+    /// `PagerDuty`, by its Events API.
     Pagerduty,
     /// Opsgenie, by its Alert API.
     Opsgenie,

@@ -88,7 +88,8 @@ pub(crate) fn header<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
 }
 
 fn found<'a>(incidents: &'a mut [Value], id: &str) -> Result<&'a mut Value, (u16, &'static str)> {
-    let named = |incident: &&mut Value| incident["id"] == id || incident["id"].to_string() == id;
+    let number = id.parse::<u64>().ok();
+    let named = |incident: &&mut Value| incident["id"] == id || number.is_some_and(|number| incident["id"] == number);
     incidents.iter_mut().find(named).ok_or((404, "not found"))
 }
 
