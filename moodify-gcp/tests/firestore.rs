@@ -10,6 +10,7 @@ use moodify_core::backend::{
     Backup, BackupRequest, BackupState, BackupStore, BackupStoreExt, DeleteRequest, RestoreRequest, RestoreState,
     Restored, Retention,
 };
+use moodify_core::clock::{Clock as _, SystemClock};
 use moodify_core::{CallContext, Effect, ErrorKind, IdempotencyKey, Result, RunId};
 use moodify_gcp::{ApiConfig, FirestoreBackups, FirestoreConfig, LiveRestore, StorageConfig};
 use peer::FakeGcs;
@@ -249,7 +250,7 @@ async fn only_what_a_run_made_is_pruned_and_nothing_that_is_still_written() {
     // Made by a person: it has no record.
     scene.server.write(&format!("{ROOT}nightly/nightly.overall_export_metadata"), "[]");
     let retention: Retention = serde_json::from_str(r#"{"newest": 1}"#).unwrap();
-    let now = jiff::Timestamp::now();
+    let now = SystemClock.now();
     let deleted = scene.store().prune(&cx("x"), &retention, now, &|_| false).await.unwrap();
     assert!(deleted.contains(&older) && !deleted.contains(&"nightly".to_owned()), "{deleted:?}");
     assert_eq!(scene.store().describe(&cx("x"), &older).await.unwrap(), None);

@@ -11,6 +11,7 @@ use axum::extract::{Request, State as Shared};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
+use moodify_core::clock::{Clock as _, SystemClock};
 use moodify_gcp::ApiConfig;
 use serde_json::{Value, json};
 
@@ -355,5 +356,5 @@ fn lost() -> Response {
 }
 
 fn now() -> String {
-    jiff::Timestamp::now().to_string()
+    SystemClock.now().to_string()
 }

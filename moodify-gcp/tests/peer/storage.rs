@@ -264,7 +264,7 @@ impl State {
             if first != session.sum.bytes {
                 return refused(400, "not where it broke off");
             }
-            if whole.is_none() && body.len() % GRANULE != 0 {
+            if whole.is_none() && !body.len().is_multiple_of(GRANULE) {
                 return refused(400, "not a multiple of 256 KiB");
             }
         }
