@@ -45,16 +45,19 @@
 //! assert!(registry.kinds().any(|kind| kind == "greet"));
 //! ```
 
+mod application;
 mod approval;
 mod backup;
 mod bake;
 mod baseline;
 mod context;
 mod deploy_canary;
+mod exec;
 mod hand_over;
 mod notify;
 mod probe;
 mod promote;
+mod proposal;
 mod recreate;
 mod registry;
 mod restore;
@@ -65,6 +68,7 @@ mod roll_batch;
 mod services;
 mod shift_traffic;
 mod status_page;
+mod switch_connection;
 mod wait;
 
 use std::fmt;
@@ -75,15 +79,19 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use application::ApplicationParams;
 pub use backup::VerifiedBackup;
 pub use bake::BakeParams;
 pub use baseline::{Baseline, BaselineParams, Baselines};
 pub use context::{Answers, CheckContext, StepContext};
+pub use exec::ExecParams;
+pub use proposal::Proposal;
 pub use registry::{Kind, Registry};
-pub use restore::RestoredBackup;
+pub use restore::{RestoreFrom, RestoredBackup};
 pub use services::Services;
 pub(crate) use shift_traffic::LAG;
 pub use shift_traffic::ShiftParams;
+pub use switch_connection::SwitchedConnection;
 
 /// The names of the kinds of step that moodify brings along.
 pub mod kinds {
@@ -127,6 +135,16 @@ pub mod kinds {
     pub const BACKUP: &str = "backup";
     /// Restores a backup into a new target.
     pub const RESTORE: &str = "restore";
+    /// Stops every workload of the application, and remembers how many instances each had.
+    pub const STOP_APPLICATION: &str = "stop-application";
+    /// Points the application to the database that was restored.
+    pub const SWITCH_CONNECTION: &str = "switch-connection";
+    /// Starts what was stopped, with as many instances as each had.
+    pub const START_APPLICATION: &str = "start-application";
+    /// Runs a command beside the application, to see whether it is well.
+    pub const EXEC: &str = "exec";
+    /// Removes what was kept to point the application back.
+    pub const FORGET_CONNECTIONS: &str = "forget-connections";
     /// Deletes old backups that no run needs.
     pub const PRUNE_BACKUPS: &str = "prune-backups";
 }

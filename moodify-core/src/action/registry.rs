@@ -9,9 +9,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Action, CheckContext, Observed, StepContext, approval, backup, bake, baseline, deploy_canary, hand_over, kinds,
-    notify, probe, promote, recreate, restore, retire_canary, retire_old, return_traffic, roll_batch, shift_traffic,
-    status_page, wait,
+    Action, CheckContext, Observed, StepContext, application, approval, backup, bake, baseline, deploy_canary, exec,
+    hand_over, kinds, notify, probe, promote, recreate, restore, retire_canary, retire_old, return_traffic, roll_batch,
+    shift_traffic, status_page, switch_connection, wait,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Step;
@@ -54,6 +54,11 @@ impl Registry {
             .register(kinds::WAIT, wait::Wait)
             .register(kinds::BACKUP, backup::MakeBackup)
             .register(kinds::RESTORE, restore::Restore)
+            .register(kinds::STOP_APPLICATION, application::StopApplication)
+            .register(kinds::SWITCH_CONNECTION, switch_connection::SwitchConnection)
+            .register(kinds::START_APPLICATION, application::StartApplication)
+            .register(kinds::EXEC, exec::Exec)
+            .register(kinds::FORGET_CONNECTIONS, switch_connection::ForgetConnections)
             .register(kinds::PRUNE_BACKUPS, backup::PruneBackups)
     }
 

@@ -13,10 +13,12 @@
 mod approvals;
 mod backup_store;
 mod cache_admin;
+mod connection;
 mod deployer;
 mod diagnostics;
 mod metric_source;
 mod notifier;
+mod operations;
 mod probe;
 mod replica_ratio;
 mod retention;
@@ -32,6 +34,7 @@ pub use backup_store::{
     RestoreRequest, RestoreState, Restored,
 };
 pub use cache_admin::{CacheAdmin, CacheCapabilities, CacheInfo, FlushRequest};
+pub use connection::{Connection, Endpoint};
 pub use deployer::{
     CanarySpec, Change, Deployer, DeployerCapabilities, DeployerExt, ImageChange, Remedy, Replicas, Scale, Single,
     Workload,
@@ -39,6 +42,10 @@ pub use deployer::{
 pub use diagnostics::{Diagnostics, LogRequest, PodState, Pods};
 pub use metric_source::{Measurement, MetricQuery, MetricSource};
 pub use notifier::{Notification, Notifier, Urgency};
+pub use operations::{
+    Application, Autoscaler, Count, Counts, ExecRequest, ExecResult, Instances, Operations, OperationsExt, Repair,
+    SeeInstances, WorkloadRef,
+};
 pub use probe::{Probe, ProbeRequest, ProbeResult};
 pub use replica_ratio::ReplicaRatio;
 pub use retention::Retention;
@@ -54,6 +61,7 @@ pub(crate) mod mocks {
     pub use super::diagnostics::MockDiagnostics;
     pub use super::metric_source::MockMetricSource;
     pub use super::notifier::MockNotifier;
+    pub use super::operations::MockOperations;
     pub use super::probe::MockProbe;
     pub use super::status_page::MockStatusPage;
     pub use super::traffic::MockTrafficRouter;
@@ -77,6 +85,8 @@ pub struct Backends {
     pub routers: BTreeMap<String, Arc<dyn TrafficRouter>>,
     /// Sees pods, events and logs.
     pub diagnostics: Option<Arc<dyn Diagnostics>>,
+    /// Stops and starts a whole application.
+    pub operations: Option<Arc<dyn Operations>>,
     /// Keep backups, by name.
     pub backup_stores: BTreeMap<String, Arc<dyn BackupStore>>,
     /// Administer caches, by name.
@@ -116,6 +126,14 @@ impl Backends {
     /// [`ErrorKind::Unsupported`] if there are none.
     pub fn diagnostics(&self) -> Result<&Arc<dyn Diagnostics>> {
         present(self.diagnostics.as_ref(), "diagnostics")
+    }
+
+    /// The operations.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if there are none.
+    pub fn operations(&self) -> Result<&Arc<dyn Operations>> {
+        present(self.operations.as_ref(), "operations backend")
     }
 
     /// The backup store of that name.
@@ -201,6 +219,7 @@ fn object_safe(
     _: &dyn Deployer,
     _: &dyn TrafficRouter,
     _: &dyn Diagnostics,
+    _: &dyn Operations,
     _: &dyn BackupStore,
     _: &dyn CacheAdmin,
     _: &dyn StatusPage,

@@ -6,9 +6,9 @@ pub mod journal;
 mod simulator;
 
 pub use simulator::{
-    Answer, BackendKind, BackupScript, Behaviour, Call, Delivery, Edit, Edited, Fault, Faults, Flow, Outage, People,
-    Percent, Rule, Scenario, ServiceView, Settings, SimBackup, SimIncident, SimRestored, Simulator, SimulatorBuilder,
-    World, Write,
+    Answer, BackendKind, BackupScript, Behaviour, Call, CommandScript, Delivery, Edit, Edited, Fault, Faults, Flow,
+    Outage, People, Percent, Rule, Scenario, ServiceView, Settings, SimBackup, SimConnection, SimIncident, SimRestored,
+    Simulator, SimulatorBuilder, World, Write,
 };
 
 pub mod mutation {

@@ -8,6 +8,7 @@ mod blue_green;
 mod commands;
 mod common;
 mod crash;
+mod database_rollback;
 mod ownership;
 mod peers;
 mod saga;

@@ -13,6 +13,7 @@ pub enum BackendKind {
     Deployer,
     Router,
     Diagnostics,
+    Operations,
     BackupStore,
     CacheAdmin,
     StatusPage,
@@ -24,10 +25,11 @@ pub enum BackendKind {
 
 impl BackendKind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Deployer,
         Self::Router,
         Self::Diagnostics,
+        Self::Operations,
         Self::BackupStore,
         Self::CacheAdmin,
         Self::StatusPage,
@@ -44,6 +46,7 @@ impl BackendKind {
             Self::Deployer => "simulated deployer",
             Self::Router => "simulated router",
             Self::Diagnostics => "simulated diagnostics",
+            Self::Operations => "simulated operations",
             Self::BackupStore => "simulated backup store",
             Self::CacheAdmin => "simulated cache",
             Self::StatusPage => "simulated status page",

@@ -1,13 +1,14 @@
 //! Every backend in memory, on tokio's clock: on a paused runtime a release of 45 minutes takes milliseconds.
 //!
 //! `scenario` says what happens, `workload` and `service` and `state` are the world at a moment, `world` moves it on,
-//! logs and lets calls go wrong as `fault` says, `cluster`, `backups` and `surroundings` are the backends on it.
+//! logs and lets calls go wrong as `fault` says, `cluster`, `operations`, `backups` and `surroundings` are the backends on it.
 
 mod backups;
 mod chance;
 mod cluster;
 mod fault;
 mod name;
+mod operations;
 mod scenario;
 mod service;
 mod state;
@@ -29,7 +30,10 @@ use crate::model::{ImageRef, Layout, Plan, Target};
 use cluster::{Facet, RatioRouter};
 pub use fault::{BackendKind, Fault, Faults, Rule};
 use name::NameRouter;
-pub use scenario::{Answer, BackupScript, Behaviour, Edit, Edited, Outage, People, Percent, Scenario, Settings};
+pub use operations::SimConnection;
+pub use scenario::{
+    Answer, BackupScript, Behaviour, CommandScript, Edit, Edited, Outage, People, Percent, Scenario, Settings,
+};
 pub use service::Flow;
 use service::{Route, SimService};
 use state::State;
@@ -143,6 +147,7 @@ impl Simulator {
         let mut backends = Backends {
             deployer: Some(facet.clone()),
             diagnostics: Some(facet.clone()),
+            operations: Some(facet.clone()),
             status_page: Some(facet.clone()),
             probe: Some(facet.clone()),
             approvals: Some(facet),

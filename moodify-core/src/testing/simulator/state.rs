@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Layout, RunId, Target, Track};
 
 use super::fault::{BackendKind, Site};
+use super::operations::SimConnection;
 use super::scenario::{Answer, Edit, Scenario};
 use super::service::{Flow, SimService, place};
 
@@ -162,6 +163,7 @@ pub(super) struct State {
     edits: Vec<Edit>,
     pub(super) backups: Vec<SimBackup>,
     pub(super) restored: Vec<SimRestored>,
+    pub(super) connections: Vec<SimConnection>,
     pub(super) incidents: Vec<SimIncident>,
     /// Keys in each cache.
     pub(super) caches: BTreeMap<String, u64>,
@@ -185,6 +187,7 @@ impl State {
             services: services.into_iter().map(|service| (service.name().to_owned(), service)).collect(),
             backups: Vec::new(),
             restored: Vec::new(),
+            connections: Vec::new(),
             incidents: Vec::new(),
             caches: BTreeMap::new(),
             deliveries: Vec::new(),
@@ -321,7 +324,8 @@ impl State {
     /// A backup as it stands now.
     pub(super) fn backup(&self, made: &SimBackup) -> Backup {
         let script = &self.scenario.backups;
-        let passed = self.now.saturating_sub(made.begun).as_secs_f64();
+        let begun = made.backup.created.unwrap_or(self.base);
+        let passed = self.wall().duration_since(begun).as_secs_f64();
         let takes = script.takes.get().as_secs_f64();
         let state = match &script.fails {
             // In 0..100 while it is being made.
