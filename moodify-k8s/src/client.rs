@@ -12,7 +12,7 @@ use kube::core::{ApiResource, Request, Status};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
-use moodify_core::backend::{Deployer, Diagnostics, ReplicaRatio, TrafficRouter};
+use moodify_core::backend::{Deployer, Diagnostics, Operations, ReplicaRatio, TrafficRouter};
 use moodify_core::{Backends, CallContext, Error, ErrorKind, Result, secret};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -22,6 +22,7 @@ use crate::deployer::DeploymentDeployer;
 use crate::diagnostics::PodDiagnostics;
 use crate::error::{self, Access, Ask, BACKEND};
 use crate::journal::KubeJournal;
+use crate::operations::NamespaceOperations;
 use crate::traffic::{NginxRouter, RouteRouter, Router, SelectorRouter};
 use crate::verbs::Verbs;
 
@@ -97,6 +98,12 @@ impl Kube {
         Arc::new(PodDiagnostics::new(self.clone()))
     }
 
+    /// Stops and starts applications, and points them to another database.
+    #[must_use]
+    pub fn operations(&self) -> Arc<dyn Operations> {
+        Arc::new(NamespaceOperations::new(self.clone()))
+    }
+
     /// Keeps runs in a namespace of the cluster.
     #[must_use]
     pub fn journal(&self, namespace: &str) -> KubeJournal {
@@ -115,6 +122,7 @@ impl Kube {
         let mut backends = Backends::default();
         backends.deployer = Some(self.deployer());
         backends.diagnostics = Some(self.diagnostics());
+        backends.operations = Some(self.operations());
         backends.routers.insert("replica-ratio".to_owned(), self.replica_ratio_router());
         backends.routers.insert(SelectorRouter::NAME.to_owned(), self.selector_router());
         for router in Router::ALL {
@@ -171,6 +179,7 @@ pub(crate) const SERVICE: Kind = Kind { group: "", version: "v1", kind: "Service
 pub(crate) const POD: Kind = Kind { group: "", version: "v1", kind: "Pod", plural: "pods" };
 pub(crate) const EVENT: Kind = Kind { group: "", version: "v1", kind: "Event", plural: "events" };
 pub(crate) const CONFIG_MAP: Kind = Kind { group: "", version: "v1", kind: "ConfigMap", plural: "configmaps" };
+pub(crate) const SECRET: Kind = Kind { group: "", version: "v1", kind: "Secret", plural: "secrets" };
 pub(crate) const LEASE: Kind = Kind { group: "coordination.k8s.io", version: "v1", kind: "Lease", plural: "leases" };
 pub(crate) const HTTP_ROUTE: Kind =
     Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "HTTPRoute", plural: "httproutes" };

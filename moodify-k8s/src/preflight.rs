@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 
 use futures::StreamExt;
-use moodify_core::model::{Layout, Target};
+use moodify_core::action::{ApplicationParams, kinds};
+use moodify_core::backend::Application;
+use moodify_core::model::{Layout, Plan, Target};
 use moodify_core::{CallContext, Error, ErrorKind, Result};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::access::{Permission, permissions};
+use crate::access::{Permission, connections, operations, permissions, released};
 use crate::client::Kube;
 use crate::deployer::DeploymentDeployer;
 use crate::error::{Access, Ask};
@@ -42,9 +45,36 @@ impl Kube {
         problems
     }
 
+    /// The same for a plan: for what it releases, and for the steps that stop the application and point it to another
+    /// database. That what they name is there, and could be stopped and switched, is looked at too.
+    pub async fn preflight_plan(&self, cx: &CallContext, plan: &Plan) -> Vec<Error> {
+        let mut problems = self.preflight(cx, &released(plan)).await;
+        let (needed, namespace) = (operations(plan), &plan.environment.namespace);
+        if needed.is_empty() || problems.iter().any(|e| e.kind() == ErrorKind::Unauthenticated || e.is_transient()) {
+            return problems;
+        }
+        let may = async {
+            self.check_namespace(cx, namespace).await?;
+            self.check_permissions(cx, namespace, needed).await
+        };
+        if let Err(e) = may.await {
+            problems.push(e);
+            return problems;
+        }
+        for (_, step) in plan.steps().filter(|(_, step)| step.action == kinds::STOP_APPLICATION) {
+            let params = ApplicationParams::deserialize(&step.with).unwrap_or_default();
+            let all = Application::all_of(namespace).workloads(&params.workloads).except(&params.except);
+            problems.extend(self.operations().counts(cx, &all).await.err());
+        }
+        for connection in connections(plan) {
+            problems.extend(self.operations().endpoint(cx, namespace, &connection).await.err());
+        }
+        problems
+    }
+
     async fn preflight_namespace(&self, cx: &CallContext, namespace: &str, targets: &[&Target]) -> Result<Vec<Error>> {
         self.check_namespace(cx, namespace).await?;
-        self.check_permissions(cx, namespace, targets).await?;
+        self.check_permissions(cx, namespace, permissions(targets)).await?;
         let mut problems = Vec::new();
         for target in targets {
             let router = Router::of(target);
@@ -87,8 +117,8 @@ impl Kube {
         }
     }
 
-    async fn check_permissions(&self, cx: &CallContext, namespace: &str, targets: &[&Target]) -> Result<()> {
-        let reviews = permissions(targets).into_iter().map(|needed| async move {
+    async fn check_permissions(&self, cx: &CallContext, namespace: &str, needed: Vec<Permission>) -> Result<()> {
+        let reviews = needed.into_iter().map(|needed| async move {
             self.may(cx, namespace, &needed).await.map(|allowed| (!allowed).then(|| told(&needed)))
         });
         let answers: Vec<Result<Option<String>>> = futures::stream::iter(reviews).buffered(8).collect().await;

@@ -31,6 +31,7 @@ pub(super) struct Params {
 /// What is restored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::planfile::describe_variants)]
 #[non_exhaustive]
 pub enum RestoreFrom {
     /// The newest complete backup, whoever made it.
@@ -132,7 +133,7 @@ pub(super) async fn choose(
     Ok(Chosen { from, age: age(cx, backup.created), created: backup.created, bytes: backup.bytes })
 }
 
-/// Whole minutes, none too few.
+/// Minutes, one that has begun being a whole one.
 pub(super) fn minutes(time: Duration) -> u64 {
     time.as_secs().div_ceil(60)
 }

@@ -91,6 +91,7 @@ impl From<Endpoint> for String {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[schemars(transform = crate::planfile::describe_variants)]
 #[non_exhaustive]
 pub enum Connection {
     /// A key of a Secret.

@@ -224,6 +224,18 @@ pub fn read(text: &str, file: &str) -> Result<(PlanFile, Source), PlanErrors> {
     }
 }
 
+/// Lets each key that chooses a variant say what the variant says: editors show what a key says.
+pub(crate) fn describe_variants(schema: &mut schemars::Schema) {
+    for option in schema.get_mut("oneOf").and_then(Value::as_array_mut).into_iter().flatten() {
+        let Some(described) = option.get("description").cloned() else { continue };
+        for (_, property) in option.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+            if let Some(property) = property.as_object_mut() {
+                property.entry("description").or_insert_with(|| described.clone());
+            }
+        }
+    }
+}
+
 /// The JSON Schema of plan files.
 #[must_use]
 pub fn schema() -> Value {

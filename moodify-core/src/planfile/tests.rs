@@ -6,6 +6,7 @@ use crate::strategy::Bake;
 const RELEASE: &str = include_str!("../../../examples/plans/moodify-release.yaml");
 const MINIMAL: &str = include_str!("../../../examples/plans/minimal.yaml");
 const BLUE_GREEN: &str = include_str!("../../../examples/plans/blue-green.yaml");
+const ROLLBACK: &str = include_str!("../../../examples/plans/database-rollback.yaml");
 const MINIMAL_JSON: &str = include_str!("../../../examples/plans/minimal.json");
 
 /// The first lines of the problems with the minimal plan after `from` was replaced by `to` in it.
@@ -131,7 +132,6 @@ fn each_mistake_is_told_with_its_place() {
 
 #[test]
 fn mistakes_in_a_database_rollback_are_told_with_their_place() {
-    const ROLLBACK: &str = include_str!("../../../examples/plans/database-rollback.yaml");
     let line = |text: &str| ROLLBACK.lines().position(|line| line.contains(text)).unwrap() + 1;
     for (from, to, on, complaint) in [
         ("from: latest #", "from: newest #", "from: latest", "unknown value \"newest\""),
@@ -308,7 +308,7 @@ fn the_schema_knows_every_key_of_the_examples() {
     assert_eq!(schema["title"], "moodify plan");
     assert_eq!(schema["required"], serde_json::json!(["name", "environment", "release", "phases"]));
     assert_eq!(schema["additionalProperties"], false);
-    for text in [RELEASE, MINIMAL, MINIMAL_JSON, BLUE_GREEN] {
+    for text in [RELEASE, MINIMAL, MINIMAL_JSON, BLUE_GREEN, ROLLBACK] {
         let source = Source::read(text, "p").unwrap();
         conforms(&schema, &schema, source.value(), "");
     }

@@ -186,7 +186,8 @@ impl DatabaseRollback {
         let restore = json!({"store": self.store, "from": RestoreFrom::Approved, "target": self.target});
         let confirm = json!({
             "question": format!(
-                "Is the application well on {}? A yes ends the way back to the old database; a no takes it.", self.target
+                "Is the application well on {0}? A yes ends the way back to the old database; a no takes it, \
+                 and what was written to {0} is lost.", self.target
             ),
             "approvals": self.confirmations,
         });

@@ -324,10 +324,11 @@ impl State {
     /// A backup as it stands now.
     pub(super) fn backup(&self, made: &SimBackup) -> Backup {
         let script = &self.scenario.backups;
-        let begun = made.backup.created.unwrap_or(self.base);
-        let passed = self.wall().duration_since(begun).as_secs_f64();
+        let was_there = made.backup.created.is_some_and(|created| created < self.base);
+        let passed = self.now.saturating_sub(made.begun).as_secs_f64();
         let takes = script.takes.get().as_secs_f64();
         let state = match &script.fails {
+            _ if was_there => BackupState::Available,
             // In 0..100 while it is being made.
             _ if passed < takes => BackupState::Creating(Some((passed / takes * 100.0) as u8)),
             Some(why) => BackupState::Failed(why.clone()),
