@@ -188,6 +188,19 @@ fn a_migration_and_what_is_read_ship_with_a_release() {
 }
 
 #[test]
+fn a_database_goes_back_and_the_loss_is_told_in_minutes() {
+    let plan = release().with_file_name("database-rollback.yaml");
+    let done = run(&["check", plan.to_str().unwrap(), "--simulate"]);
+    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    let done = run(&["run", plan.to_str().unwrap(), "--simulate", "--output", "plain"]);
+    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    for said in ["writes of the last 4", " minutes (since", "completed: production runs on moodify-production-restored"]
+    {
+        assert!(done.out.contains(said), "{said:?} is missing in\n{}", done.out);
+    }
+}
+
+#[test]
 fn check_tells_what_a_ratio_of_pods_makes_of_a_weight() {
     let plan = release().with_file_name("minimal.yaml");
     let done = run(&["check", plan.to_str().unwrap(), "--simulate"]);

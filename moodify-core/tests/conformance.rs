@@ -14,12 +14,13 @@ use common::{secs, target};
 use moodify_core::ErrorKind;
 use moodify_core::analysis::metrics;
 use moodify_core::backend::{
-    CacheAdmin, CanarySpec, CronJobRef, Deployer, DeployerExt, JobRequest, JobTemplate, Jobs, MetricQuery,
-    MetricSource, Notifier, StatusPages, TesterRoutes, Testers, TrafficRouter, WeightChange,
+    CacheAdmin, CanarySpec, Connection, CronJobRef, Deployer, DeployerExt, Endpoint, ExecRequest, JobRequest,
+    JobTemplate, Jobs, MetricQuery, MetricSource, Notifier, Operations, StatusPages, TesterRoutes, Testers,
+    TrafficRouter, WeightChange, WorkloadRef,
 };
 use moodify_core::model::{ConfigVersion, ImageRef, Layout, Target, Track, Weight, WorkloadKind};
 use moodify_core::testing::conformance::{
-    self, CacheHarness, DeployerHarness, MetricHarness, NotifierHarness, RouterHarness, context,
+    self, CacheHarness, DeployerHarness, MetricHarness, NotifierHarness, OperationsHarness, RouterHarness, context,
 };
 use moodify_core::testing::{BackendKind, Behaviour, Edit, Edited, Fault, Rule, Scenario, Simulator};
 
@@ -155,6 +156,61 @@ impl CacheHarness for Harness {
     fn patience(&self) -> Duration {
         PATIENCE
     }
+}
+
+struct TwoServices(Simulator);
+
+impl TwoServices {
+    fn new() -> Self {
+        let services = ["backend", "frontend"].map(|name| target(name, "http-route"));
+        Self(Simulator::new(&services, Scenario::default()))
+    }
+}
+
+#[async_trait]
+impl OperationsHarness for TwoServices {
+    fn operations(&self) -> Arc<dyn Operations> {
+        self.0.backends().operations.unwrap()
+    }
+
+    fn namespace(&self) -> String {
+        target("backend", "http-route").namespace
+    }
+
+    fn connections(&self) -> Vec<Connection> {
+        vec![Connection::Secret { name: "database".into(), key: "URI".into() }]
+    }
+
+    fn missing(&self) -> Connection {
+        let workload = WorkloadRef::deployment("nobody");
+        Connection::Env { workload, container: None, variable: "DATABASE".into(), template: None }
+    }
+
+    fn commands(&self) -> (ExecRequest, Option<ExecRequest>) {
+        let workload = WorkloadRef::deployment(&target("backend", "http-route").service.workload);
+        (ExecRequest { workload, container: None, command: vec!["true".into()] }, None)
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+
+    async fn scale(&self, workload: &WorkloadRef, replicas: u32) {
+        let world = self.0.world();
+        let services = world.services().into_iter();
+        let mut of = services.filter(|service| service.stable.as_ref().is_some_and(|w| w.name == workload.name));
+        let edit = Edit::new(&of.next().unwrap().name, Edited::StableReplicas).to(replicas);
+        assert!(world.edit(&edit));
+    }
+
+    async fn point(&self, connection: &Connection, to: &Endpoint) {
+        self.0.world().point(&self.namespace(), connection, to);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn operations() {
+    conformance::operations(&TwoServices::new()).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,10 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use moodify_core::model::{ConfigKind, Layout, Target, Track, WorkloadKind};
+use moodify_core::action::{ApplicationParams, ExecParams, RunJobParams, SetCronJobsParams, kinds};
+use moodify_core::backend::{Connection, WorkloadRef};
+use moodify_core::model::{ConfigKind, Layout, Plan, Target, Track, WorkloadKind};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::client::{AUTOSCALER, CONFIG_MAP, CRON_JOB, DEPLOYMENT, JOB, Kind, POD, SECRET, STATEFUL_SET};
 use crate::names::{self, MANAGED_BY, canary_of, canary_service, with_suffix};
+use crate::operations::kind_of;
 use crate::single;
 use crate::traffic::Router;
 
@@ -170,6 +175,113 @@ pub(crate) fn permissions(targets: &[&Target]) -> Vec<Permission> {
     all
 }
 
+/// The targets that a plan releases: none, if all that it does is to stop the application and start it again.
+pub(crate) fn released(plan: &Plan) -> Vec<Target> {
+    let has = |action: &str| plan.steps().any(|(_, step)| step.action == action);
+    if has(kinds::STOP_APPLICATION) && !has(kinds::BASELINE) { Vec::new() } else { plan.targets() }
+}
+
+/// The connections that a plan switches.
+pub(crate) fn connections(plan: &Plan) -> Vec<Connection> {
+    let steps = plan.steps().map(|(_, step)| step).filter(|step| step.action == kinds::SWITCH_CONNECTION);
+    steps.filter_map(|step| Connection::deserialize(&step.with["connection"]).ok()).collect()
+}
+
+/// Commands in pods.
+const EXEC: Kind = Kind { plural: "pods/exec", ..POD };
+/// What pods wrote.
+const LOG: Kind = Kind { plural: "pods/log", ..POD };
+
+/// What the steps of a plan need that act on the application as a whole, or run jobs.
+pub(crate) fn operations(plan: &Plan) -> Vec<Permission> {
+    let mut all = Vec::new();
+    let mut need = |kind: Kind, name: Option<&str>, verbs: &[&'static str]| {
+        for verb in verbs {
+            let name = name.map(str::to_owned);
+            let needed = Permission { group: kind.group, resource: kind.plural, verb, name };
+            if !all.contains(&needed) {
+                all.push(needed);
+            }
+        }
+    };
+    let workload = |of: &WorkloadRef| (kind_of(of), of.name.clone());
+    for (_, step) in plan.steps() {
+        match step.action.as_str() {
+            kinds::STOP_APPLICATION => {
+                let params = ApplicationParams::deserialize(&step.with).unwrap_or_default();
+                need(AUTOSCALER, None, &["list"]);
+                need(POD, None, &["list", "watch"]);
+                if params.workloads.is_empty() {
+                    need(DEPLOYMENT, None, &["get", "list", "patch"]);
+                    need(STATEFUL_SET, None, &["get", "list", "patch"]);
+                }
+                for (kind, name) in params.workloads.iter().map(workload) {
+                    need(kind, Some(&name), &["get", "patch"]);
+                }
+            }
+            kinds::EXEC => {
+                let Ok(params) = ExecParams::deserialize(&step.with) else { continue };
+                let (kind, name) = workload(&params.workload);
+                need(kind, Some(&name), &["get"]);
+                need(POD, None, &["list"]);
+                need(EXEC, None, &["get", "create"]);
+            }
+            kinds::RUN_JOB => {
+                let params = RunJobParams::deserialize(&step.with).unwrap_or_default();
+                need(JOB, None, &["get", "list", "watch", "create", "delete"]);
+                need(POD, None, &["list"]);
+                need(LOG, None, &["get"]);
+                if let Some(cron_job) = &params.cron_job {
+                    need(CRON_JOB, Some(cron_job), &["get"]);
+                }
+            }
+            kinds::SET_CRON_JOBS => {
+                let Ok(params) = SetCronJobsParams::deserialize(&step.with) else { continue };
+                for one in &params.cron_jobs {
+                    need(CRON_JOB, Some(&one.name), &["get", "patch"]);
+                }
+            }
+            _ => {}
+        }
+    }
+    for connection in connections(plan) {
+        match &connection {
+            Connection::Secret { name, .. } => need(SECRET, Some(name), &["get", "patch"]),
+            Connection::ConfigMap { name, .. } => need(CONFIG_MAP, Some(name), &["get", "patch"]),
+            Connection::Env { workload: of, .. } => {
+                let (kind, name) = workload(of);
+                need(kind, Some(&name), &["get", "patch"]);
+            }
+            _ => {}
+        }
+    }
+    all
+}
+
+/// The Roles named `moodify` that are enough for a plan: for the release of its targets, and for the steps that stop the
+/// application, point it to another database, start it and run commands beside it; with `journal`, as for [`roles`].
+///
+/// ```
+/// # let plan: moodify_core::model::Plan = serde_json::from_value(serde_json::json!({"name": "back", "environment":
+/// #     {"name": "production", "kind": "production", "namespace": "shop"}, "release": {"version": "v1", "services": []},
+/// #     "phases": [{"name": "all", "steps": [{"name": "stop", "action": "stop-application",
+/// #     "with": {"workloads": ["web"]}}]}]})).unwrap();
+/// let rules = &moodify_k8s::roles_for(&plan, None)[0]["rules"];
+/// let web = rules.as_array().unwrap().iter().find(|rule| rule["resources"][0] == "deployments").unwrap();
+/// assert_eq!(web["resourceNames"], serde_json::json!(["web"]));
+/// assert_eq!(web["verbs"], serde_json::json!(["get", "patch"]));
+/// ```
+#[must_use]
+pub fn roles_for(plan: &Plan, journal: Option<&str>) -> Vec<Value> {
+    let mut namespaces = by_namespace(&released(plan));
+    let of_plan = namespaces.entry(plan.environment.namespace.clone()).or_default();
+    of_plan.extend(operations(plan));
+    if of_plan.is_empty() {
+        namespaces.remove(&plan.environment.namespace);
+    }
+    with_journal(namespaces, journal)
+}
+
 /// The Roles named `moodify` that are enough for a release of these targets, one a namespace; with `journal`, also for
 /// runs that are kept in that namespace ([`KubeJournal`](crate::KubeJournal)). What has a name before it is used is
 /// allowed by that name only.
@@ -187,15 +299,24 @@ pub(crate) fn permissions(targets: &[&Target]) -> Vec<Permission> {
 /// ```
 #[must_use]
 pub fn roles(targets: &[Target], journal: Option<&str>) -> Vec<Value> {
-    let mut namespaces: BTreeMap<&str, Vec<Permission>> = BTreeMap::new();
+    with_journal(by_namespace(targets), journal)
+}
+
+/// What the releases need in each namespace.
+fn by_namespace(targets: &[Target]) -> BTreeMap<String, Vec<Permission>> {
+    let mut namespaces: BTreeMap<String, Vec<Permission>> = BTreeMap::new();
     for target in targets {
         let here: Vec<&Target> = targets.iter().filter(|t| t.namespace == target.namespace).collect();
-        namespaces.entry(&target.namespace).or_insert_with(|| permissions(&here));
+        namespaces.entry(target.namespace.clone()).or_insert_with(|| permissions(&here));
     }
+    namespaces
+}
+
+fn with_journal(mut namespaces: BTreeMap<String, Vec<Permission>>, journal: Option<&str>) -> Vec<Value> {
     if let Some(namespace) = journal {
-        namespaces.entry(namespace).or_default().extend(each(&JOURNAL, None));
+        namespaces.entry(namespace.to_owned()).or_default().extend(each(&JOURNAL, None));
     }
-    namespaces.into_iter().map(|(namespace, permissions)| role(namespace, &permissions)).collect()
+    namespaces.into_iter().map(|(namespace, permissions)| role(&namespace, &permissions)).collect()
 }
 
 /// One rule for each group, resource and set of verbs.

@@ -12,7 +12,7 @@ use kube::core::{ApiResource, Request, Status};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
-use moodify_core::backend::{Deployer, Diagnostics, Jobs, ReplicaRatio, TesterRoutes, TrafficRouter};
+use moodify_core::backend::{Deployer, Diagnostics, Jobs, Operations, ReplicaRatio, TesterRoutes, TrafficRouter};
 use moodify_core::{Backends, CallContext, Error, ErrorKind, Result, secret};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -23,6 +23,7 @@ use crate::diagnostics::PodDiagnostics;
 use crate::error::{self, Access, Ask, BACKEND};
 use crate::jobs::KubeJobs;
 use crate::journal::KubeJournal;
+use crate::operations::NamespaceOperations;
 use crate::traffic::{GatewayTesters, NginxRouter, RouteRouter, Router, SelectorRouter};
 use crate::verbs::Verbs;
 
@@ -98,6 +99,12 @@ impl Kube {
         Arc::new(PodDiagnostics::new(self.clone()))
     }
 
+    /// Stops and starts applications, and points them to another database.
+    #[must_use]
+    pub fn operations(&self) -> Arc<dyn Operations> {
+        Arc::new(NamespaceOperations::new(self.clone()))
+    }
+
     /// Keeps runs in a namespace of the cluster.
     #[must_use]
     pub fn journal(&self, namespace: &str) -> KubeJournal {
@@ -117,6 +124,7 @@ impl Kube {
         backends.deployer = Some(self.deployer());
         backends.diagnostics = Some(self.diagnostics());
         backends.jobs = Some(self.jobs());
+        backends.operations = Some(self.operations());
         backends.routers.insert("replica-ratio".to_owned(), self.replica_ratio_router());
         backends.routers.insert(SelectorRouter::NAME.to_owned(), self.selector_router());
         for router in Router::ALL {

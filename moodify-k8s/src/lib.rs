@@ -28,12 +28,14 @@ mod canary;
 mod client;
 mod config;
 mod configuration;
+mod connection;
 mod deployer;
 mod diagnostics;
 mod error;
 mod jobs;
 mod journal;
 mod names;
+mod operations;
 mod ownership;
 mod patch;
 mod pod;
@@ -48,10 +50,11 @@ mod workload;
 #[cfg(test)]
 mod testing;
 
-pub use access::roles;
+pub use access::{roles, roles_for};
 pub use client::Kube;
 pub use config::KubeConfig;
 pub use deployer::DeploymentDeployer;
 pub use diagnostics::PodDiagnostics;
 pub use journal::KubeJournal;
+pub use operations::NamespaceOperations;
 pub use traffic::{NginxRouter, RouteRouter, Router, SelectorRouter};

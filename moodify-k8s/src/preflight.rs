@@ -3,14 +3,18 @@
 use std::collections::BTreeSet;
 
 use futures::StreamExt;
-use moodify_core::model::{Layout, Target};
+use moodify_core::action::{ApplicationParams, RunJobParams, SetCronJobsParams, kinds};
+use moodify_core::backend::{Application, CronJobRef, Jobs as _};
+use moodify_core::model::{Layout, Plan, Target};
 use moodify_core::{CallContext, Error, ErrorKind, Result};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::access::{Permission, permissions};
+use crate::access::{Permission, connections, operations, permissions, released};
 use crate::client::Kube;
 use crate::deployer::DeploymentDeployer;
 use crate::error::{Access, Ask};
+use crate::jobs::KubeJobs;
 use crate::traffic::{NginxRouter, RouteRouter, Router};
 
 /// `patch deployments.apps`.
@@ -42,9 +46,61 @@ impl Kube {
         problems
     }
 
+    /// The same for a plan: for what it releases, and for the steps that stop the application and point it to another
+    /// database. That what they name is there, and could be stopped and switched, is looked at too.
+    pub async fn preflight_plan(&self, cx: &CallContext, plan: &Plan) -> Vec<Error> {
+        let mut problems = self.preflight(cx, &released(plan)).await;
+        let (needed, namespace) = (operations(plan), &plan.environment.namespace);
+        if needed.is_empty() || problems.iter().any(|e| e.kind() == ErrorKind::Unauthenticated || e.is_transient()) {
+            return problems;
+        }
+        let may = async {
+            self.check_namespace(cx, namespace).await?;
+            self.check_permissions(cx, namespace, needed).await
+        };
+        if let Err(e) = may.await {
+            problems.push(e);
+            return problems;
+        }
+        for (_, step) in plan.steps().filter(|(_, step)| step.action == kinds::STOP_APPLICATION) {
+            let params = ApplicationParams::deserialize(&step.with).unwrap_or_default();
+            let all = Application::all_of(namespace).workloads(&params.workloads).except(&params.except);
+            problems.extend(self.operations().counts(cx, &all).await.err());
+        }
+        problems.extend(self.examine_jobs(cx, plan).await);
+        for connection in connections(plan) {
+            problems.extend(self.operations().endpoint(cx, namespace, &connection).await.err());
+        }
+        problems
+    }
+
+    /// Whether what jobs are made of is there.
+    async fn examine_jobs(&self, cx: &CallContext, plan: &Plan) -> Vec<Error> {
+        let (jobs, namespace) = (KubeJobs { kube: self.clone() }, &plan.environment.namespace);
+        let mut problems = Vec::new();
+        for (_, step) in plan.steps() {
+            if step.action == kinds::RUN_JOB {
+                // What is wrong with the step itself is told by its own check.
+                let request = RunJobParams::deserialize(&step.with).ok().and_then(|params| params.request(plan).ok());
+                if let Some(request) = request {
+                    problems.extend(jobs.examine(cx, &request).await.err());
+                }
+            }
+            if step.action == kinds::SET_CRON_JOBS {
+                let params = SetCronJobsParams::deserialize(&step.with);
+                for one in params.map(|params| params.cron_jobs).unwrap_or_default() {
+                    let (namespace, name) = (namespace.clone(), one.name);
+                    let cron = CronJobRef { namespace, name, container: one.container };
+                    problems.extend(jobs.cron_image(cx, &cron).await.err());
+                }
+            }
+        }
+        problems
+    }
+
     async fn preflight_namespace(&self, cx: &CallContext, namespace: &str, targets: &[&Target]) -> Result<Vec<Error>> {
         self.check_namespace(cx, namespace).await?;
-        self.check_permissions(cx, namespace, targets).await?;
+        self.check_permissions(cx, namespace, permissions(targets)).await?;
         let mut problems = Vec::new();
         for target in targets {
             let router = Router::of(target);
@@ -87,8 +143,8 @@ impl Kube {
         }
     }
 
-    async fn check_permissions(&self, cx: &CallContext, namespace: &str, targets: &[&Target]) -> Result<()> {
-        let reviews = permissions(targets).into_iter().map(|needed| async move {
+    async fn check_permissions(&self, cx: &CallContext, namespace: &str, needed: Vec<Permission>) -> Result<()> {
+        let reviews = needed.into_iter().map(|needed| async move {
             self.may(cx, namespace, &needed).await.map(|allowed| (!allowed).then(|| told(&needed)))
         });
         let answers: Vec<Result<Option<String>>> = futures::stream::iter(reviews).buffered(8).collect().await;

@@ -10,9 +10,12 @@ use kube::Api;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use moodify_core::Backends;
-use moodify_core::backend::{CanarySpec, Deployer, DeployerExt as _, TrafficRouter, Workload};
+use moodify_core::backend::{
+    CanarySpec, Connection, Deployer, DeployerExt as _, Endpoint, ExecRequest, Operations, TrafficRouter, Workload,
+    WorkloadRef,
+};
 use moodify_core::model::{Target, Track};
-use moodify_core::testing::conformance::{self, DeployerHarness, RouterHarness, context};
+use moodify_core::testing::conformance::{self, DeployerHarness, OperationsHarness, RouterHarness, context};
 use moodify_k8s::{Kube, KubeConfig};
 use moodify_tests::rig::{Namespace, Rig};
 use moodify_tests::routes::{ACTION, resource, route};
@@ -195,6 +198,87 @@ impl RouterHarness for Harness {
         let kinds = "deployments.apps,services";
         self.namespace.kubectl(&["delete", kinds, "backend-canary", "--ignore-not-found"]).await;
     }
+}
+
+#[async_trait]
+impl OperationsHarness for Harness {
+    fn operations(&self) -> Arc<dyn Operations> {
+        self.backends.operations().unwrap().clone()
+    }
+
+    fn namespace(&self) -> String {
+        self.namespace.name().to_owned()
+    }
+
+    fn connections(&self) -> Vec<Connection> {
+        let (key, workload) = ("URI".to_owned(), WorkloadRef::deployment("backend"));
+        vec![
+            Connection::Secret { name: "database".into(), key: key.clone() },
+            Connection::ConfigMap { name: "settings".into(), key: key.clone(), template: None },
+            Connection::Env { workload, container: None, variable: key, template: None },
+        ]
+    }
+
+    fn missing(&self) -> Connection {
+        Connection::Secret { name: "nobody".into(), key: "URI".into() }
+    }
+
+    fn commands(&self) -> (ExecRequest, Option<ExecRequest>) {
+        let run = |script: &str| ExecRequest {
+            workload: WorkloadRef::deployment("backend"),
+            container: None,
+            command: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        };
+        (run("exit 0"), Some(run("exit 3")))
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+
+    async fn scale(&self, workload: &WorkloadRef, replicas: u32) {
+        let replicas = format!("--replicas={replicas}");
+        self.namespace.kubectl(&["scale", "deployment", &workload.name, &replicas]).await;
+    }
+
+    async fn point(&self, connection: &Connection, to: &Endpoint) {
+        let value = format!("mongodb://moods:pw@{to}/moods");
+        match connection {
+            Connection::Secret { name, key } => {
+                let patch = json!({"stringData": {key: value}}).to_string();
+                self.namespace.kubectl(&["patch", "secret", name, "--patch", &patch]).await;
+            }
+            Connection::ConfigMap { name, key, .. } => {
+                let patch = json!({"data": {key: value}}).to_string();
+                self.namespace.kubectl(&["patch", "configmap", name, "--patch", &patch]).await;
+            }
+            Connection::Env { workload, variable, .. } => {
+                let variable = format!("{variable}={value}");
+                self.namespace.kubectl(&["set", "env", "deployment", &workload.name, &variable]).await;
+            }
+            _ => panic!("{connection} is none of ours"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn operations() {
+    let Some(harness) = Harness::new("operations", REPLICA_RATIO, 2).await else { return };
+    let namespace = &harness.namespace;
+    namespace.deploy("frontend", "registry.test/frontend:v1", 1).await;
+    let uri = "mongodb://moods:pw@moods.internal:27017/moods";
+    let metadata = |name: &str| json!({"name": name});
+    let secret =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata("database"), "stringData": {"URI": uri}});
+    let config =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata("settings"), "data": {"URI": uri}});
+    namespace.apply(&secret.to_string()).await;
+    namespace.apply(&config.to_string()).await;
+    namespace.kubectl(&["set", "env", "deployment/backend", &format!("URI={uri}")]).await;
+    for name in ["backend", "frontend"] {
+        namespace.wait_ready(name).await;
+    }
+    conformance::operations(&harness).await;
 }
 
 #[tokio::test]

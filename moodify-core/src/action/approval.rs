@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Observed, StepContext};
+use super::proposal::{Proposal, Proposed};
+use super::{Action, CheckContext, Observed, StepContext};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::Answer;
 
@@ -22,16 +23,21 @@ pub(super) struct Params {
     #[serde(default = "one")]
     #[schemars(range(min = 1))]
     approvals: u32,
+    /// The restore that they agree to: the backup is chosen before they are asked, and they are told what would be lost.
+    #[serde(default)]
+    restore: Option<Proposal>,
 }
 
 fn one() -> u32 {
     1
 }
 
-/// Who said yes.
+/// Who said yes, and to what.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Approved {
     by: Vec<Answer>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) restore: Option<Proposed>,
 }
 
 #[async_trait]
@@ -48,12 +54,30 @@ impl Action for Approval {
         None
     }
 
+    async fn check(&self, cx: &CheckContext<'_>, params: &Params) -> Result<(), Vec<Error>> {
+        match &params.restore {
+            Some(proposal) => proposal.check(cx),
+            None => Ok(()),
+        }
+    }
+
     async fn execute(&self, cx: &StepContext, params: &Params) -> Result<Approved> {
         const OPERATION: &str = "wait for approval";
         let wanted = usize::try_from(params.approvals).unwrap_or(usize::MAX).max(1);
         let enough = |answers: &super::Answers| answers.rejected.is_some() || answers.approvals.len() >= wanted;
+        // What they are asked for stays the same, however often it is asked.
+        let restore = match (&params.restore, cx.last_checkpoint::<Proposed>()) {
+            (None, _) => None,
+            (Some(_), Some(proposed)) => Some(proposed),
+            (Some(proposal), None) => {
+                let proposed = proposal.propose(cx).await?;
+                cx.checkpoint(&proposed).await?;
+                Some(proposed)
+            }
+        };
         if !enough(&cx.answers()) {
-            cx.hold(&params.question).await?;
+            let told = restore.as_ref().map(|proposed| format!("{} {}", params.question, proposed.told));
+            cx.hold(told.as_deref().unwrap_or(&params.question)).await?;
         }
         let answers = cx.call()?.run("engine", OPERATION, async { Ok(cx.answered(enough).await) }).await?;
         match answers.rejected {
@@ -61,7 +85,7 @@ impl Action for Approval {
                 let message = format!("{:?} was rejected by {no}", params.question);
                 Err(Error::new(ErrorKind::Refused, "engine", OPERATION, message).on(cx.step().name.as_str()))
             }
-            None => Ok(Approved { by: answers.approvals }),
+            None => Ok(Approved { by: answers.approvals, restore }),
         }
     }
 

@@ -45,6 +45,7 @@
 //! assert!(registry.kinds().any(|kind| kind == "greet"));
 //! ```
 
+mod application;
 mod approval;
 mod backup;
 mod bake;
@@ -58,10 +59,12 @@ mod cache_snapshot;
 mod cache_warm;
 mod context;
 mod deploy_canary;
+mod exec;
 mod hand_over;
 mod notify;
 mod probe;
 mod promote;
+mod proposal;
 mod recreate;
 mod registry;
 mod restore;
@@ -74,6 +77,7 @@ mod services;
 mod set_cron_jobs;
 mod shift_traffic;
 mod status_page;
+mod switch_connection;
 mod template;
 mod testers;
 mod wait;
@@ -86,6 +90,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use application::ApplicationParams;
 pub use backup::VerifiedBackup;
 pub use bake::BakeParams;
 pub use baseline::{Baseline, BaselineParams, Baselines};
@@ -93,13 +98,16 @@ pub use cache_flush::FlushedCache;
 pub use cache_restart::RestartedCache;
 pub use cache_warm::WarmedCache;
 pub use context::{Answers, CheckContext, StepContext};
+pub use exec::ExecParams;
+pub use proposal::Proposal;
 pub use registry::{Kind, Registry};
-pub use restore::RestoredBackup;
+pub use restore::{RestoreFrom, RestoredBackup};
 pub use run_job::RunJobParams;
 pub use services::Services;
 pub use set_cron_jobs::{CronJobImage, SetCronJobsParams};
 pub(crate) use shift_traffic::LAG;
 pub use shift_traffic::ShiftParams;
+pub use switch_connection::SwitchedConnection;
 pub use testers::AdmitParams;
 
 /// The names of the kinds of step that moodify brings along.
@@ -152,6 +160,16 @@ pub mod kinds {
     pub const BACKUP: &str = "backup";
     /// Restores a backup into a new target.
     pub const RESTORE: &str = "restore";
+    /// Stops every workload of the application, and remembers how many instances each had.
+    pub const STOP_APPLICATION: &str = "stop-application";
+    /// Points the application to the database that was restored.
+    pub const SWITCH_CONNECTION: &str = "switch-connection";
+    /// Starts what was stopped, with as many instances as each had.
+    pub const START_APPLICATION: &str = "start-application";
+    /// Runs a command beside the application, to see whether it is well.
+    pub const EXEC: &str = "exec";
+    /// Removes what was kept to point the application back.
+    pub const FORGET_CONNECTIONS: &str = "forget-connections";
     /// Deletes old backups that no run needs.
     pub const PRUNE_BACKUPS: &str = "prune-backups";
     /// Restarts the nodes of a cache, one at a time.

@@ -9,10 +9,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Action, CheckContext, Observed, StepContext, approval, backup, bake, baseline, cache_check, cache_delete,
-    cache_flush, cache_restart, cache_snapshot, cache_warm, deploy_canary, hand_over, kinds, notify, probe, promote,
-    recreate, restore, retire_canary, retire_old, return_traffic, roll_batch, run_job, set_cron_jobs, shift_traffic,
-    status_page, testers, wait,
+    Action, CheckContext, Observed, StepContext, application, approval, backup, bake, baseline, cache_check,
+    cache_delete, cache_flush, cache_restart, cache_snapshot, cache_warm, deploy_canary, exec, hand_over, kinds,
+    notify, probe, promote, recreate, restore, retire_canary, retire_old, return_traffic, roll_batch, run_job,
+    set_cron_jobs, shift_traffic, status_page, switch_connection, testers, wait,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Step;
@@ -59,6 +59,11 @@ impl Registry {
             .register(kinds::WAIT, wait::Wait)
             .register(kinds::BACKUP, backup::MakeBackup)
             .register(kinds::RESTORE, restore::Restore)
+            .register(kinds::STOP_APPLICATION, application::StopApplication)
+            .register(kinds::SWITCH_CONNECTION, switch_connection::SwitchConnection)
+            .register(kinds::START_APPLICATION, application::StartApplication)
+            .register(kinds::EXEC, exec::Exec)
+            .register(kinds::FORGET_CONNECTIONS, switch_connection::ForgetConnections)
             .register(kinds::PRUNE_BACKUPS, backup::PruneBackups)
             .register(kinds::CACHE_RESTART, cache_restart::RestartCache)
             .register(kinds::CACHE_FLUSH, cache_flush::FlushCache)

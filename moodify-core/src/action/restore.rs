@@ -5,11 +5,12 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::approval::Approved;
 use super::backup::{LONG, VerifiedBackup, check};
 use super::{Action, CheckContext, Observed, StepContext, kinds};
 use crate::backend::{BackupState, BackupStore, BackupStoreExt, RestorePoint, RestoreRequest};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Period, RunId};
+use crate::model::{Period, RunId, Step};
 
 /// Restores a backup into a new target and waits until that answers; what serves is never touched. Undone, the target
 /// that this step made is removed, and no other.
@@ -22,18 +23,23 @@ pub(super) struct Params {
     /// The backup store, by its name among the backends.
     store: String,
     /// What is restored.
-    from: From,
+    from: RestoreFrom,
     /// The name of what is made. Nothing of that name may exist.
     target: String,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
+/// What is restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-enum From {
+#[schemars(transform = crate::planfile::describe_variants)]
+#[non_exhaustive]
+pub enum RestoreFrom {
     /// The newest complete backup, whoever made it.
     Latest,
     /// The backup that an earlier step of this plan made.
     ThisRun,
+    /// The backup to whose restore persons agreed in an earlier step of this plan.
+    Approved,
     /// The newest complete backup that this run made.
     Run(RunId),
     /// The backup of this id.
@@ -59,9 +65,21 @@ pub struct RestoredBackup {
 
 /// What was chosen is restored after a crash too, whatever is the latest by then.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Chosen {
-    from: RestorePoint,
-    age: Option<Period>,
+pub(super) struct Chosen {
+    pub(super) from: RestorePoint,
+    pub(super) age: Option<Period>,
+    /// When its content was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) created: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) bytes: Option<u64>,
+}
+
+#[cfg(test)]
+impl Chosen {
+    pub(super) fn of(backup: &str) -> Self {
+        Self { from: RestorePoint::Backup(backup.to_owned()), age: None, created: None, bytes: None }
+    }
 }
 
 const CHOOSE: &str = "choose a backup";
@@ -73,27 +91,72 @@ fn earlier_backup(cx: &StepContext, store: &str) -> Option<String> {
     made.filter(|made| made.store == store).last().map(|made| made.backup.id)
 }
 
-async fn choose(cx: &StepContext, store: &dyn BackupStore, params: &Params) -> Result<Chosen> {
-    let none = |what: String| Error::new(ErrorKind::NotFound, "engine", CHOOSE, what).on(params.store.as_str());
-    let id = match &params.from {
-        From::Time(time) => {
-            return Ok(Chosen { from: RestorePoint::Time(*time), age: age(cx, Some(*time)) });
-        }
-        From::Backup(id) => Some(id.clone()),
-        From::ThisRun => earlier_backup(cx, &params.store),
-        From::Latest => store.newest(&cx.call()?).await?.map(|backup| backup.id),
-        From::Run(run) => {
+/// The restore to which persons agreed.
+fn approved(cx: &StepContext, store: &str) -> Option<Chosen> {
+    let earlier = cx.plan().steps().map(|(_, step)| step).take_while(|step| step.name != cx.step().name);
+    let asked = earlier.filter(|step| step.action == kinds::APPROVAL);
+    let agreed = asked.filter_map(|step| cx.output::<Approved>(&step.name).ok()?.restore);
+    agreed.filter(|agreed| agreed.store == store).last().map(|agreed| agreed.chosen)
+}
+
+pub(super) async fn choose(
+    cx: &StepContext,
+    store: &dyn BackupStore,
+    name: &str,
+    from: &RestoreFrom,
+) -> Result<Chosen> {
+    let none = |what: String| Error::new(ErrorKind::NotFound, "engine", CHOOSE, what).on(name);
+    let at =
+        |time| Chosen { from: RestorePoint::Time(time), age: age(cx, Some(time)), created: Some(time), bytes: None };
+    let id = match from {
+        RestoreFrom::Time(time) => return Ok(at(*time)),
+        RestoreFrom::Approved => match approved(cx, name).map(|chosen| chosen.from) {
+            Some(RestorePoint::Time(time)) => return Ok(at(time)),
+            Some(RestorePoint::Backup(id)) => Some(id),
+            None => return Err(none("nobody agreed to a restore from this store".to_owned())),
+        },
+        RestoreFrom::Backup(id) => Some(id.clone()),
+        RestoreFrom::ThisRun => earlier_backup(cx, name),
+        RestoreFrom::Latest => store.newest(&cx.call()?).await?.map(|backup| backup.id),
+        RestoreFrom::Run(run) => {
             let all = store.list(&cx.call()?).await?.into_iter();
             let mut complete = all.filter(|backup| backup.state == BackupState::Available);
             complete.find(|backup| backup.run.as_ref() == Some(run)).map(|backup| backup.id)
         }
     };
-    let id = id.ok_or_else(|| match &params.from {
-        From::Run(run) => none(format!("the run {run} has no complete backup")),
+    let id = id.ok_or_else(|| match from {
+        RestoreFrom::Run(run) => none(format!("the run {run} has no complete backup")),
         _ => none("there is no complete backup".to_owned()),
     })?;
     let backup = store.verify(&cx.call()?, &id).await?;
-    Ok(Chosen { from: RestorePoint::Backup(id), age: age(cx, backup.created) })
+    let from = RestorePoint::Backup(id);
+    Ok(Chosen { from, age: age(cx, backup.created), created: backup.created, bytes: backup.bytes })
+}
+
+/// Minutes, one that has begun being a whole one.
+pub(super) fn minutes(time: Duration) -> u64 {
+    time.as_secs().div_ceil(60)
+}
+
+/// What is wrong with a restore in a plan.
+pub(super) fn check_request(cx: &CheckContext<'_>, store: &str, from: &RestoreFrom, target: &str) -> Vec<Error> {
+    let invalid =
+        |message: String| Error::new(ErrorKind::Invalid, "engine", "check the step", message).on(cx.step.name.as_str());
+    let mut wrong = Vec::new();
+    wrong.extend(check(cx, store, "restore", |can| can.restore).err());
+    if let RestoreFrom::Time(_) = from {
+        let can = check(cx, store, "restore what was between two backups", |can| can.point_in_time);
+        wrong.extend(can.err());
+    }
+    if target.trim().is_empty() {
+        wrong.push(invalid("the target has no name".to_owned()));
+    }
+    let earlier = || cx.plan.steps().map(|(_, step)| step).take_while(|step| step.name != cx.step.name);
+    let makes = |step: &Step| step.action == kinds::BACKUP && step.with["store"] == *store;
+    if *from == RestoreFrom::ThisRun && !earlier().any(makes) {
+        wrong.push(invalid(format!("no step before this one makes a backup in {store:?}")));
+    }
+    wrong
 }
 
 fn age(cx: &StepContext, of: Option<Timestamp>) -> Option<Period> {
@@ -110,39 +173,32 @@ impl Action for Restore {
     }
 
     async fn check(&self, cx: &CheckContext<'_>, params: &Params) -> Result<(), Vec<Error>> {
-        let invalid = |message: String| {
-            Error::new(ErrorKind::Invalid, "engine", "check the step", message).on(cx.step.name.as_str())
+        let mut wrong = check_request(cx, &params.store, &params.from, &params.target);
+        let mut earlier = cx.plan.steps().map(|(_, step)| step).take_while(|step| step.name != cx.step.name);
+        let agrees = |step: &Step| {
+            let restore = &step.with["restore"];
+            step.action == kinds::APPROVAL && restore["store"] == *params.store && restore["target"] == *params.target
         };
-        let mut wrong = Vec::new();
-        wrong.extend(check(cx, &params.store, "restore", |can| can.restore).err());
-        if let From::Time(_) = params.from {
-            let can = check(cx, &params.store, "restore what was between two backups", |can| can.point_in_time);
-            wrong.extend(can.err());
-        }
-        if params.target.trim().is_empty() {
-            wrong.push(invalid("the target has no name".to_owned()));
-        }
-        let earlier = || cx.plan.steps().map(|(_, step)| step).take_while(|step| step.name != cx.step.name);
-        let makes = |step: &crate::model::Step| step.action == kinds::BACKUP && step.with["store"] == *params.store;
-        if matches!(params.from, From::ThisRun) && !earlier().any(makes) {
-            let message = format!("no step before this one makes a backup in {:?}", params.store);
-            wrong.push(invalid(message));
+        if params.from == RestoreFrom::Approved && !earlier.any(agrees) {
+            let message =
+                format!("no step before this one asks whether to restore from {:?} to this target", params.store);
+            wrong.push(Error::new(ErrorKind::Invalid, "engine", "check the step", message).on(cx.step.name.as_str()));
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
     async fn execute(&self, cx: &StepContext, params: &Params) -> Result<RestoredBackup> {
         let store = cx.backends().backup_store(&params.store)?.as_ref();
-        let Chosen { from, age } = match cx.last_checkpoint::<Chosen>() {
+        let Chosen { from, age, .. } = match cx.last_checkpoint::<Chosen>() {
             Some(chosen) => chosen,
             None => {
-                let chosen = choose(cx, store, params).await?;
+                let chosen = choose(cx, store, &params.store, &params.from).await?;
                 cx.checkpoint(&chosen).await?;
                 chosen
             }
         };
         if let Some(age) = age {
-            let minutes = age.get().as_secs().div_ceil(60);
+            let minutes = minutes(age.get());
             cx.note(format!("{from} is {minutes} minutes old: what was written since is not in {}", params.target));
         }
         let request = RestoreRequest::from(from.clone(), &params.target);

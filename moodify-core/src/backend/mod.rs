@@ -17,12 +17,14 @@ mod cache;
 mod cache_admin;
 mod cache_info;
 mod cache_nodes;
+mod connection;
 mod deployer;
 mod diagnostics;
 mod jobs;
 mod key_pattern;
 mod metric_source;
 mod notifier;
+mod operations;
 mod probe;
 mod replica_ratio;
 mod retention;
@@ -52,6 +54,7 @@ pub use cache_info::{CacheClient, CacheInfo, CacheLatency, CacheRole, CacheServe
 pub use cache_nodes::{
     CacheNode, CacheNodes, CacheNodesExt, NodeCapabilities, NodeEvent, NodeRole, NodeState, restart_order,
 };
+pub use connection::{Connection, Endpoint};
 pub use deployer::{
     CanarySpec, Change, Deployer, DeployerCapabilities, DeployerExt, ImageChange, Remedy, Replicas, Scale, Single,
     Workload,
@@ -61,6 +64,10 @@ pub use jobs::{CronJobRef, JobPhase, JobRequest, JobState, JobTemplate, Jobs, Jo
 pub use key_pattern::KeyPattern;
 pub use metric_source::{Measurement, MetricQuery, MetricSource};
 pub use notifier::{Audience, Link, Notification, Notifier, Urgency};
+pub use operations::{
+    Application, Autoscaler, Count, Counts, ExecRequest, ExecResult, Instances, Operations, OperationsExt, Repair,
+    SeeInstances, WorkloadRef,
+};
 pub use probe::{Probe, ProbeRequest, ProbeResult};
 pub use replica_ratio::ReplicaRatio;
 pub use retention::Retention;
@@ -81,6 +88,7 @@ pub(crate) mod mocks {
     pub use super::jobs::MockJobs;
     pub use super::metric_source::MockMetricSource;
     pub use super::notifier::MockNotifier;
+    pub use super::operations::MockOperations;
     pub use super::probe::MockProbe;
     pub use super::status_page::MockStatusPage;
     pub use super::tester_routes::MockTesterRoutes;
@@ -109,6 +117,8 @@ pub struct Backends {
     pub diagnostics: Option<Arc<dyn Diagnostics>>,
     /// Runs programs to their end.
     pub jobs: Option<Arc<dyn Jobs>>,
+    /// Stops and starts a whole application.
+    pub operations: Option<Arc<dyn Operations>>,
     /// Keep backups, by name.
     pub backup_stores: BTreeMap<String, Arc<dyn BackupStore>>,
     /// Keep artifacts, by name.
@@ -171,6 +181,14 @@ impl Backends {
     /// [`ErrorKind::Unsupported`] if there is nothing.
     pub fn jobs(&self) -> Result<&Arc<dyn Jobs>> {
         present(self.jobs.as_ref(), "backend for jobs")
+    }
+
+    /// The operations.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if there are none.
+    pub fn operations(&self) -> Result<&Arc<dyn Operations>> {
+        present(self.operations.as_ref(), "operations backend")
     }
 
     /// The backup store of that name.
@@ -277,6 +295,7 @@ fn object_safe(
     _: &dyn TesterRoutes,
     _: &dyn Diagnostics,
     _: &dyn Jobs,
+    _: &dyn Operations,
     _: &dyn BackupStore,
     _: &dyn ArtifactStore,
     _: &dyn CacheAdmin,

@@ -33,6 +33,11 @@ pub(super) fn plan(state: &RunState, reason: &str) -> Result<Plan> {
         })
         .take(services)
         .collect();
+    if state.plan.steps().any(|(_, step)| step.action == kinds::SWITCH_CONNECTION) {
+        let message = "the way back ended when it was confirmed that the application is well on the restored database";
+        return Err(refuse(message.to_owned())
+            .hint("point it to the old one, if that is still there, or restore another backup: a plan of its own"));
+    }
     if old.is_empty() {
         return Err(refuse("it recorded no version that served before it".to_owned()));
     }

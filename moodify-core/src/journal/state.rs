@@ -458,9 +458,17 @@ impl RunState {
                 _ => return Next::Run(ready),
             }
         }
-        let release = &self.plan.release;
-        let summary = format!("{} is released to {}", release.version, self.plan.environment.name);
-        self.end(Outcome::Completed, summary)
+        self.end(Outcome::Completed, self.completed())
+    }
+
+    fn completed(&self) -> String {
+        let (plan, environment) = (&self.plan, &self.plan.environment.name);
+        let switches = plan.steps().any(|(_, step)| step.action == kinds::SWITCH_CONNECTION);
+        let restore = plan.steps().map(|(_, step)| step).filter(|step| step.action == kinds::RESTORE).last();
+        match restore.and_then(|step| step.with["target"].as_str()).filter(|_| switches) {
+            Some(target) => format!("{environment} runs on {target}"),
+            None => format!("{} is released to {environment}", plan.release.version),
+        }
     }
 
     /// The end, unless people were not told what they should have been. The last word to customers is tried once more.

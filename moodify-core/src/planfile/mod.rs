@@ -43,7 +43,7 @@ pub use decode::{Mistake, from_value};
 pub use source::{Place, PlanErrors, Problem, Source};
 
 use crate::model::{Environment, Phase, Plan, Release, Step};
-use crate::strategy::{BlueGreen, Canary, Recreate, Rolling};
+use crate::strategy::{BlueGreen, Canary, DatabaseRollback, Recreate, Rolling};
 
 /// A plan as it is written: its strategies are not expanded yet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -121,6 +121,8 @@ pub enum StrategySpec {
     Rolling(Rolling),
     /// The old version stops before the new one starts: for what cannot run twice.
     Recreate(Recreate),
+    /// The database goes back to a backup, in a new place; the application is stopped meanwhile.
+    DatabaseRollback(DatabaseRollback),
 }
 
 impl StrategySpec {
@@ -132,6 +134,7 @@ impl StrategySpec {
             Self::BlueGreen(strategy) => strategy.phases(name),
             Self::Rolling(strategy) => strategy.phases(name),
             Self::Recreate(strategy) => strategy.phases(name),
+            Self::DatabaseRollback(strategy) => strategy.phases(name),
         }
     }
 
@@ -143,6 +146,7 @@ impl StrategySpec {
             Self::BlueGreen(strategy) => ("blue-green", strategy.problems()),
             Self::Rolling(strategy) => ("rolling", strategy.problems()),
             Self::Recreate(strategy) => ("recreate", strategy.problems()),
+            Self::DatabaseRollback(strategy) => ("database-rollback", strategy.problems()),
         };
         problems.into_iter().map(|(at, what)| (format!("/{name}{at}"), what)).collect()
     }
@@ -217,6 +221,18 @@ pub fn read(text: &str, file: &str) -> Result<(PlanFile, Source), PlanErrors> {
     match plan {
         Some(plan) if problems.is_empty() => Ok((plan, source)),
         _ => Err(PlanErrors::new(problems)),
+    }
+}
+
+/// Lets each key that chooses a variant say what the variant says: editors show what a key says.
+pub(crate) fn describe_variants(schema: &mut schemars::Schema) {
+    for option in schema.get_mut("oneOf").and_then(Value::as_array_mut).into_iter().flatten() {
+        let Some(described) = option.get("description").cloned() else { continue };
+        for (_, property) in option.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+            if let Some(property) = property.as_object_mut() {
+                property.entry("description").or_insert_with(|| described.clone());
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use crate::strategy::Bake;
 const RELEASE: &str = include_str!("../../../examples/plans/moodify-release.yaml");
 const MINIMAL: &str = include_str!("../../../examples/plans/minimal.yaml");
 const BLUE_GREEN: &str = include_str!("../../../examples/plans/blue-green.yaml");
+const ROLLBACK: &str = include_str!("../../../examples/plans/database-rollback.yaml");
 const MINIMAL_JSON: &str = include_str!("../../../examples/plans/minimal.json");
 
 /// The first lines of the problems with the minimal plan after `from` was replaced by `to` in it.
@@ -79,7 +80,11 @@ fn each_mistake_is_told_with_its_place() {
             "18:62: \"5\" is not a condition",
         ),
         (canary, "strategy: {canry: {}}", "18:16: unknown key \"canry\"; did you mean \"canary\"?"),
-        (canary, "strategy: {}", "18:15: expected exactly one of canary, blue-green, rolling, recreate, found 0 keys"),
+        (
+            canary,
+            "strategy: {}",
+            "18:15: expected exactly one of canary, blue-green, rolling, recreate, database-rollback, found 0 keys",
+        ),
         (canary, "strategy: canary", "18:15: expected settings below it, found only the name"),
         (canary, "steps: []", "18:12: no steps"),
         (canary, "steps: [{name: a}]", "18:13: the key \"action\" is missing"),
@@ -137,6 +142,31 @@ fn each_mistake_is_told_with_its_place() {
         let expected = format!("p.yaml:{complaint}");
         assert!(complaints[0].starts_with(&expected), "{to}\n  expected {expected}\n  found    {complaints:#?}");
         assert_eq!(complaints.len(), 1, "{to}: {complaints:#?}");
+    }
+}
+
+#[test]
+fn mistakes_in_a_database_rollback_are_told_with_their_place() {
+    let line = |text: &str| ROLLBACK.lines().position(|line| line.contains(text)).unwrap() + 1;
+    for (from, to, on, complaint) in [
+        ("from: latest #", "from: newest #", "from: latest", "unknown value \"newest\""),
+        ("approvals: 2\n", "approvals: 0\n", "        approvals: 2", "must be at least 1"),
+        ("target: moodify-production-restored", "target: ' '", "target:", "must not be empty"),
+        ("key: MONGODB_URI}", "kye: MONGODB_URI}", "- secret:", "unknown key \"kye\""),
+        ("\"{{endpoint}}\"", "host", "- config-map:", "the template has no {{endpoint}}"),
+        (
+            "workload: backend-deployment\n              command",
+            "workload: pod/x\n              command",
+            "exec:",
+            "\"pod/x\" is no workload",
+        ),
+    ] {
+        let text = ROLLBACK.replacen(from, to, 1);
+        assert_ne!(text, ROLLBACK, "{from}");
+        let found = complaints_of(&text);
+        let at = if on == "exec:" { line(on) + 1 } else { line(on) };
+        let is_it = |told: &String| told.starts_with(&format!("p.yaml:{at}:")) && told.contains(complaint);
+        assert!(found.iter().any(is_it), "{to}, line {at}: {found:#?}");
     }
 }
 
@@ -293,7 +323,7 @@ fn the_schema_knows_every_key_of_the_examples() {
     assert_eq!(schema["title"], "moodify plan");
     assert_eq!(schema["required"], serde_json::json!(["name", "environment", "release", "phases"]));
     assert_eq!(schema["additionalProperties"], false);
-    for text in [RELEASE, MINIMAL, MINIMAL_JSON, BLUE_GREEN] {
+    for text in [RELEASE, MINIMAL, MINIMAL_JSON, BLUE_GREEN, ROLLBACK] {
         let source = Source::read(text, "p").unwrap();
         conforms(&schema, &schema, source.value(), "");
     }

@@ -1,8 +1,8 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{BlueGreen, Canary, Recreate, Rolling, TestingFirst};
-use crate::action::{AdmitParams, BakeParams, LAG, ShiftParams, kinds};
+use super::{BlueGreen, Canary, Check, DatabaseRollback, Recreate, Rolling, TestingFirst};
+use crate::action::{AdmitParams, BakeParams, LAG, Proposal, RestoreFrom, ShiftParams, kinds};
 use crate::model::{Period, Phase, RetryPolicy, Step, Weight};
 
 impl Canary {
@@ -172,6 +172,71 @@ impl TestingFirst {
 /// Sends the testers where all go.
 fn dismissal(name: &str, testers: Option<&TestingFirst>) -> Option<Step> {
     testers.map(|_| step(name, "dismiss-testers", kinds::DISMISS_TESTERS, &Value::Null, None))
+}
+
+impl DatabaseRollback {
+    /// The phases of a database rollback; `name` begins the names of phases and steps.
+    ///
+    /// ```
+    /// use moodify_core::strategy::DatabaseRollback;
+    /// let rollback: DatabaseRollback = serde_json::from_str(r#"{"store": "documentdb", "target": "moods-restored",
+    ///     "connections": [{"secret": {"name": "database", "key": "URI"}}]}"#).unwrap();
+    /// let phases = rollback.phases("back");
+    /// let names: Vec<&str> = phases.iter().map(|p| p.name.as_str()).collect();
+    /// assert_eq!(names, ["back: approve", "back: stop", "back: restore", "back: switch", "back: start", "back: confirm"]);
+    /// ```
+    #[must_use]
+    pub fn phases(&self, name: &str) -> Vec<Phase> {
+        let proposal = Proposal {
+            store: self.store.clone(),
+            from: self.from.clone(),
+            target: self.target.clone(),
+            stops: self.stops.clone(),
+            connections: self.connections.clone(),
+        };
+        let approve = json!({
+            "question": "Take the database back to a backup?",
+            "approvals": self.approvals,
+            "restore": proposal,
+        });
+        let restore = json!({"store": self.store, "from": RestoreFrom::Approved, "target": self.target});
+        let confirm = json!({
+            "question": format!(
+                "Is the application well on {0}? A yes ends the way back to the old database; a no takes it, \
+                 and what was written to {0} is lost.", self.target
+            ),
+            "approvals": self.confirmations,
+        });
+        let forget = json!({"connections": self.connections});
+        let switch = |(index, connection)| {
+            let with = json!({"connection": connection});
+            step(name, &format!("switch-{}", index + 1), kinds::SWITCH_CONNECTION, &with, None)
+        };
+        let verify = |(index, check): (usize, &Check)| {
+            let (kind, with) = match check {
+                Check::Probe(request) => (kinds::PROBE, json!(request)),
+                Check::Exec(params) => (kinds::EXEC, json!(params)),
+            };
+            step(name, &format!("verify-{}", index + 1), kind, &with, None)
+        };
+        let all = [
+            ("approve", vec![step(name, "approve", kinds::APPROVAL, &approve, None)]),
+            ("stop", vec![step(name, "stop", kinds::STOP_APPLICATION, &self.stops, Some(self.stop_deadline))]),
+            ("restore", vec![step(name, "restore", kinds::RESTORE, &restore, Some(self.restore_deadline))]),
+            ("switch", self.connections.iter().enumerate().map(switch).collect()),
+            ("start", vec![step(name, "start", kinds::START_APPLICATION, &Value::Null, Some(self.ready_deadline))]),
+            ("verify", self.verify.iter().enumerate().map(verify).collect()),
+            (
+                "confirm",
+                vec![
+                    step(name, "confirm", kinds::APPROVAL, &confirm, None),
+                    step(name, "forget", kinds::FORGET_CONNECTIONS, &forget, None),
+                ],
+            ),
+        ];
+        let phase = |(of, steps)| Phase { name: format!("{name}: {of}"), parallel: false, steps };
+        all.into_iter().filter(|(_, steps): &(_, Vec<Step>)| !steps.is_empty()).map(phase).collect()
+    }
 }
 
 /// Looks at what serves.

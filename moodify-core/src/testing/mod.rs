@@ -6,9 +6,9 @@ pub mod journal;
 mod simulator;
 
 pub use simulator::{
-    Answer, BackendKind, BackupScript, Behaviour, Call, Delivery, Edit, Edited, Fault, Faults, Flow, JobScript, Outage,
-    People, Percent, Rule, Scenario, ServiceView, Settings, SimArtifact, SimBackup, SimIncident, SimNode, SimRestored,
-    Simulator, SimulatorBuilder, World, Write,
+    Answer, BackendKind, BackupScript, Behaviour, Call, CommandScript, Delivery, Edit, Edited, Fault, Faults, Flow,
+    JobScript, Outage, People, Percent, Rule, Scenario, ServiceView, Settings, SimArtifact, SimBackup, SimConnection,
+    SimIncident, SimNode, SimRestored, Simulator, SimulatorBuilder, World, Write,
 };
 
 pub mod mutation {

@@ -11,6 +11,7 @@ mod commands;
 mod common;
 mod configuration;
 mod crash;
+mod database_rollback;
 mod jobs;
 mod ownership;
 mod peers;

@@ -38,7 +38,7 @@ pub(crate) fn check(args: &Check) -> Result<Exit, Stop> {
         let opened = settings.open().await;
         let (all, kube) = opened.map_err(|errors| backends::placed(&loaded.source, errors))?;
         loaded.check(&all).await?;
-        preflight(&kube, &loaded.plan.targets()).await?;
+        preflight(&kube, &loaded.plan).await?;
         outline(&loaded.plan);
         changes(&loaded.plan, &all, &format!("in {} ({})", loaded.plan.environment.namespace, kube.server())).await
     })

@@ -1,6 +1,6 @@
 //! `rbac`: the least that a plan needs in its cluster.
 
-use moodify_k8s::roles;
+use moodify_k8s::roles_for;
 use serde_json::{Value, json};
 
 use crate::args::{Global, Rbac};
@@ -10,7 +10,7 @@ use crate::show::say;
 
 pub(crate) fn rbac(args: &Rbac, global: &Global) -> Result<Exit, Stop> {
     let loaded = Loaded::read(&args.plan)?;
-    let roles = roles(&loaded.plan.targets(), global.cluster.as_deref());
+    let roles = roles_for(&loaded.plan, global.cluster.as_deref());
     let subjects = subjects(args);
     let bindings: Vec<Value> = match subjects.as_slice() {
         [] => Vec::new(),

@@ -7,7 +7,7 @@ use moodify_core::backend::{Backends, Notifier};
 use moodify_core::clock::{Clock, SystemClock};
 use moodify_core::engine::Ending;
 use moodify_core::journal::{JournalStore, MemoryJournal, RunState};
-use moodify_core::model::Target;
+use moodify_core::model::Plan;
 use moodify_core::{CallContext, Engine, IdempotencyKey, RunId};
 use moodify_k8s::Kube;
 use tokio_util::sync::CancellationToken;
@@ -70,15 +70,15 @@ async fn real(args: &Run, global: &Global, loaded: &Loaded, output: Output) -> R
     let settings = Settings::read(&loaded.source)?;
     let (backends, kube) = settings.open().await.map_err(|errors| backends::placed(&loaded.source, errors))?;
     loaded.check(&backends).await?;
-    preflight(&kube, &loaded.plan.targets()).await?;
+    preflight(&kube, &loaded.plan).await?;
     let journal = runs::make(global).await?;
     let drive = Drive::real(journal, backends, output, args.progress, global);
     drive.begin(async |engine| engine.create(&loaded.plan, &args.who.name()).await).await
 }
 
-/// Whether a release of these targets could begin in this cluster.
-pub(crate) async fn preflight(kube: &Kube, targets: &[Target]) -> Result<(), Stop> {
-    let problems = kube.preflight(&check_context(), targets).await;
+/// Whether a plan could begin in this cluster.
+pub(crate) async fn preflight(kube: &Kube, plan: &Plan) -> Result<(), Stop> {
+    let problems = kube.preflight_plan(&check_context(), plan).await;
     if problems.is_empty() { Ok(()) } else { Err(Stop::before(&problems)) }
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn undo(args: &Undo, global: &Global) -> Result<Exit, Stop> {
             (false, false) => {
                 let settings = Settings::of_run(&state.plan)?;
                 let (backends, kube) = settings.open().await.map_err(|errors| Stop::before(&errors))?;
-                preflight(&kube, &state.plan.targets()).await?;
+                preflight(&kube, &state.plan).await?;
                 begin(Drive::real(journal, backends, choose(global.output), args.progress, global), args).await
             }
         }

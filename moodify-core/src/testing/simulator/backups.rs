@@ -18,6 +18,28 @@ fn stored<'a>(state: &'a State, store: &str, id: &str) -> Option<&'a SimBackup> 
     state.backups.iter().find(|made| made.store == store && made.backup.id == id)
 }
 
+/// Puts the backup that a store has at first into it.
+fn furnish(state: &mut State, store: &str) {
+    let key = IdempotencyKey::new(format!("before/{store}"));
+    let Some(age) = state.scenario.backups.made_before else { return };
+    if state.backups.iter().any(|made| made.key == key) {
+        return;
+    }
+    let backup = Backup {
+        id: format!("{store}-nightly"),
+        source: store.to_owned(),
+        state: BackupState::Available,
+        created: Some(state.base - age.get()),
+        bytes: Some(3 << 30),
+        encrypted: Some(true),
+        engine: Some("simulated 1.0".to_owned()),
+        run: None,
+        cost: None,
+    };
+    let made = SimBackup { store: store.to_owned(), key, begun: std::time::Duration::ZERO, verified: None, backup };
+    state.backups.insert(0, made);
+}
+
 fn create(state: &mut State, caller: &Caller, key: &IdempotencyKey) -> Backup {
     let store = &caller.subject;
     if let Some(made) = state.backups.iter().find(|made| made.store == *store && made.key == *key) {
@@ -122,6 +144,20 @@ impl Facet {
     fn store(&self, operation: &'static str) -> Caller {
         self.caller(BackendKind::BackupStore, operation, &self.name)
     }
+
+    async fn at_store<T: Send>(
+        &self,
+        cx: &CallContext,
+        caller: Caller,
+        mut effect: impl FnMut(&mut State) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let store = self.name.clone();
+        let furnished = move |state: &mut State| {
+            furnish(state, &store);
+            effect(state)
+        };
+        self.world.call(cx, caller, furnished).await
+    }
 }
 
 #[async_trait]
@@ -133,13 +169,13 @@ impl BackupStore for Facet {
     async fn create(&self, cx: &CallContext, _: &BackupRequest) -> Result<Backup> {
         let (caller, key) = (self.store("create").in_context(cx), cx.key().clone());
         let asks = caller.clone();
-        self.world.call(cx, caller, move |state| Ok(create(state, &asks, &key))).await
+        self.at_store(cx, caller, move |state| Ok(create(state, &asks, &key))).await
     }
 
     async fn describe(&self, cx: &CallContext, id: &str) -> Result<Option<Backup>> {
         let (name, id) = (self.name.clone(), id.to_owned());
         let effect = move |state: &mut State| Ok(stored(state, &name, &id).map(|made| state.backup(made)));
-        self.world.call(cx, self.store("describe").reading(), effect).await
+        self.at_store(cx, self.store("describe").reading(), effect).await
     }
 
     async fn list(&self, cx: &CallContext) -> Result<Vec<Backup>> {
@@ -148,20 +184,20 @@ impl BackupStore for Facet {
             let all = state.backups.iter().rev().filter(|made| made.store == *name);
             Ok(all.map(|made| state.backup(made)).collect())
         };
-        self.world.call(cx, self.store("list").reading(), effect).await
+        self.at_store(cx, self.store("list").reading(), effect).await
     }
 
     async fn verify(&self, cx: &CallContext, id: &str) -> Result<Backup> {
         // Not a reading call, though it changes nothing at the provider: the simulation notes what was verified.
         let (caller, id) = (self.store("verify"), id.to_owned());
         let asks = caller.clone();
-        self.world.call(cx, caller, move |state| verify(state, &asks, &id)).await
+        self.at_store(cx, caller, move |state| verify(state, &asks, &id)).await
     }
 
     async fn restore(&self, cx: &CallContext, request: &RestoreRequest) -> Result<Restored> {
         let (caller, key, request) = (self.store("restore"), cx.key().clone(), request.clone());
         let asks = caller.clone();
-        self.world.call(cx, caller, move |state| restore(state, &asks, &key, &request)).await
+        self.at_store(cx, caller, move |state| restore(state, &asks, &key, &request)).await
     }
 
     async fn discard(&self, cx: &CallContext, target: &str) -> Result<bool> {
@@ -174,12 +210,12 @@ impl BackupStore for Facet {
             }
             Ok(true)
         };
-        self.world.call(cx, caller, effect).await
+        self.at_store(cx, caller, effect).await
     }
 
     async fn delete(&self, cx: &CallContext, request: &DeleteRequest) -> Result<()> {
         let (caller, request) = (self.store("delete"), request.clone());
         let asks = caller.clone();
-        self.world.call(cx, caller, move |state| delete(state, &asks, &request)).await
+        self.at_store(cx, caller, move |state| delete(state, &asks, &request)).await
     }
 }

@@ -14,6 +14,7 @@ pub enum BackendKind {
     Router,
     Diagnostics,
     Jobs,
+    Operations,
     BackupStore,
     CacheAdmin,
     CacheNodes,
@@ -27,11 +28,12 @@ pub enum BackendKind {
 
 impl BackendKind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Deployer,
         Self::Router,
         Self::Diagnostics,
         Self::Jobs,
+        Self::Operations,
         Self::BackupStore,
         Self::CacheAdmin,
         Self::CacheNodes,
@@ -51,6 +53,7 @@ impl BackendKind {
             Self::Router => "simulated router",
             Self::Diagnostics => "simulated diagnostics",
             Self::Jobs => "simulated jobs",
+            Self::Operations => "simulated operations",
             Self::BackupStore => "simulated backup store",
             Self::CacheAdmin => "simulated cache",
             Self::CacheNodes => "simulated nodes of a cache",

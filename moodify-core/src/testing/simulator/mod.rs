@@ -1,8 +1,8 @@
 //! Every backend in memory, on tokio's clock: on a paused runtime a release of 45 minutes takes milliseconds.
 //!
 //! `scenario` says what happens, `workload` and `service` and `state` are the world at a moment, `world` moves it on,
-//! logs and lets calls go wrong as `fault` says; `cluster`, `jobs`, `artifacts`, `backups`, `nodes` and `surroundings` are
-//! the backends on it.
+//! logs and lets calls go wrong as `fault` says; `cluster`, `operations`, `jobs`, `artifacts`, `backups`, `nodes` and
+//! `surroundings` are the backends on it.
 
 mod artifacts;
 mod backups;
@@ -13,6 +13,7 @@ mod fault;
 mod jobs;
 mod name;
 mod nodes;
+mod operations;
 mod scenario;
 mod service;
 mod state;
@@ -36,8 +37,10 @@ use cluster::{Facet, RatioRouter};
 pub use fault::{BackendKind, Fault, Faults, Rule};
 use name::NameRouter;
 pub use nodes::SimNode;
+pub use operations::SimConnection;
 pub use scenario::{
-    Answer, BackupScript, Behaviour, Edit, Edited, JobScript, Outage, People, Percent, Scenario, Settings,
+    Answer, BackupScript, Behaviour, CommandScript, Edit, Edited, JobScript, Outage, People, Percent, Scenario,
+    Settings,
 };
 pub use service::Flow;
 use service::{Route, SimService};
@@ -154,6 +157,7 @@ impl Simulator {
             deployer: Some(facet.clone()),
             diagnostics: Some(facet.clone()),
             jobs: Some(facet.clone()),
+            operations: Some(facet.clone()),
             status_page: Some(facet.clone()),
             probe: Some(facet.clone()),
             approvals: Some(facet),

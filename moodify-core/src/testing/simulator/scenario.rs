@@ -43,6 +43,8 @@ pub struct Scenario {
     pub jobs: JobScript,
     /// How backups go.
     pub backups: BackupScript,
+    /// How commands end that run beside the application.
+    pub commands: CommandScript,
 }
 
 macro_rules! named_scenarios {
@@ -412,6 +414,8 @@ impl Default for JobScript {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct BackupScript {
+    /// In every store there is one at first that was made so long before; by default there is none.
+    pub made_before: Option<Period>,
     /// How long one takes.
     pub takes: Period,
     /// It fails after that time, and why.
@@ -427,6 +431,7 @@ pub struct BackupScript {
 impl Default for BackupScript {
     fn default() -> Self {
         Self {
+            made_before: None,
             takes: Period::from_secs(20),
             fails: None,
             damaged: false,
@@ -434,6 +439,14 @@ impl Default for BackupScript {
             restore_fails: None,
         }
     }
+}
+
+/// How commands end that run beside the application.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct CommandScript {
+    /// Their exit code. With 0, they fail all the same while the application is pointed to a database that is not there.
+    pub exit_code: i32,
 }
 
 /// A share, written `12%`.

@@ -19,6 +19,7 @@ use super::caches::SimCache;
 use super::fault::{BackendKind, Site};
 use super::jobs::SimJob;
 use super::nodes::SimNode;
+use super::operations::SimConnection;
 use super::scenario::{Answer, Edit, Scenario};
 use super::service::{Flow, SimService, place};
 
@@ -184,6 +185,7 @@ pub(super) struct State {
     pub(super) artifacts: Vec<SimArtifact>,
     /// How many artifacts were ever written.
     pub(super) puts: u64,
+    pub(super) connections: Vec<SimConnection>,
     pub(super) incidents: Vec<SimIncident>,
     /// Those that were changed; others are as at first.
     pub(super) caches: BTreeMap<String, SimCache>,
@@ -213,6 +215,7 @@ impl State {
             restored: Vec::new(),
             artifacts: Vec::new(),
             puts: 0,
+            connections: Vec::new(),
             incidents: Vec::new(),
             caches: BTreeMap::new(),
             cache_nodes: BTreeMap::new(),
@@ -351,9 +354,11 @@ impl State {
     /// A backup as it stands now.
     pub(super) fn backup(&self, made: &SimBackup) -> Backup {
         let script = &self.scenario.backups;
+        let was_there = made.backup.created.is_some_and(|created| created < self.base);
         let passed = self.now.saturating_sub(made.begun).as_secs_f64();
         let takes = script.takes.get().as_secs_f64();
         let state = match &script.fails {
+            _ if was_there => BackupState::Available,
             // In 0..100 while it is being made.
             _ if passed < takes => BackupState::Creating(Some((passed / takes * 100.0) as u8)),
             Some(why) => BackupState::Failed(why.clone()),

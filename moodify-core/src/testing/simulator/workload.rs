@@ -132,6 +132,8 @@ pub(super) struct Running {
     pub(super) version: String,
     pub(super) shares_service: bool,
     pub(super) edited_by: Option<String>,
+    /// The run that stopped it, and how many instances there were.
+    pub(super) stopped: Option<(RunId, u32)>,
     /// Its instances are replaced one by one, without one more meanwhile.
     pub(super) in_place: bool,
     pub(super) hold: Option<Hold>,
@@ -159,6 +161,7 @@ impl Running {
             version: String::new(),
             shares_service: false,
             edited_by: None,
+            stopped: None,
             in_place: false,
             hold: None,
             pods: Vec::new(),
