@@ -1,4 +1,4 @@
-//! Mail through a real mail server (`aiosmtpd`, from PyPI).
+//! Mail through a real mail server: `aiosmtpd`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
