@@ -403,6 +403,15 @@ fn describe_snapshots(world: &mut World, form: &Form) -> Answer {
     let id = text(form, "SnapshotName");
     let wanted = |other: &str, _: &Thing| id.is_empty() || other == id;
     look(&mut world.cache_snapshots, "SnapshotStatus", &wanted);
+    // With the snapshot its node is done too.
+    let busy = world.nodes.values_mut().filter(|node| node.get("CacheClusterStatus") == "snapshotting");
+    for node in busy {
+        let mut of = world.cache_snapshots.values().filter(|s| s.get("CacheClusterId") == node.get("CacheClusterId"));
+        if of.all(|snapshot| snapshot.get("SnapshotStatus") != "creating") {
+            node.set("CacheClusterStatus", "available");
+            node.next = None;
+        }
+    }
     let found: Vec<String> = world
         .cache_snapshots
         .iter()
