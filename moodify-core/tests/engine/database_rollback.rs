@@ -122,7 +122,7 @@ fn who_is_asked_is_told_the_loss_in_minutes_and_one_yes_is_not_enough() {
             stage.engine.command(&run, &Command::new(CommandKind::Reject, "ben", "too much")).await.unwrap();
         });
         let state = stage.engine.state(&run).await.unwrap();
-        let (outcome, summary) = state.ended.clone().unwrap();
+        let (outcome, summary) = state.ended.unwrap();
         assert_eq!(outcome, Outcome::Refused, "{summary}");
         assert!(summary.contains("nothing was changed") && summary.contains("ben: too much"), "{summary}");
         assert_ended(&stage.simulator, Outcome::Refused, &summary);
