@@ -37,7 +37,10 @@ async fn a_budget_holds_for_a_canary_as_long_as_there_is_one() {
     let mut running = scene.start_release();
     running.until_step("rollout-bake-100").await;
     let covers = |budget: &PodDisruptionBudget| {
-        budget.status.as_ref().is_some_and(|status| status.expected_pods == 5 && status.desired_healthy == 3)
+        budget
+            .status
+            .as_ref()
+            .is_some_and(|status| status.expected_pods == Some(5) && status.desired_healthy == Some(3))
     };
     namespace.wait_for::<PodDisruptionBudget>("calm-canary", covers).await;
     running.finish().await.ended("completed");
@@ -59,7 +62,10 @@ async fn a_budget_holds_for_whichever_of_two_serves() {
     scene.take_turns("1s").await;
     scene.release().await.ended("completed");
     let covers = |budget: &PodDisruptionBudget| {
-        budget.status.as_ref().is_some_and(|status| status.expected_pods == 5 && status.current_healthy == 5)
+        budget
+            .status
+            .as_ref()
+            .is_some_and(|status| status.expected_pods == Some(5) && status.current_healthy == Some(5))
     };
     namespace.wait_for::<PodDisruptionBudget>("calm-green", covers).await;
     scene.plan["release"]["services"][0]["image"] = "registry.test/backend:v3".into();
