@@ -159,7 +159,7 @@ impl Checks {
         match (&config.data, &config.version) {
             (Some(_), Some(_)) => self.report(format!("{at}/version"), "give either `data` or `version`, not both"),
             (None, None) => {
-                self.report(at, "give `data`, its contents in this version, or `version`, an object that is there")
+                self.report(at, "give `data`, its contents in this version, or `version`, an object that is there");
             }
             (None, Some(version)) => self.dns_name(&format!("{at}/version"), version),
             (Some(_), None) if config.kind == ConfigKind::Secret => self.report(

@@ -96,6 +96,7 @@ pub struct PhaseSpec {
 }
 
 /// What is in a phase.
+#[expect(clippy::large_enum_variant, reason = "a plan has few phases, and is read once")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum PhaseContent {
     /// Steps, one after the other.

@@ -150,7 +150,7 @@ mod tests {
     use crate::strategy::DatabaseRollback;
     use serde_json::{Value, json};
 
-    fn rollback(with: Value) -> DatabaseRollback {
+    fn rollback(with: &Value) -> DatabaseRollback {
         let mut settings = json!({"store": "documentdb", "target": "restored",
             "connections": [{"secret": {"name": "database", "key": "URI"}}]});
         let more = with.as_object().unwrap().clone();
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn each_connection_and_each_check_is_a_step_and_the_last_ones_confirm() {
-        let strategy = rollback(json!({
+        let strategy = rollback(&json!({
             "connections": [{"secret": {"name": "a", "key": "k"}}, {"config-map": {"name": "b", "key": "k"}}],
             "verify": [{"exec": {"workload": "backend", "command": ["true"]}}, {"probe": {"url": "http://x/"}}],
         }));
@@ -189,8 +189,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_good_is_told_with_its_place() {
-        assert!(rollback(json!({})).problems().is_empty());
-        let wrong = rollback(json!({
+        assert!(rollback(&json!({})).problems().is_empty());
+        let wrong = rollback(&json!({
             "target": " ", "from": "approved", "approvals": 0, "ready-deadline": "0s",
             "connections": [
                 {"config-map": {"name": "a", "key": "k", "template": "mongodb://old/"}},
@@ -213,6 +213,6 @@ mod tests {
                 "/stops/except/0",
             ]
         );
-        assert_eq!(rollback(json!({"connections": []})).problems()[0].0, "/connections");
+        assert_eq!(rollback(&json!({"connections": []})).problems()[0].0, "/connections");
     }
 }

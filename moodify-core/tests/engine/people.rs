@@ -13,16 +13,16 @@ use serde_json::{Value, json};
 
 use crate::common::{Stage, on_virtual_time, outcome, plan};
 
-fn step(name: &str, action: &str, with: Value) -> Step {
+fn step(name: &str, action: &str, with: &Value) -> Step {
     serde_json::from_value(json!({"name": name, "action": action, "with": with})).unwrap()
 }
 
 fn page(name: &str, status: &str) -> Step {
-    step(name, "status-page", json!({"status": status, "message": format!("{name} of {{{{release}}}}")}))
+    step(name, "status-page", &json!({"status": status, "message": format!("{name} of {{{{release}}}}")}))
 }
 
 fn wait(name: &str, time: &str) -> Step {
-    step(name, "wait", json!({"period": time}))
+    step(name, "wait", &json!({"period": time}))
 }
 
 fn of(steps: Vec<Step>) -> Plan {
@@ -103,7 +103,7 @@ fn what_is_still_owed_is_in_the_ending_and_only_the_newest() {
 
 /// A run that goes back after ten seconds.
 fn goes_back(pages: Vec<Step>) -> Stage {
-    let probe = step("probe", "probe", json!({"url": "http://backend/health"}));
+    let probe = step("probe", "probe", &json!({"url": "http://backend/health"}));
     let stage = stage(pages.into_iter().chain([wait("work", "10s"), probe]).collect());
     let broken = Rule::new(Fault::ErrorBefore(ErrorKind::Forbidden)).backend(BackendKind::Probe);
     stage.simulator.faults().add(broken);
@@ -159,7 +159,7 @@ fn a_maintenance_is_scheduled_begun_and_completed_as_one() {
     on_virtual_time(async {
         let window = json!({"status": "scheduled", "message": "{{services}}", "maintenance": {"starts-in": "10m", "lasts": "45m"}});
         let plan = of(vec![
-            step("plan", "status-page", window),
+            step("plan", "status-page", &window),
             wait("until-then", "10m"),
             page("begin", "investigating"),
             page("done", "resolved"),
@@ -180,7 +180,7 @@ fn a_maintenance_is_scheduled_begun_and_completed_as_one() {
 }
 
 /// A plan whose environment tells the team by chat and by mail.
-fn told(with: Value) -> Stage {
+fn told(with: &Value) -> Stage {
     let mut plan = of(vec![step("tell", "notify", with)]);
     plan.environment.audiences.insert(Audience::Team, vec!["chat".into(), "mail".into()]);
     let simulator = Simulator::for_plan(&plan, Scenario::default());
@@ -190,7 +190,7 @@ fn told(with: Value) -> Stage {
 #[test]
 fn an_audience_is_told_by_its_notifiers_and_nobody_twice() {
     on_virtual_time(async {
-        let stage = told(json!({
+        let stage = told(&json!({
             "audience": "team", "title": "{{release}} in {{environment}}", "body": "{{outcome}}, {{run}} {{step}}",
             "link": "https://grafana.example/d/release?var-run={{run}}",
         }));
@@ -236,7 +236,7 @@ fn what_cannot_be_told_is_refused_when_the_plan_is_checked() {
             ),
             (json!({"status": "scheduled", "message": "m", "maintenance": {"lasts": "0s"}}), "no time at all"),
         ] {
-            let stage = stage(vec![step("page", "status-page", with)]);
+            let stage = stage(vec![step("page", "status-page", &with)]);
             let findings = stage.engine.check(&stage.plan).await;
             assert!(findings.len() == 1 && findings[0].to_string().contains(said), "{findings:?}");
         }

@@ -44,6 +44,7 @@ fn query(metric: &str) -> MetricQuery {
         container: None,
         image,
         traffic,
+        config: Vec::new(),
     };
     let target = Target::new("production", "shop", service);
     MetricQuery::new(metric, target, Track::Canary, "backend-canary", "v2")

@@ -52,7 +52,7 @@ impl Suite<'_> {
         good("it can be observed", self.deployer.observe(&self.cx(), &self.target, track).await)
     }
 
-    fn new(&self) -> ConfigRefs {
+    fn wanted(&self) -> ConfigRefs {
         self.target.service.config_refs()
     }
 
@@ -69,14 +69,14 @@ impl Suite<'_> {
 
     async fn a_canary_reads_its_own(&self, before: &Workload) {
         let name = self.target.service.config[0].name.clone();
-        let old: ConfigRefs = self.new().into_keys().map(|key| (key, name.clone())).collect();
+        let old: ConfigRefs = self.wanted().into_keys().map(|key| (key, name.clone())).collect();
         assert_eq!(before.config, old, "at first it reads what its manifest says");
         let (object, contents) = self.shipped();
         assert_eq!(self.harness.contents(&object).await, None, "nobody made it yet");
-        let spec = CanarySpec::new(self.target.service.image.clone(), "conformance", 1, true).reading(self.new());
+        let spec = CanarySpec::new(self.target.service.image.clone(), "conformance", 1, true).reading(self.wanted());
         for _ in 0..2 {
             let made = good("it can be deployed", self.deployer.deploy(&self.cx(), &self.target, &spec).await);
-            assert_eq!(made.config, self.new(), "the canary reads what ships with it");
+            assert_eq!(made.config, self.wanted(), "the canary reads what ships with it");
         }
         assert_eq!(self.harness.contents(&object).await, Some(contents), "made before it is referred to");
         self.wait(Track::Canary, |w| w.has_available(1)).await;
@@ -89,10 +89,10 @@ impl Suite<'_> {
     async fn the_stable_one_reads_it_too_and_goes_back(&self, before: &Workload) {
         let (object, contents) = self.shipped();
         let to = self.target.service.image.clone();
-        let there = ImageChange { from: before.image.clone(), to: to.clone(), config: self.new(), scale: None };
+        let there = ImageChange { from: before.image.clone(), to: to.clone(), config: self.wanted(), scale: None };
         for _ in 0..2 {
             let set = self.deployer.set_image(&self.cx(), &self.target, &there).await;
-            assert_eq!(good("the image can be set", set).config, self.new(), "it reads what ships with it");
+            assert_eq!(good("the image can be set", set).config, self.wanted(), "it reads what ships with it");
         }
         assert_eq!(self.harness.contents(&object).await, Some(contents));
         self.wait(Track::Stable, Workload::is_complete).await;
