@@ -67,14 +67,12 @@ fn references(template: &Value, kind: ConfigKind, object: &str) -> Vec<String> {
     candidates
 }
 
+/// Pointers with what shall be there, and the annotation then.
+type Changes = (Vec<(String, String)>, String);
+
 /// The pointers at which a template refers to something else than wanted, with what shall be there, and the annotation then;
 /// none if all is as wanted.
-fn changes(
-    ask: &Ask,
-    template: &Value,
-    target: &Target,
-    wanted: &ConfigRefs,
-) -> Result<Option<(Vec<(String, String)>, String)>, Error> {
+fn changes(ask: &Ask, template: &Value, target: &Target, wanted: &ConfigRefs) -> Result<Option<Changes>, Error> {
     let now = reads(annotation(template), target);
     let mut said = said(annotation(template));
     let mut places = Vec::new();
