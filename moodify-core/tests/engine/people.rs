@@ -221,7 +221,7 @@ fn what_cannot_be_told_is_refused_when_the_plan_is_checked() {
             (json!({"title": "x", "resolved": true}), "and not what"),
             (json!({"title": "{{relase}}"}), "did you mean {{release}}?"),
         ] {
-            let stage = told(with.clone());
+            let stage = told(&with);
             let backends = Simulator::for_plan(&stage.plan, Scenario::default()).backends();
             let engine = moodify_core::Engine::new(stage.journal.clone(), backends);
             let findings = engine.check(&stage.plan).await;
