@@ -25,7 +25,7 @@ use moodify_aws::{ApiConfig, DocumentDbBackups, DocumentDbConfig};
 use moodify_core::action::{Action, Observed, Registry, StepContext};
 use moodify_core::backend::{
     ArtifactStore, ArtifactStoreExt, BackupRequest, BackupStore, CacheAdmin, DeleteRequest, IncidentStatus,
-    IncidentUpdate, MetricQuery, Notification, ProbeRequest, Urgency,
+    IncidentUpdate, MetricQuery, Notification, ProbeRequest,
 };
 use moodify_core::event::ProgressKind;
 use moodify_core::journal::FileJournal;
