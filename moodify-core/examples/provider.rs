@@ -85,6 +85,7 @@ fn fail(kind: ErrorKind, message: impl Into<String>) -> Error {
     Error::new(kind, BACKEND, "use the directory", message)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "`map_err` passes it on")]
 fn broken(e: io::Error) -> Error {
     fail(ErrorKind::Storage, e.to_string()).effect(Effect::Unknown).hint("look at the disk and at our rights")
 }
@@ -116,7 +117,9 @@ fn put(place: &Path, name: &str, data: &Path, cx: &CallContext) -> Result<()> {
         fs::create_dir_all(&part)?;
         fs::copy(data, part.join("data"))?;
         let (key, run, sha256) = (cx.key().clone(), cx.run_id().clone(), sum(&part.join("data"))?);
-        let about = About { key, run, created: Timestamp::now(), sha256 };
+        #[expect(clippy::disallowed_methods, reason = "a store has a clock of its own")]
+        let created = Timestamp::now();
+        let about = About { key, run, created, sha256 };
         fs::write(part.join("about.json"), serde_json::to_vec(&about)?)?;
         fs::rename(&part, place.join(name))
     };
