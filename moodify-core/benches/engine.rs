@@ -19,8 +19,8 @@ use moodify_core::backend::{
 use moodify_core::engine::EngineOptions;
 use moodify_core::journal::{FileJournal, JournalStore, MemoryJournal};
 use moodify_core::model::{
-    Color, Environment, Phase, Plan, Release, RetryPolicy, Routing, RunId, Service, Step, Target, Track, Weight,
-    WorkloadKind,
+    Color, ConfigRefs, Environment, Phase, Plan, Release, RetryPolicy, Routing, RunId, Service, Step, Target, Track,
+    Weight, WorkloadKind,
 };
 use moodify_core::{Backends, CallContext, Engine, Result};
 use schemars::JsonSchema;
@@ -62,6 +62,7 @@ fn workload(target: &Target, track: Track) -> Workload {
     Workload {
         name: format!("{}-{track}", target.service.workload),
         image: "registry.example/app:v1".parse().unwrap(),
+        config: ConfigRefs::new(),
         replicas: Replicas { desired: count, total: count, updated: count, ready: count, available: count },
         generation: 1,
         observed: true,
