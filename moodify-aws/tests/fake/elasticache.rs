@@ -53,6 +53,7 @@ fn steady<'a>(world: &'a mut World, id: &str) -> Result<&'a mut Thing, Refusal> 
 }
 
 /// Events are of today, as AWS keeps them for 14 days only.
+#[expect(clippy::disallowed_methods, reason = "AWS has a clock of its own")]
 fn happened(world: &mut World, kind: &str, source: &str, message: &str) {
     world.events.push(Thing::new(&[
         ("SourceType", kind),
