@@ -45,12 +45,13 @@ async fn a_deployment_becomes_ready_and_is_deleted() {
     let node = Some(&rig.state().node.name);
     assert!(pods.iter().all(|pod| pod.spec.as_ref().unwrap().node_name.as_ref() == node), "all are on {node:?}");
 
-    // The endpoints of the Service are the pods' addresses.
-    let slices = namespace.kubectl(&["get", "endpointslices", "-o", "jsonpath={..addresses}"]).await;
-    for pod in &pods {
-        let ip = pod.status.as_ref().unwrap().pod_ip.clone().unwrap();
-        assert!(slices.contains(&ip), "{ip} in {slices}");
-    }
+    // The endpoints of the Service are the pods' addresses, a little after the pods are ready.
+    until("the endpoints of the Service are the pods' addresses", async || {
+        let slices = namespace.kubectl(&["get", "endpointslices", "-o", "jsonpath={..addresses}"]).await;
+        let mut addresses = pods.iter().map(|pod| pod.status.as_ref().unwrap().pod_ip.as_ref().unwrap());
+        addresses.all(|ip| slices.contains(&format!("\"{ip}\"")))
+    })
+    .await;
 
     let name = namespace.name().to_owned();
     drop(namespace);
