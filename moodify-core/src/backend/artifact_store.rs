@@ -346,7 +346,7 @@ pub fn check_path(path: &str, origin: Origin) -> Result<()> {
 /// let artifact = store.put(&cx, &request, content_from(&b"all is well"[..])).await?;
 /// assert_eq!(artifact.to_string(), "2026-11-24/report.txt: 11 bytes, CRC32C 088d8009");
 /// assert_eq!(store.read(&cx, &artifact.path).await?.unwrap(), "all is well");
-/// # moodify_core::Result::Ok(())
+/// # Ok::<(), moodify_core::Error>(())
 /// # }).unwrap();
 /// ```
 #[cfg_attr(feature = "testing", mockall::automock)]

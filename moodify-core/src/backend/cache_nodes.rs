@@ -205,13 +205,13 @@ pub trait CacheNodes: Send + Sync + fmt::Debug {
 ///
 /// ```no_run
 /// # async fn example(nodes: &dyn moodify_core::backend::CacheNodes) -> moodify_core::Result<()> {
-/// use moodify_core::backend::{CacheNodesExt, restart_order};
+/// use moodify_core::backend::{CacheNode, CacheNodesExt, restart_order};
 /// use moodify_core::CallContext;
 /// let cx = CallContext::by_hand("restart", std::time::Duration::from_secs(3600));
 /// for seen in restart_order(&nodes.nodes(&cx).await?) {
 ///     nodes.restart(&cx, seen).await?;
-///     let done = nodes.wait_node(&cx, &seen.id, &|node| node.is_available() && node.was_restarted_since(seen), &|_| ());
-///     println!("{}", done.await?);
+///     let over = |node: &CacheNode| node.is_available() && node.was_restarted_since(seen);
+///     println!("{}", nodes.wait_node(&cx, &seen.id, &over, &|_| ()).await?);
 /// }
 /// # Ok(())
 /// # }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 /// use moodify_core::model::ConfigVersion;
 /// let config = ConfigVersion::map("backend-config", [("LOG_LEVEL", "info")]);
 /// assert_eq!(config.key(), "configmap/backend-config");
-/// assert_eq!(config.object(), "backend-config-35bbcff8d9", "named after its contents");
+/// assert_eq!(config.object(), "backend-config-74c23e2a46", "named after its contents");
 /// let secret = ConfigVersion::there("backend-keys", "backend-keys-2026-12");
 /// assert_eq!((secret.key().as_str(), secret.object().as_str()), ("secret/backend-keys", "backend-keys-2026-12"));
 /// ```
