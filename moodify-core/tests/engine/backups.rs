@@ -1,12 +1,12 @@
 //! Nothing changes before the backup that was asked for exists and was verified; what a run restores it takes back.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use moodify_core::action::{RestoredBackup, VerifiedBackup};
 use moodify_core::backend::{BackupRequest, RestoreRequest};
 use moodify_core::engine::Ending;
 use moodify_core::error::ErrorKind;
-use moodify_core::journal::{JournalStore, MemoryJournal, Outcome, fold};
+use moodify_core::journal::{Outcome, fold};
 use moodify_core::model::{Phase, Plan, RetryPolicy, RunId, Step};
 use moodify_core::testing::conformance::context;
 use moodify_core::testing::{BackendKind, Scenario, Simulator};
@@ -182,19 +182,9 @@ fn broken_off_at_any_record_there_is_one_backup_and_one_target() {
                         plan.phases.pop();
                     }
                     let simulator = Simulator::new(&plan.targets(), Scenario::default());
-                    let memory: Arc<dyn JournalStore> = Arc::new(MemoryJournal::new());
-                    let breaking: Arc<dyn JournalStore> = Arc::new(Breaking {
-                        inner: memory.clone(),
-                        left: n.into(),
-                        durable,
-                        stuck: Arc::default(),
-                        unclear: 0.into(),
-                    });
-                    let first = engine(&breaking, &simulator, &plan);
-                    let run = first.create(&plan, "test").await.unwrap();
-                    let stop = CancellationToken::new();
-                    reached_the_end |= first.drive(&run, &stop).await.is_ok();
-                    let ending = engine(&memory, &simulator, &plan).drive(&run, &stop).await.unwrap();
+                    let broken = broken_off(&simulator, &plan, n, durable, Duration::ZERO).await;
+                    reached_the_end |= broken.reached_the_end;
+                    let ending = broken.ending;
                     let context = format!("bad {bad}, record {n}, durable {durable}: {ending:?}");
                     let wanted = if bad { Outcome::RolledBack } else { Outcome::Completed };
                     assert_eq!(outcome(&ending), wanted, "{context}");
@@ -218,9 +208,9 @@ fn what_is_restored_is_new_and_tells_where_it_answers() {
         on_virtual_time(async {
             let stage = stage(only(vec![phase("restore", vec![restore(&from)])]), "takes: 10s, restore-takes: 20m");
             let store = stage.simulator.backends_for(&stage.plan).backup_stores[STORE].clone();
-            let cx = context("before", std::time::Duration::from_secs(60));
+            let cx = context("before", Duration::from_secs(60));
             let made = store.create(&cx, &BackupRequest::new()).await.unwrap();
-            tokio::time::sleep(std::time::Duration::from_secs(3600)).await;
+            tokio::time::sleep(Duration::from_secs(3600)).await;
             let (run, ending) = stage.run().await;
             assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
             let restored: RestoredBackup = output(&stage, &run, "restore").await;
@@ -260,9 +250,9 @@ fn a_target_of_somebody_else_is_neither_overwritten_nor_removed() {
         let plan = only(vec![phase("save", vec![backup()]), phase("restore", vec![restore(&json!("this-run"))])]);
         let stage = stage(plan, "takes: 1s");
         let store = stage.simulator.backends_for(&stage.plan).backup_stores[STORE].clone();
-        let cx = context("theirs", std::time::Duration::from_secs(60));
+        let cx = context("theirs", Duration::from_secs(60));
         let made = store.create(&cx, &BackupRequest::new()).await.unwrap();
-        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
         store.restore(&cx, &RestoreRequest::new(&made.id, "moods-restored")).await.unwrap();
         let theirs = stage.simulator.world().restored();
         let (_, ending) = stage.run().await;
@@ -294,7 +284,7 @@ fn pruning_spares_what_an_open_run_made_or_names() {
             let (run, ending) = stage.run().await;
             assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
             made.push(output::<VerifiedBackup>(&stage, &run, "backup").await.backup.id);
-            tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+            tokio::time::sleep(Duration::from_secs(60)).await;
         }
         let names = only(vec![phase("restore", vec![restore(&json!({"backup": made[1]}))])]);
         stage.engine.create(&names, "test").await.unwrap();
@@ -305,7 +295,7 @@ fn pruning_spares_what_an_open_run_made_or_names() {
         let stop = CancellationToken::new();
         let open = stage.engine.create(&waits, "test").await.unwrap();
         let (driven, last) = tokio::join!(stage.engine.drive(&open, &stop), async {
-            tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+            tokio::time::sleep(Duration::from_secs(60)).await;
             let pruning = only(vec![phase("save", vec![backup()]), phase("prune", vec![prune])]);
             let (run, ending) = stage.engine.run(&pruning, "test").await.unwrap();
             assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");

@@ -6,12 +6,11 @@ use moodify_core::Engine;
 use moodify_core::action::RestartedCache;
 use moodify_core::backend::{Cache, NodeCapabilities};
 use moodify_core::error::ErrorKind;
-use moodify_core::journal::{JournalStore, MemoryJournal, Outcome, StepStatus, fold};
+use moodify_core::journal::{Outcome, StepStatus, fold};
 use moodify_core::model::{Phase, Plan, RetryPolicy, Step};
 use moodify_core::testing::mocks::MockCacheNodes;
 use moodify_core::testing::{BackendKind, Fault, Rule, Scenario, Simulator};
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use crate::common::*;
 
@@ -76,20 +75,9 @@ fn broken_off_at_any_record_each_node_is_restarted_once() {
             on_virtual_time(async {
                 let plan = restart();
                 let simulator = Simulator::new(&plan.targets(), Scenario::default());
-                let memory: Arc<dyn JournalStore> = Arc::new(MemoryJournal::new());
-                let breaking: Arc<dyn JournalStore> = Arc::new(Breaking {
-                    inner: memory.clone(),
-                    left: n.into(),
-                    durable,
-                    stuck: Arc::default(),
-                    unclear: 0.into(),
-                });
-                let first = engine(&breaking, &simulator, &plan);
-                let run = first.create(&plan, "test").await.unwrap();
-                let stop = CancellationToken::new();
-                reached_the_end |= first.drive(&run, &stop).await.is_ok();
-                tokio::time::sleep(secs(pause)).await;
-                let ending = engine(&memory, &simulator, &plan).drive(&run, &stop).await.unwrap();
+                let broken = broken_off(&simulator, &plan, n, durable, secs(pause)).await;
+                reached_the_end |= broken.reached_the_end;
+                let ending = broken.ending;
                 let context = format!("record {n}, durable {durable}, {pause} s later: {ending:?}");
                 assert_eq!(outcome(&ending), Outcome::Completed, "{context}");
                 assert_one_by_one(&simulator, &context);

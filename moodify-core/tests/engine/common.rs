@@ -14,6 +14,7 @@ use moodify_core::journal::{Command, Entry, JournalStore, Lease, MemoryJournal, 
 use moodify_core::model::{ImageRef, Plan, RunId};
 use moodify_core::testing::{Scenario, Simulator};
 use moodify_core::{Engine, planfile};
+use tokio_util::sync::CancellationToken;
 
 pub(crate) fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -213,4 +214,38 @@ impl Stage {
     pub(crate) async fn run(&self) -> (RunId, Ending) {
         self.engine.run(&self.plan, "test").await.unwrap()
     }
+}
+
+/// A run that was broken off at a record and driven on by another engine.
+pub(crate) struct BrokenOff {
+    /// Whether it came to its end before there was such a record.
+    pub(crate) reached_the_end: bool,
+    pub(crate) ending: Ending,
+    pub(crate) run: RunId,
+    pub(crate) journal: Arc<dyn JournalStore>,
+}
+
+/// Breaks a run off at its n-th record, before that is durable or after it; another engine drives it on so much later.
+pub(crate) async fn broken_off(
+    simulator: &Simulator,
+    plan: &Plan,
+    n: u64,
+    durable: bool,
+    later: Duration,
+) -> BrokenOff {
+    let journal: Arc<dyn JournalStore> = Arc::new(MemoryJournal::new());
+    let breaking: Arc<dyn JournalStore> = Arc::new(Breaking {
+        inner: journal.clone(),
+        left: n.into(),
+        durable,
+        stuck: Arc::default(),
+        unclear: 0.into(),
+    });
+    let first = engine(&breaking, simulator, plan);
+    let run = first.create(plan, "test").await.unwrap();
+    let stop = CancellationToken::new();
+    let reached_the_end = first.drive(&run, &stop).await.is_ok();
+    tokio::time::sleep(later).await;
+    let ending = engine(&journal, simulator, plan).drive(&run, &stop).await.unwrap();
+    BrokenOff { reached_the_end, ending, run, journal }
 }

@@ -1,8 +1,8 @@
 //! Configuration ships with the version that reads it, and goes back with it.
 
-use std::sync::Arc;
+use std::time::Duration;
 
-use moodify_core::journal::{JournalStore, MemoryJournal, Outcome};
+use moodify_core::journal::Outcome;
 use moodify_core::model::{ConfigRefs, ConfigVersion, Phase, Plan, Weight, WorkloadKind};
 use moodify_core::strategy::{BlueGreen, Recreate, Rolling};
 use moodify_core::testing::{ServiceView, Simulator};
@@ -179,19 +179,9 @@ fn broken_off_at_any_record_it_ends_as_it_would_have() {
                 let mut reached_the_end = false;
                 on_virtual_time(async {
                     let simulator = Simulator::new(&plan.targets(), bad(behaviour));
-                    let memory: Arc<dyn JournalStore> = Arc::new(MemoryJournal::new());
-                    let breaking: Arc<dyn JournalStore> = Arc::new(Breaking {
-                        inner: memory.clone(),
-                        left: n.into(),
-                        durable: n % 2 == 0,
-                        stuck: Arc::default(),
-                        unclear: 0.into(),
-                    });
-                    let first = engine(&breaking, &simulator, &plan);
-                    let run = first.create(&plan, "test").await.unwrap();
-                    let stop = CancellationToken::new();
-                    reached_the_end = first.drive(&run, &stop).await.is_ok();
-                    let ending = engine(&memory, &simulator, &plan).drive(&run, &stop).await.unwrap();
+                    let broken = broken_off(&simulator, &plan, n, n % 2 == 0, Duration::ZERO).await;
+                    reached_the_end = broken.reached_the_end;
+                    let ending = broken.ending;
                     assert_eq!(outcome(&ending), wanted, "{name}, record {n}: {ending:?}");
                     assert_reads(&simulator, &plan, wanted, &format!("{name}, record {n}"));
                 });

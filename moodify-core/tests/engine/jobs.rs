@@ -1,13 +1,12 @@
 //! Programs that run to their end in the middle of a release, and what runs by a schedule.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use moodify_core::ErrorKind;
-use moodify_core::journal::{JournalStore, MemoryJournal, Outcome};
+use moodify_core::journal::Outcome;
 use moodify_core::model::{Phase, Plan, RetryPolicy, Step};
 use moodify_core::testing::{BackendKind, Scenario, Simulator};
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use crate::common::*;
 
@@ -81,19 +80,9 @@ fn broken_off_at_any_record_nothing_runs_twice() {
             for durable in [false, true] {
                 on_virtual_time(async {
                     let simulator = Simulator::new(&plan.targets(), bad(behaviour));
-                    let memory: Arc<dyn JournalStore> = Arc::new(MemoryJournal::new());
-                    let breaking: Arc<dyn JournalStore> = Arc::new(Breaking {
-                        inner: memory.clone(),
-                        left: n.into(),
-                        durable,
-                        stuck: Arc::default(),
-                        unclear: 0.into(),
-                    });
-                    let first = engine(&breaking, &simulator, &plan);
-                    let run = first.create(&plan, "test").await.unwrap();
-                    let stop = CancellationToken::new();
-                    reached_the_end |= first.drive(&run, &stop).await.is_ok();
-                    let ending = engine(&memory, &simulator, &plan).drive(&run, &stop).await.unwrap();
+                    let broken = broken_off(&simulator, &plan, n, durable, Duration::ZERO).await;
+                    reached_the_end |= broken.reached_the_end;
+                    let ending = broken.ending;
                     assert_eq!(outcome(&ending), wanted, "record {n}, durable {durable}: {ending:?}");
                     assert_whole(&simulator, &plan, wanted);
                     let world = simulator.world();

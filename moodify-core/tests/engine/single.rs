@@ -1,10 +1,9 @@
 //! The new version takes the place of the old one in the workload itself: batch by batch, or after a stop.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use moodify_core::ErrorKind;
-use moodify_core::journal::{JournalStore, MemoryJournal, Outcome, fold};
+use moodify_core::journal::{Outcome, fold};
 use moodify_core::model::{Layout, Phase, Plan, WorkloadKind};
 use moodify_core::strategy::{Recreate, Rolling};
 use moodify_core::testing::{BackendKind, Simulator};
@@ -140,25 +139,15 @@ fn broken_off_at_any_record_it_ends_as_it_would_have() {
             for durable in [false, true] {
                 on_virtual_time(async {
                     let simulator = Simulator::new(&plan.targets(), bad(behaviour));
-                    let memory: Arc<dyn JournalStore> = Arc::new(MemoryJournal::new());
-                    let breaking: Arc<dyn JournalStore> = Arc::new(Breaking {
-                        inner: memory.clone(),
-                        left: n.into(),
-                        durable,
-                        stuck: Arc::default(),
-                        unclear: 0.into(),
-                    });
-                    let first = engine(&breaking, &simulator, &plan);
-                    let run = first.create(&plan, "test").await.unwrap();
-                    let stop = CancellationToken::new();
-                    reached_the_end |= first.drive(&run, &stop).await.is_ok();
-                    let ending = engine(&memory, &simulator, &plan).drive(&run, &stop).await.unwrap();
+                    let broken = broken_off(&simulator, &plan, n, durable, Duration::ZERO).await;
+                    reached_the_end |= broken.reached_the_end;
+                    let ending = broken.ending;
                     assert_eq!(outcome(&ending), wanted, "record {n}, durable {durable}: {ending:?}");
                     assert_whole(&simulator, &plan, wanted);
                     for view in simulator.world().services() {
                         assert!(view.stable.unwrap().is_complete(), "record {n}, durable {durable}");
                     }
-                    fold(&memory.load(&run).await.unwrap()).unwrap();
+                    fold(&broken.journal.load(&broken.run).await.unwrap()).unwrap();
                 });
             }
             if reached_the_end {

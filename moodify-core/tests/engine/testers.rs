@@ -1,10 +1,9 @@
 //! Testers see the new version before it gets a share of the traffic.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use moodify_core::ErrorKind;
-use moodify_core::journal::{JournalStore, MemoryJournal, Outcome};
+use moodify_core::journal::Outcome;
 use moodify_core::model::{Period, Phase, Plan};
 use moodify_core::strategy::{BlueGreen, Canary, TestingFirst};
 use moodify_core::testing::Simulator;
@@ -71,19 +70,9 @@ fn broken_off_at_any_record_no_tester_is_left_behind() {
             let mut reached_the_end = false;
             on_virtual_time(async {
                 let simulator = Simulator::new(&plan.targets(), bad(behaviour));
-                let memory: Arc<dyn JournalStore> = Arc::new(MemoryJournal::new());
-                let breaking: Arc<dyn JournalStore> = Arc::new(Breaking {
-                    inner: memory.clone(),
-                    left: n.into(),
-                    durable: n % 2 == 0,
-                    stuck: Arc::default(),
-                    unclear: 0.into(),
-                });
-                let first = engine(&breaking, &simulator, &plan);
-                let run = first.create(&plan, "test").await.unwrap();
-                let stop = CancellationToken::new();
-                reached_the_end = first.drive(&run, &stop).await.is_ok();
-                let ending = engine(&memory, &simulator, &plan).drive(&run, &stop).await.unwrap();
+                let broken = broken_off(&simulator, &plan, n, n % 2 == 0, Duration::ZERO).await;
+                reached_the_end = broken.reached_the_end;
+                let ending = broken.ending;
                 assert_eq!(outcome(&ending), wanted, "record {n}: {ending:?}");
                 assert_whole(&simulator, &plan, wanted);
                 assert_eq!(admitted(&simulator), 0, "record {n}");
