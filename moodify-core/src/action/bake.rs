@@ -132,8 +132,7 @@ struct Watch<'a> {
     held_since: Option<Instant>,
     noted: Instant,
     failures: BTreeMap<String, u32>,
-    /// By service: whether the canary was there, and its pods.
-    canary_seen: Vec<bool>,
+    /// By service.
     pods_seen: Vec<Option<Pods>>,
 }
 
@@ -160,7 +159,7 @@ impl<'a> Watch<'a> {
             false => Duration::ZERO,
         };
         let held = Some(baked.held.get()).filter(|held| !held.is_zero());
-        let (canary_seen, pods_seen) = (vec![false; services.len()], vec![None; services.len()]);
+        let pods_seen = vec![None; services.len()];
         let mut judges: Vec<_> = services.iter().enumerate().flat_map(judge).collect();
         judges.shrink_to_fit();
         let single = |service: &&Service| target(cx, service).layout == Layout::Single;
@@ -184,7 +183,6 @@ impl<'a> Watch<'a> {
             held_since: held.and_then(|held| Instant::now().checked_sub(held)),
             noted: Instant::now(),
             failures: baked.failures,
-            canary_seen,
             pods_seen,
         })
     }
@@ -272,14 +270,9 @@ impl<'a> Watch<'a> {
                 }
                 Ok(())
             }
-            Seen::Canary(target, true) => {
-                self.canary_seen[target] = true;
-                Ok(())
-            }
-            Seen::Canary(target, false) if self.canary_seen[target] => {
-                Err(self.drift(target, "somebody took the new version away".to_owned()))
-            }
-            Seen::Canary(..) => Ok(()),
+            Seen::Canary(_, true) => Ok(()),
+            // An earlier step saw it ready: what is not there when the watch begins was taken away as well.
+            Seen::Canary(target, false) => Err(self.drift(target, "somebody took the new version away".to_owned())),
             Seen::Traffic(_, traffic) if traffic.weight == self.params.weight => Ok(()),
             Seen::Traffic(..) if mutation::on(Mutation::OverwriteDrift) => Ok(()),
             Seen::Traffic(target, traffic) => {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use moodify_core::engine::Ending;
 use moodify_core::error::ErrorKind;
 use moodify_core::journal::Outcome;
 use moodify_core::model::Plan;
@@ -184,6 +185,30 @@ fn an_edit_by_hand_stops_the_run_and_stays() {
             assert_ne!(&service.stable.unwrap().image, image, "not promoted");
         });
     }
+}
+
+/// Also when it goes in the moment in which the bake begins, before anybody watches it.
+#[test]
+fn a_canary_that_is_deleted_as_its_bake_begins_stops_the_run() {
+    on_virtual_time(async {
+        let stage = Stage::named(plan(), "healthy");
+        let bakes = begins(&stage.engine, "bake");
+        let edit = async {
+            bakes.await;
+            assert!(stage.simulator.world().edit(&Edit::new("backend", Edited::CanaryDeleted)));
+            std::future::pending::<()>().await;
+        };
+        let begun = tokio::time::Instant::now();
+        let (_, ending) = tokio::select! {
+            biased;
+            () = edit => unreachable!("it waits for ever"),
+            ended = stage.run() => ended,
+        };
+        let Ending::Ended(Outcome::NeedsAttention, summary) = ending else { panic!("{ending:?}") };
+        assert!(summary.contains("somebody took the new version away"), "{summary}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+        assert!(stage.simulator.world().service("backend").unwrap().canary.is_none(), "it is not made again");
+    });
 }
 
 /// A request that hangs for a while is overtaken by somebody's edit: what it then would write is not what it read.

@@ -358,6 +358,8 @@ pub enum Edited {
     Canary,
     /// The canary's weight in the route.
     Route,
+    /// The canary workload is deleted.
+    CanaryDeleted,
     /// The number of instances of the stable workload.
     StableReplicas,
 }

@@ -368,6 +368,10 @@ impl SimService {
                 route.set(weight, by, now + scenario.world.route_lag.get());
                 return Some(format!("weight of {} to {weight}", self.name()));
             }
+            Edited::CanaryDeleted => {
+                let canary = self.canary.take()?;
+                return Some(format!("{} is deleted", canary.name));
+            }
             Edited::Canary => self.canary.as_mut()?,
             Edited::StableReplicas => self.stable.as_mut()?,
         };
