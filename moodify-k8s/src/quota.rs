@@ -28,7 +28,7 @@ struct Added {
 }
 
 /// What one pod asks for: its containers together, or its largest init container, and the overhead.
-fn of_pod(spec: &PodSpec, which: &str, resource: &str) -> u128 {
+pub(crate) fn of_pod(spec: &PodSpec, which: &str, resource: &str) -> u128 {
     let value = |text: Option<&String>| text.and_then(|text| nanos(text)).unwrap_or(0);
     let of = |container: &k8s_openapi::api::core::v1::Container| {
         let resources = container.resources.as_ref();
@@ -106,7 +106,7 @@ fn told(name: &str, nanos: u128) -> String {
 }
 
 /// How many pods a workload adds at the peak of its release, and whether there is a second workload.
-fn peak(target: &Target, workload: &Value) -> (u32, bool) {
+pub(crate) fn peak(target: &Target, workload: &Value) -> (u32, bool) {
     let status = |at: &str| workload.pointer(at).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
     let capacity = status("/spec/replicas").unwrap_or(1);
     let surge = surge(workload, capacity);
@@ -171,7 +171,7 @@ impl Kube {
     }
 
     /// What one of its pods is like: as it runs, with what a `LimitRange` has put in; else as the template says.
-    async fn pod_spec(&self, cx: &CallContext, target: &Target, workload: &Value) -> Result<PodSpec> {
+    pub(crate) async fn pod_spec(&self, cx: &CallContext, target: &Target, workload: &Value) -> Result<PodSpec> {
         let ask = single::object_of(target).ask(Access::Read, "check");
         let selector = crate::client::typed(&ask, workload["spec"]["selector"].clone())?;
         let params = ListParams::default().labels(&selector_text(&selector)).limit(1);

@@ -5,6 +5,7 @@ use moodify_core::backend::{Backends, CanarySpec, Granularity, Verification};
 use moodify_core::model::{Layout, Plan, Target, Track, Weight};
 use moodify_core::strategy::{batch, split};
 use moodify_core::{CallContext, Result};
+use moodify_k8s::HeadRoom;
 use serde::Deserialize;
 
 use crate::args::Check;
@@ -40,7 +41,13 @@ pub(crate) fn check(args: &Check) -> Result<Exit, Stop> {
         loaded.check(&all).await?;
         preflight(&kube, &loaded.plan).await?;
         outline(&loaded.plan);
-        changes(&loaded.plan, &all, &format!("in {} ({})", loaded.plan.environment.namespace, kube.server())).await
+        let place = format!("in {} ({})", loaded.plan.environment.namespace, kube.server());
+        let exit = changes(&loaded.plan, &all, &place).await?;
+        let room = kube.head_room(&check_context(), &loaded.plan.targets()).await?;
+        if room != HeadRoom::Enough {
+            say(&format!("\nNote: {room}."));
+        }
+        Ok(exit)
     })
 }
 

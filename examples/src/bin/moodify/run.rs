@@ -1,5 +1,6 @@
 //! `run` and `resume`: an engine, its audience, and its end.
 
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use moodify_core::action::Registry;
@@ -9,7 +10,7 @@ use moodify_core::engine::Ending;
 use moodify_core::journal::{JournalStore, MemoryJournal, RunState};
 use moodify_core::model::Plan;
 use moodify_core::{CallContext, Engine, IdempotencyKey, RunId};
-use moodify_k8s::Kube;
+use moodify_k8s::{HeadRoom, Kube};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Global, Output, Resume, Run, Speed};
@@ -71,6 +72,10 @@ async fn real(args: &Run, global: &Global, loaded: &Loaded, output: Output) -> R
     let (backends, kube) = settings.open().await.map_err(|errors| backends::placed(&loaded.source, errors))?;
     loaded.check(&backends).await?;
     preflight(&kube, &loaded.plan).await?;
+    // An autoscaler may add nodes, so it is no reason to refuse; and who may not ask is not told at every run.
+    if let room @ HeadRoom::Short { .. } = kube.head_room(&check_context(), &loaded.plan.targets()).await? {
+        let _ = writeln!(io::stderr(), "note: {room}");
+    }
     let journal = runs::make(global).await?;
     let drive = Drive::real(journal, backends, output, args.progress, global);
     drive.begin(async |engine| engine.create(&loaded.plan, &args.who.name()).await).await
