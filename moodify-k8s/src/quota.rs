@@ -17,6 +17,9 @@ const QUOTA: Kind = Kind { group: "", version: "v1", kind: "ResourceQuota", plur
 /// One, in billionths, in which amounts are counted.
 const ONE: u128 = 1_000_000_000;
 
+/// How many pods of a workload are looked at to see what they are like.
+const SOME: u32 = 50;
+
 /// What a number of pods adds, by the names that quotas have for it, in billionths.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Added {
@@ -174,9 +177,12 @@ impl Kube {
     pub(crate) async fn pod_spec(&self, cx: &CallContext, target: &Target, workload: &Value) -> Result<PodSpec> {
         let ask = single::object_of(target).ask(Access::Read, "check");
         let selector = crate::client::typed(&ask, workload["spec"]["selector"].clone())?;
-        let params = ListParams::default().labels(&selector_text(&selector)).limit(1);
+        let params = ListParams::default().labels(&selector_text(&selector)).limit(SOME);
         let pods: Vec<k8s_openapi::api::core::v1::Pod> = self.list(cx, POD, &target.namespace, &params).await?;
-        match pods.into_iter().find_map(|pod| pod.spec) {
+        // Those on their way out may be of another template.
+        let stays = pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        let newest = stays.max_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
+        match newest.and_then(|pod| pod.spec) {
             Some(spec) => Ok(spec),
             None => crate::client::typed(&ask, workload["spec"]["template"]["spec"].clone()),
         }
