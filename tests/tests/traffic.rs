@@ -436,7 +436,8 @@ async fn two_deployments_that_take_turns_lose_no_request() {
     let Some(rig) = Rig::own().await else { return };
     let namespace = rig.namespace("turns").await.quiet();
     let (before, after) = ("v1-undrained", "v2-undrained");
-    let Some(stage) = Stage::behind_traefik(&namespace, "http-route", LATE, before, after).await else { return };
+    let Some(mut stage) = Stage::behind_traefik(&namespace, "http-route", LATE, before, after).await else { return };
+    stage.scene.take_turns("1s").await;
     stage.takes_turns().await;
 }
 
@@ -445,13 +446,21 @@ async fn two_deployments_that_take_turns_by_istio_lose_no_request() {
     let Some(rig) = Rig::own().await else { return };
     let namespace = rig.namespace("turns-istio").await.quiet();
     let (before, after) = ("v1-undrained", "v2-undrained");
-    let Some(stage) = Stage::behind_istio(&namespace, LATE, before, after).await else { return };
+    let Some(mut stage) = Stage::behind_istio(&namespace, LATE, before, after).await else { return };
+    // The other Deployment's pods are not in the subset: all requests would fail when it serves.
+    stage.scene.take_turns("1s").await;
+    let refused = stage.scene.release().await;
+    assert!(!refused.began("rollout-deploy") && refused.code != 0, "{}", refused.stderr);
+    assert!(refused.stderr.contains("leads to backend (subset v1)"), "{}", refused.stderr);
+    let alone = r#"[{"op": "remove", "path": "/spec/http/1/route/0/destination/subset"}]"#;
+    namespace
+        .kubectl(&["patch", "virtualservices.networking.istio.io", "backend", "--type=json", "--patch", alone])
+        .await;
     stage.takes_turns().await;
 }
 
 impl Stage<'_> {
     async fn takes_turns(mut self) {
-        self.scene.take_turns("1s").await;
         let first = self.scene.release().await;
         first.ended("completed");
         self.scene.plan["release"]["version"] = "v3".into();
