@@ -2,9 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 
 /// Sends a GET and waits for the whole answer: its status and its body. One that breaks off is an error.
 ///
@@ -29,6 +31,22 @@ pub(crate) async fn get_with(address: SocketAddr, host: &str, path: &str, header
     // "HTTP/1.0 200 OK"
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     Ok((status.ok_or(io::ErrorKind::InvalidData)?, body.to_owned()))
+}
+
+/// Waits until requests for `host` are answered with 200 by the data plane of this name.
+///
+/// # Panics
+///
+/// When they are not for a minute, with the last answer.
+pub(crate) async fn until_served(plane: &str, address: SocketAddr, host: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match get_from(address, host, "/").await {
+            Ok((200, _)) => return,
+            answer => assert!(Instant::now() < deadline, "{plane} does not serve {host}: {answer:?}"),
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Percent-encodes what is not safe in the value of a query.

@@ -51,7 +51,11 @@ pub fn route(router: &str, name: &str, service: &str) -> Value {
                 {"match": [{"uri": {"prefix": "/admin"}}], "route": to("admin", "v7")},
                 {"timeout": "5s", "route": to(service, "v1")}]);
             http[1]["route"][0]["weight"] = 100.into();
-            ("networking.istio.io/v1", "VirtualService", json!({"hosts": [service], "http": http}))
+            (
+                "networking.istio.io/v1",
+                "VirtualService",
+                json!({"hosts": ["istio.test"], "gateways": ["edge"], "http": http}),
+            )
         }
         "ingress-nginx" => ("networking.k8s.io/v1", "Ingress", ingress("nginx", service, &json!({"number": 80}))),
         "alb" => ("networking.k8s.io/v1", "Ingress", ingress("alb", "to-service", &json!({"name": "use-annotation"}))),

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use moodify_core::model::Weight;
 use moodify_core::strategy::split;
 use moodify_tests::load::{Aim, Load, Report};
-use moodify_tests::rig::{KubeProxy, Namespace, PROMPT, Rig, Traefik};
+use moodify_tests::rig::{Istio, KubeProxy, Namespace, PROMPT, Rig, Traefik};
 use moodify_tests::scene::{Finished, Scene};
 use serde_json::{Value, json};
 
@@ -28,6 +28,8 @@ const LATE: Duration = Duration::from_secs(2);
 enum Division {
     /// By weights, round robin.
     Weights,
+    /// By weights, at random.
+    Chance,
     /// By instances, at random.
     Instances,
 }
@@ -36,7 +38,7 @@ impl Division {
     /// The new version's share that a weight means.
     fn share(self, weight: f64) -> f64 {
         match self {
-            Self::Weights => weight / 100.0,
+            Self::Weights | Self::Chance => weight / 100.0,
             Self::Instances => split(5, Weight::new(weight as u8).expect("a weight")).share(),
         }
     }
@@ -48,7 +50,7 @@ impl Division {
             // Time cuts a round in two at either end.
             Self::Weights => 2.0,
             // Five standard deviations: once in more than a million.
-            Self::Instances => 5.0 * (requests * share * (1.0 - share)).sqrt(),
+            Self::Chance | Self::Instances => 5.0 * (requests * share * (1.0 - share)).sqrt(),
         };
         TOLERANCE * requests + chance
     }
@@ -57,7 +59,7 @@ impl Division {
     /// on their way out answer until the data plane knows.
     fn echo(self) -> Duration {
         match self {
-            Self::Weights => Duration::ZERO,
+            Self::Weights | Self::Chance => Duration::ZERO,
             Self::Instances => Duration::from_secs(4),
         }
     }
@@ -75,6 +77,7 @@ struct Stage<'a> {
 /// What has to run for as long as the requests go on.
 enum Plane {
     Traefik { _process: Traefik },
+    Istio { _processes: Istio },
     KubeProxy { _process: KubeProxy },
 }
 
@@ -88,14 +91,7 @@ impl<'a> Stage<'a> {
         after: &str,
     ) -> Option<Self> {
         let traefik = namespace.traefik(throttle).await?;
-        // The other rules and references lead there.
-        for name in ["admin", "idle"] {
-            let other = json!({
-                "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
-                "spec": {"selector": {"app": name}, "ports": [{"port": 80}]},
-            });
-            namespace.apply(&other.to_string()).await;
-        }
+        others(namespace).await;
         if router == "traefik" {
             let to = json!({
                 "apiVersion": "traefik.io/v1alpha1", "kind": "IngressRoute", "metadata": {"name": "backend"},
@@ -114,6 +110,24 @@ impl<'a> Stage<'a> {
         let aim = Aim { address: traefik.address(), host: host.into(), rate, kept: 24, fresh: 8 };
         let (division, load) = (Division::Weights, Load::start(&aim));
         Some(Self { namespace, scene, division, load, _plane: Plane::Traefik { _process: traefik } })
+    }
+
+    /// The same behind the gateway of Istio.
+    async fn behind_istio(namespace: &'a Namespace, lag: Duration, before: &str, after: &str) -> Option<Self> {
+        let istio = namespace.istio(lag).await?;
+        others(namespace).await;
+        // The route is to a subset, which are all pods of the Service.
+        let subsets = json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": "backend"},
+            "spec": {"host": "backend", "subsets": [{"name": "v1", "labels": {"app": "backend"}}]},
+        });
+        namespace.apply(&subsets.to_string()).await;
+        let scene = Self::scene(namespace, "istio", before, after).await?;
+        let host = "istio.test";
+        istio.serves(host).await;
+        let aim = Aim { address: istio.address(), host: host.into(), rate: rate(), kept: 24, fresh: 8 };
+        let (division, load) = (Division::Chance, Load::start(&aim));
+        Some(Self { namespace, scene, division, load, _plane: Plane::Istio { _processes: istio } })
     }
 
     /// The same behind the address of its Service.
@@ -152,6 +166,17 @@ impl<'a> Stage<'a> {
         report.assert_none_failed();
         check_shares(&finished.events, &report, self.division);
         finished
+    }
+}
+
+/// The Services to which the other rules and references of the routing objects lead.
+async fn others(namespace: &Namespace) {
+    for name in ["admin", "idle"] {
+        let other = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {"selector": {"app": name}, "ports": [{"port": 80}]},
+        });
+        namespace.apply(&other.to_string()).await;
     }
 }
 
@@ -268,6 +293,14 @@ async fn a_promotion_by_the_annotations_of_nginx_loses_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_by_istio_loses_no_request() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("promote-istio").await.quiet();
+    let Some(stage) = Stage::behind_istio(&namespace, LATE, "v1-undrained", "v2-undrained").await else { return };
+    stage.release("completed", "v2-undrained").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_promotion_by_ratio_behind_a_service_loses_no_request() {
     let Some(rig) = Rig::own().await else { return };
     let namespace = rig.namespace("promote-ratio").await.quiet();
@@ -312,6 +345,29 @@ async fn a_way_back_by_the_annotations_of_nginx_loses_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_way_back_by_istio_from_10_loses_no_request() {
+    comes_back_by_istio("back-istio-10", PROMPT, "v1", "v2-slow300after15s", "rollout-bake-10").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_way_back_by_istio_from_50_loses_no_request() {
+    let slow = "v2-slow300after15s-when3-undrained";
+    comes_back_by_istio("back-istio-50", LATE, "v1-undrained", slow, "rollout-bake-50").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_way_back_by_istio_from_100_loses_no_request() {
+    comes_back_by_istio("back-istio-100", PROMPT, "v1", "v2-slow300after15s-when5", "rollout-bake-100").await;
+}
+
+async fn comes_back_by_istio(name: &str, lag: Duration, before: &str, after: &str, last_step: &str) {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace(name).await.quiet();
+    let Some(stage) = Stage::behind_istio(&namespace, lag, before, after).await else { return };
+    stage.comes_back(before, last_step).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_way_back_by_ratio_behind_a_service_loses_no_request() {
     let Some(rig) = Rig::own().await else { return };
     let namespace = rig.namespace("back-ratio").await.quiet();
@@ -350,13 +406,28 @@ async fn an_abort_loses_no_request() {
     let namespace = rig.namespace("abort").await.quiet();
     let (before, after) = ("v1-undrained", "v2-undrained");
     let Some(stage) = Stage::behind_traefik(&namespace, "http-route", PROMPT, before, after).await else { return };
-    let mut running = stage.scene.start_release();
-    running.until_step("rollout-bake-50").await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    let output = stage.scene.run(&["abort", "--reason", "the head of support asked for it"]).await;
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let finished = running.finish().await;
-    stage.end(finished, "rolled-back", before).await;
+    stage.is_aborted(before).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abort_by_istio_loses_no_request() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("abort-istio").await.quiet();
+    let (before, after) = ("v1-undrained", "v2-undrained");
+    let Some(stage) = Stage::behind_istio(&namespace, LATE, before, after).await else { return };
+    stage.is_aborted(before).await;
+}
+
+impl Stage<'_> {
+    async fn is_aborted(self, before: &str) {
+        let mut running = self.scene.start_release();
+        running.until_step("rollout-bake-50").await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let output = self.scene.run(&["abort", "--reason", "the head of support asked for it"]).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let finished = running.finish().await;
+        self.end(finished, "rolled-back", before).await;
+    }
 }
 
 /// The first release takes plain objects over, the second goes back to where the first came from, and is taken back; then
@@ -368,23 +439,49 @@ async fn two_deployments_that_take_turns_lose_no_request() {
     let (before, after) = ("v1-undrained", "v2-undrained");
     let Some(mut stage) = Stage::behind_traefik(&namespace, "http-route", LATE, before, after).await else { return };
     stage.scene.take_turns("1s").await;
-    let first = stage.scene.release().await;
-    first.ended("completed");
-    stage.scene.plan["release"]["version"] = "v3".into();
-    stage.scene.plan["release"]["services"][0]["image"] = "registry.test/backend:v3-undrained".into();
-    stage.scene.turns()["bake"] = "2s".into();
-    let second = stage.scene.release().await;
-    second.ended("completed");
-    let run = second.events[0]["run"].as_str().expect("an event names its run").to_owned();
-    stage.scene.start(&["undo", &run, "--reason", "customers complain"]).finish().await.ended("completed");
-    stage.scene.leave().await.ended("completed");
-    stage.scene.assert_serves(after).await;
-    tokio::time::sleep(LATE + Duration::from_secs(1)).await;
-    let report = stage.load.stop().await;
-    println!("turns: {report}");
-    explain(&namespace, &first.events, &report);
-    report.assert_none_failed();
-    check_shares(&first.events, &report, Division::Weights);
+    stage.takes_turns().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_deployments_that_take_turns_by_istio_lose_no_request() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("turns-istio").await.quiet();
+    let (before, after) = ("v1-undrained", "v2-undrained");
+    let Some(mut stage) = Stage::behind_istio(&namespace, LATE, before, after).await else { return };
+    // The other Deployment's pods are not in the subset: all requests would fail when it serves.
+    stage.scene.take_turns("1s").await;
+    let refused = stage.scene.release().await;
+    assert!(!refused.began("rollout-deploy") && refused.code != 0, "{}", refused.stderr);
+    assert!(refused.stderr.contains("leads to backend (subset v1)"), "{}", refused.stderr);
+    let alone = r#"[{"op": "remove", "path": "/spec/http/1/route/0/destination/subset"}]"#;
+    namespace
+        .kubectl(&["patch", "virtualservices.networking.istio.io", "backend", "--type=json", "--patch", alone])
+        .await;
+    stage.takes_turns().await;
+}
+
+impl Stage<'_> {
+    async fn takes_turns(mut self) {
+        let first = self.scene.release().await;
+        first.ended("completed");
+        self.scene.plan["release"]["version"] = "v3".into();
+        self.scene.plan["release"]["services"][0]["image"] = "registry.test/backend:v3-undrained".into();
+        self.scene.turns()["bake"] = "2s".into();
+        let second = self.scene.release().await;
+        second.ended("completed");
+        let run = second.events[0]["run"].as_str().expect("an event names its run").to_owned();
+        self.scene.start(&["undo", &run, "--reason", "customers complain"]).finish().await.ended("completed");
+        self.scene.leave().await.ended("completed");
+        let alone = Some(("registry.test/backend:v2-undrained".to_owned(), 5));
+        assert_eq!(self.scene.workload("backend").await, alone);
+        assert_eq!(self.scene.workload("backend-green").await, None);
+        tokio::time::sleep(LATE + Duration::from_secs(1)).await;
+        let report = self.load.stop().await;
+        println!("{}: {report}", self.namespace.name());
+        explain(self.namespace, &first.events, &report);
+        report.assert_none_failed();
+        check_shares(&first.events, &report, self.division);
+    }
 }
 
 /// What served before has all its pods: the way back is a switch.

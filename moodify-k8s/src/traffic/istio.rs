@@ -77,6 +77,16 @@ impl Kind for Istio {
         None
     }
 
+    /// A subset chooses among the Service's pods by labels of their own, which those of the other workload need not have.
+    fn obstacle_to_turns(&self, rules: &[Rule]) -> Option<String> {
+        rules.iter().find_map(|rule| {
+            let destination = &rule.value[rule.stable?.index];
+            destination["destination"]["subset"].as_str()?;
+            let (rule, subset) = (&rule.name, self.name(destination));
+            Some(format!("its {rule} leads to {subset}, in which the pods of the other workload need not be"))
+        })
+    }
+
     fn edited(&self, rule: &Rule, services: &Services, edit: Edit) -> Value {
         list::edited(self, redirect, rule, services, edit)
     }
@@ -110,6 +120,17 @@ mod tests {
 
     fn divided(object: &Value) -> &Value {
         &object["spec"]["http"][1]["route"]
+    }
+
+    #[test]
+    fn nobody_takes_turns_behind_a_subset() {
+        let obstacle = |route: &Value| Istio.obstacle_to_turns(&Istio.rules(&object(route), &services()));
+        let why = obstacle(&json!([{"destination": {"host": "web", "subset": "v1"}}])).unwrap();
+        assert!(why.starts_with("its http route 2 leads to web (subset v1), in which"), "{why}");
+        assert_eq!(obstacle(&json!([{"destination": {"host": "web"}}])), None);
+        // The one that is to be tested has a host of its own, whose subsets are not ours.
+        let beside = json!([{"destination": {"host": "web"}}, {"destination": {"host": "web-canary", "subset": "v1"}}]);
+        assert_eq!(obstacle(&beside), None);
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub enum Router {
     /// A subset of the stable destination stays. The canary's destination is its own Service without a subset; a
     /// `DestinationRule` for the stable host does not reach it, so where one sets more than subsets (TLS, outlier
     /// detection), the host `<service>-canary` needs one too.
+    ///
+    /// Two workloads that take turns cannot do so behind a subset, whose labels the pods of one of them lack as a rule:
+    /// a route with one is refused for them.
     Istio,
     /// Canary annotations of ingress-nginx: a second `Ingress` `<route>-canary` beside the one of the plan, made for
     /// the run and owned by the canary's Service.

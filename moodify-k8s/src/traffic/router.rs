@@ -3,7 +3,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use moodify_core::backend::{Granularity, RouterCapabilities, Traffic, TrafficRouter, Verification, WeightChange};
-use moodify_core::model::{Target, Weight};
+use moodify_core::model::{Layout, Target, Weight};
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
 use serde_json::Value;
 
@@ -104,6 +104,12 @@ impl RouteRouter {
         let route = self.get(cx, target).await?;
         let ask = route.object.ask(Access::Read, "check");
         self.patch(&ask, &route, Weight::FULL)?;
+        let turns = matches!(target.layout, Layout::Colors(_));
+        if let Some(why) = self.kind.obstacle_to_turns(&route.rules).filter(|_| turns) {
+            return Err(ask
+                .error(ErrorKind::Unsupported, format!("two workloads cannot take turns behind it: {why}"))
+                .hint("lead it to the host alone: whichever of the two serves, the Service's own selector says"));
+        }
         match gateway::refusal(&route.value).filter(|_| self.router.verifies()) {
             None => Ok(()),
             Some(why) => Err(ask
@@ -196,6 +202,7 @@ impl TrafficRouter for RouteRouter {
 mod tests {
     use super::*;
     use crate::testing::{Asked, cx, kube, not_found, target};
+    use moodify_core::model::Color;
     use serde_json::json;
 
     fn http_route(kube: Kube) -> RouteRouter {
@@ -297,6 +304,20 @@ mod tests {
         assert!(error.message().contains("lead it to an action that forwards to web-svc"), "{error}");
         router.reset(&cx(), &target(), 4).await.unwrap();
         assert!(asked.lock().unwrap().iter().all(|line| line.starts_with("GET")));
+    }
+
+    #[tokio::test]
+    async fn behind_a_subset_nobody_takes_turns() {
+        let (kube, _) = kube(|_, _, _| {
+            let route = json!([{"destination": {"host": "web-svc", "subset": "v1"}}]);
+            (200, json!({"metadata": {"name": "web-route", "namespace": "ns"}, "spec": {"http": [{"route": route}]}}))
+        });
+        let router = RouteRouter::new(kube, Router::Istio).unwrap();
+        router.examine(&cx(), &target()).await.unwrap();
+        let turns = target().with_layout(Layout::Colors(Color::Blue));
+        let error = router.examine(&cx(), &turns).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.message().contains("http route 1 leads to web-svc (subset v1)"), "{error}");
     }
 
     #[tokio::test]

@@ -71,6 +71,11 @@ pub(super) trait Kind: fmt::Debug + Send + Sync {
     /// Why no weights can be set in this object, if so.
     fn obstacle(&self, object: &Value, services: &Services) -> Option<String>;
 
+    /// Why two workloads cannot take turns behind these rules, if so.
+    fn obstacle_to_turns(&self, _: &[Rule]) -> Option<String> {
+        None
+    }
+
     /// What stands at the rule's place after this change.
     fn edited(&self, rule: &Rule, services: &Services, edit: Edit) -> Value;
 

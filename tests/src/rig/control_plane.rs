@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a pod is ready, or gone, before the endpoints of its Services say so.
 const ENDPOINTS_LAG: Duration = Duration::from_secs(2);
 
+/// Where the definitions of routing objects are, among what was built.
+pub(super) const CRDS: [&str; 3] = ["crds", "traefik-crds", "istio-crds"];
+
 /// The processes of a rig, in the order in which they were started.
 #[derive(Debug)]
 pub struct ControlPlane {
@@ -53,7 +56,7 @@ impl ControlPlane {
         plane.start_etcd_and_server(port).await?;
         plane.start_controllers()?;
         plane.start_node("rig-node")?;
-        plane.install_crds(&[assets.join("crds"), assets.join("traefik-crds")])?;
+        plane.install_crds(&CRDS.map(|crds| assets.join(crds)))?;
         plane.wait_for_node().await?;
         Ok(plane)
     }

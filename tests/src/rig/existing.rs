@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::bridge::{self, BRIDGE};
-use super::control_plane::ControlPlane;
+use super::control_plane::{CRDS, ControlPlane};
 use super::state::{ADMIN, State};
 use crate::BoxError;
 use crate::node::{Identity, MARK};
@@ -51,7 +51,7 @@ impl ControlPlane {
         let mut plane = Self { state, processes: Vec::new(), _way: way };
         plane.kubectl(&["version", "--request-timeout=10s"])?;
         plane.start_node(ADMIN)?;
-        for crds in ["crds", "traefik-crds"] {
+        for crds in CRDS {
             // With a slash at the end, as kubectl does not look into what is a link.
             plane.install_missing(&assets.join(crds).join(""))?;
         }

@@ -51,15 +51,7 @@ impl Traefik {
     ///
     /// When they never are, with the last answer.
     pub async fn serves(&self, host: &str) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let answer = http::get_from(self.address, host, "/").await;
-            match answer {
-                Ok((200, _)) => return,
-                answer => assert!(Instant::now() < deadline, "Traefik does not serve {host}: {answer:?}"),
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
+        http::until_served("Traefik", self.address, host).await;
     }
 }
 
