@@ -12,7 +12,12 @@ use tokio_util::sync::CancellationToken;
 use crate::common::*;
 
 fn first() -> TestingFirst {
-    TestingFirst { header: "X-Tester".into(), value: "yes".into(), period: Some(Period::from_mins(10)) }
+    TestingFirst {
+        header: Some("X-Tester".into()),
+        cookie: None,
+        value: "yes".into(),
+        period: Some(Period::from_mins(10)),
+    }
 }
 
 fn with(phases: Vec<Phase>) -> Plan {
