@@ -74,3 +74,88 @@ impl TesterRoutes for NginxRouter {
         object.map(command).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Asked, cx, kube, not_found, stable_service, target};
+    use moodify_core::backend::{TrafficRouter as _, WeightChange};
+    use std::sync::{Arc, Mutex};
+
+    type Ingress = Arc<Mutex<Option<Value>>>;
+
+    /// A cluster with the stable `Ingress` and the canary's Service, and the canary's `Ingress` as it is written.
+    fn cluster() -> (NginxRouter, Asked, Ingress) {
+        let path = json!({"path": "/", "backend": {"service": {"name": "web-svc", "port": {"number": 80}}}});
+        let stable = json!({"metadata": {"name": "web-route", "namespace": "ns"},
+            "spec": {"rules": [{"http": {"paths": [path]}}]}});
+        let canary = Ingress::default();
+        let written = canary.clone();
+        let (kube, asked) = kube(move |method, uri, body| {
+            let mut canary = canary.lock().unwrap();
+            match (method, uri.split('?').next().unwrap_or_default().rsplit('/').next().unwrap_or_default()) {
+                ("GET", "web-route") => (200, stable.clone()),
+                ("GET", "web-svc-canary") => (200, stable_service()),
+                ("GET", "ingresses") => (200, json!({"items": [stable]})),
+                ("GET", "web-route-canary") => canary.clone().map_or_else(|| not_found(uri), |c| (200, c)),
+                ("POST", "ingresses") => {
+                    *canary = Some(body.clone());
+                    (201, body.clone())
+                }
+                ("PATCH", "web-route-canary") => {
+                    let made = canary.as_mut().unwrap();
+                    json_patch::patch(made, &serde_json::from_value::<json_patch::Patch>(body.clone()).unwrap())
+                        .unwrap();
+                    (200, made.clone())
+                }
+                ("DELETE", "web-route-canary") => {
+                    *canary = None;
+                    (200, json!({}))
+                }
+                _ => not_found(uri),
+            }
+        });
+        (NginxRouter::new(kube), asked, written)
+    }
+
+    fn annotation(ingress: &Ingress, key: &str) -> Option<String> {
+        let ingress = ingress.lock().unwrap();
+        let annotations = &ingress.as_ref()?["metadata"]["annotations"];
+        annotations[format!("nginx.ingress.kubernetes.io/{key}")].as_str().map(str::to_owned)
+    }
+
+    #[tokio::test]
+    async fn testers_come_before_the_first_weight_and_may_go_before_it_does() {
+        let (router, asked, ingress) = cluster();
+        let testers = Testers::by_header("X-Tester", "yes");
+        router.admit(&cx(), &target(), &testers).await.unwrap();
+        let marks =
+            || ["canary-weight", "canary-by-header", "canary-by-header-value"].map(|key| annotation(&ingress, key));
+        assert_eq!(marks(), ["0", "X-Tester", "yes"].map(|text| Some(text.to_owned())));
+        asked.lock().unwrap().clear();
+        router.admit(&cx(), &target(), &testers).await.unwrap();
+        assert!(asked.lock().unwrap().iter().all(|line| line.starts_with("GET")), "{asked:?}");
+
+        let ten = Weight::new(10).unwrap();
+        let change = WeightChange { from: Weight::ZERO, to: ten, capacity: 4 };
+        assert_eq!(router.set(&cx(), &target(), change).await.unwrap().weight, ten);
+        assert_eq!(marks(), ["10", "X-Tester", "yes"].map(|text| Some(text.to_owned())), "the weight is of the others");
+        router.dismiss(&cx(), &target()).await.unwrap();
+        assert_eq!(marks(), [Some("10".to_owned()), None, None]);
+        router.admit(&cx(), &target(), &Testers::by_cookie("tester", "always")).await.unwrap();
+        assert_eq!(annotation(&ingress, "canary-by-cookie").as_deref(), Some("tester"));
+        router.reset(&cx(), &target(), 4).await.unwrap();
+        assert!(ingress.lock().unwrap().is_none(), "the way back takes both");
+        router.dismiss(&cx(), &target()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_cookie_that_nginx_does_not_know_is_refused() {
+        let (router, _, _) = cluster();
+        assert!(router.check(&Testers::by_cookie("tester", "always")).is_ok());
+        assert!(router.check(&Testers::by_header("tester", "yes")).is_ok());
+        let error = router.check(&Testers::by_cookie("tester", "yes")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert_eq!(error.message(), "nginx does not know the cookie tester=yes");
+    }
+}
