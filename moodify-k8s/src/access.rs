@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 
 use moodify_core::action::{ApplicationParams, ExecParams, RunJobParams, SetCronJobsParams, kinds};
 use moodify_core::backend::{Connection, WorkloadRef};
-use moodify_core::model::{ConfigKind, Layout, Plan, Target, Track, WorkloadKind};
+use moodify_core::model::{ConfigKind, Layout, Plan, Step, Target, Track, WorkloadKind};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::client::{AUTOSCALER, CONFIG_MAP, CRON_JOB, DEPLOYMENT, JOB, Kind, POD, SECRET, STATEFUL_SET};
+use crate::client::{
+    AUTOSCALER, CONFIG_MAP, CRON_JOB, DEPLOYMENT, INGRESS_ROUTE, JOB, Kind, POD, SECRET, STATEFUL_SET,
+};
 use crate::names::{self, MANAGED_BY, canary_of, canary_service, with_suffix};
 use crate::operations::kind_of;
 use crate::single;
-use crate::traffic::Router;
+use crate::traffic::{Router, testers_route};
 
 /// A permission: group, resource (with subresource), verb, and the name of the object if only one is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,6 +194,14 @@ const EXEC: Kind = Kind { plural: "pods/exec", ..POD };
 /// What pods wrote.
 const LOG: Kind = Kind { plural: "pods/log", ..POD };
 
+/// The routing objects of this router that a step is about.
+fn routes_of(plan: &Plan, step: &Step, router: Router) -> impl Iterator<Item = String> {
+    let services = Vec::<String>::deserialize(&step.with["services"]).unwrap_or_default();
+    let wanted = move |target: &Target| services.is_empty() || services.contains(&target.service.name);
+    let targets = plan.targets().into_iter().filter(move |target| Router::of(target) == Some(router));
+    targets.filter(wanted).filter_map(|target| target.service.traffic.route)
+}
+
 /// What the steps of a plan need that act on the application as a whole, or run jobs.
 pub(crate) fn operations(plan: &Plan) -> Vec<Permission> {
     let mut all = Vec::new();
@@ -239,6 +249,13 @@ pub(crate) fn operations(plan: &Plan) -> Vec<Permission> {
                 let Ok(params) = SetCronJobsParams::deserialize(&step.with) else { continue };
                 for one in &params.cron_jobs {
                     need(CRON_JOB, Some(&one.name), &["get", "patch"]);
+                }
+            }
+            // Elsewhere testers are let in by an object that is written anyway.
+            kinds::ADMIT_TESTERS => {
+                for route in routes_of(plan, step, Router::Traefik) {
+                    need(INGRESS_ROUTE, None, &["list", "create"]);
+                    need(INGRESS_ROUTE, Some(&testers_route(&route)), &["get", "delete"]);
                 }
             }
             _ => {}
@@ -399,5 +416,27 @@ mod tests {
             "ingresses: web-route-canary: get watch patch delete",
         ];
         assert_eq!(rules("ingress-nginx"), nginx, "the Ingress of others is only read");
+    }
+
+    #[test]
+    fn testers_behind_traefik_need_an_ingress_route_of_their_own_name() {
+        let plan = |router: &str| -> Plan {
+            let traffic = json!({"router": router, "service": "web", "route": "web-route"});
+            let service =
+                json!({"name": "web", "workload": "web", "image": "registry.test/web:v2", "traffic": traffic});
+            let admit = json!({"testers": {"header": "X-Tester", "value": "yes"}});
+            serde_json::from_value(json!({
+                "name": "p", "environment": {"name": "production", "kind": "production", "namespace": "ns"},
+                "release": {"version": "v2", "services": [service]},
+                "phases": [{"name": "p", "steps": [{"name": "a", "action": "admit-testers", "with": admit}]}],
+            }))
+            .unwrap()
+        };
+        assert!(operations(&plan("http-route")).is_empty());
+        let needed = operations(&plan("traefik")).into_iter();
+        let needed: Vec<String> =
+            needed.map(|p| format!("{} {} {}", p.verb, p.resource, p.name.unwrap_or_default())).collect();
+        let own = ["get ingressroutes web-route-testers", "delete ingressroutes web-route-testers"];
+        assert_eq!(needed, [["list ingressroutes ", "create ingressroutes "], own].concat());
     }
 }

@@ -24,7 +24,7 @@ use crate::error::{self, Access, Ask, BACKEND};
 use crate::jobs::KubeJobs;
 use crate::journal::KubeJournal;
 use crate::operations::NamespaceOperations;
-use crate::traffic::{GatewayTesters, NginxRouter, RouteRouter, Router, SelectorRouter};
+use crate::traffic::{NginxRouter, RouteRouter, Router, RuleTesters, SelectorRouter, TraefikTesters};
 use crate::verbs::Verbs;
 
 /// A connection to one cluster, cheap to clone; makes the backends.
@@ -136,11 +136,21 @@ impl Kube {
         backends
     }
 
-    /// Routes for testers, of a router that has them: `HTTPRoute`s and `GRPCRoute`s.
+    /// Routes for testers, of a router that has them: all but [`Router::Alb`].
+    ///
+    /// - [`HttpRoute`](Router::HttpRoute), [`GrpcRoute`](Router::GrpcRoute) and [`Istio`](Router::Istio): rules in the routing
+    ///   object itself. A cookie is told by a regular expression, which the gateway has to support.
+    /// - [`Traefik`](Router::Traefik): an `IngressRoute` `<route>-testers`, with a copy of each rule of the namespace's that
+    ///   leads to the `TraefikService`.
+    /// - [`IngressNginx`](Router::IngressNginx): annotations of the canary's `Ingress`. Of a cookie nginx knows the value
+    ///   `always` only; another one is refused, and requests whose cookie is `never` do not get the new version.
     #[must_use]
     pub fn tester_routes(&self, router: Router) -> Option<Arc<dyn TesterRoutes>> {
-        let has = matches!(router, Router::HttpRoute | Router::GrpcRoute);
-        has.then(|| Arc::new(GatewayTesters { kube: self.clone(), router }) as Arc<dyn TesterRoutes>)
+        match router {
+            Router::IngressNginx => Some(Arc::new(NginxRouter::new(self.clone()))),
+            Router::Traefik => Some(Arc::new(TraefikTesters::new(self.clone()))),
+            _ => Some(Arc::new(RuleTesters::new(self.clone(), router)?)),
+        }
     }
 
     /// Runs Jobs, and sets the images of `CronJob`s.
@@ -216,6 +226,8 @@ pub(crate) const GRPC_ROUTE: Kind =
     Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "GRPCRoute", plural: "grpcroutes" };
 pub(crate) const TRAEFIK_SERVICE: Kind =
     Kind { group: "traefik.io", version: "v1alpha1", kind: "TraefikService", plural: "traefikservices" };
+pub(crate) const INGRESS_ROUTE: Kind =
+    Kind { group: "traefik.io", version: "v1alpha1", kind: "IngressRoute", plural: "ingressroutes" };
 pub(crate) const VIRTUAL_SERVICE: Kind =
     Kind { group: "networking.istio.io", version: "v1", kind: "VirtualService", plural: "virtualservices" };
 pub(crate) const INGRESS: Kind =

@@ -172,6 +172,10 @@ impl<'a> Scene<'a> {
             wanted.extend(name(&service["workload"]).map(|name| ("patch", format!("{kind}s.apps/{name}"))));
             let router = service["traffic"]["router"].as_str().expect("a router");
             let route = name(&service["traffic"]["route"]);
+            if router == "traefik" && self.plan["phases"][0]["strategy"].pointer("/canary/testers").is_some() {
+                let own = route.iter().map(|name| ("delete", format!("ingressroutes.traefik.io/{name}-testers")));
+                wanted.extend(own);
+            }
             wanted.extend(route.map(|name| match router {
                 "ingress-nginx" => ("delete", format!("{}/{name}-canary", resource(router))),
                 _ => ("patch", format!("{}/{name}", resource(router))),

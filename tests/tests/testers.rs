@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use moodify_core::backend::{TesterRoutes, Testers};
+use moodify_core::backend::{CanarySpec, Mark, TesterRoutes, Testers};
 use moodify_core::model::Target;
 use moodify_core::testing::conformance::{self, TestersHarness};
+use moodify_core::{CallContext, IdempotencyKey};
 use moodify_k8s::{Kube, KubeConfig, Router};
 use moodify_tests::rig::{Namespace, Rig};
 use moodify_tests::routes::{resource, route};
@@ -22,11 +23,44 @@ struct Harness {
     routes: Arc<dyn TesterRoutes>,
 }
 
+/// An `IngressRoute` that leads to the `TraefikService` of that name, and elsewhere besides.
+fn ingress_route(name: &str) -> Value {
+    json!({
+        "apiVersion": "traefik.io/v1alpha1", "kind": "IngressRoute", "metadata": {"name": name},
+        "spec": {"routes": [
+            {"kind": "Rule", "match": "PathPrefix(`/admin`)", "services": [{"name": "admin", "port": 80}]},
+            {"kind": "Rule", "match": "PathPrefix(`/`)", "services": [{"kind": "TraefikService", "name": name}]},
+        ]},
+    })
+}
+
 impl Harness {
-    async fn route(&self) -> Value {
-        let resource = resource(self.router.name());
-        let text = self.namespace.kubectl(&["get", resource, "backend", "--output", "json"]).await;
-        serde_json::from_str(&text).unwrap()
+    /// With a canary and the routing objects of a service `backend`.
+    async fn new(namespace: Namespace, router: Router) -> Self {
+        namespace.deploy("backend", "registry.test/backend:v1", 1).await;
+        namespace.apply(&route(router.name(), "backend", "backend").to_string()).await;
+        if router == Router::Traefik {
+            namespace.apply(&ingress_route("backend").to_string()).await;
+        }
+        let kube = Kube::connect(&KubeConfig::new().kubeconfig(namespace.kubeconfig("admin"))).await.unwrap();
+        let routes = kube.tester_routes(router).unwrap();
+        let harness = Self { namespace, router, routes };
+        let (target, run) = (harness.target(), conformance::run());
+        let cx = CallContext::new(run, IdempotencyKey::new("deploy"), Duration::from_secs(60));
+        let spec = CanarySpec::new(target.service.image.clone(), "v2", 1, false);
+        kube.deployer().deploy(&cx, &target, &spec).await.unwrap();
+        harness
+    }
+
+    /// All objects that may lead somewhere.
+    async fn objects(&self) -> Vec<Value> {
+        let resource = match self.router {
+            Router::Traefik => "traefikservices.traefik.io,ingressroutes.traefik.io",
+            router => resource(router.name()),
+        };
+        let text = self.namespace.kubectl(&["get", resource, "--output", "json"]).await;
+        let mut list: Value = serde_json::from_str(&text).unwrap();
+        serde_json::from_value(list["items"].take()).unwrap()
     }
 }
 
@@ -46,22 +80,64 @@ impl TestersHarness for Harness {
     }
 
     async fn reaches_canary(&self, testers: &Testers) -> bool {
-        let route = self.route().await;
-        route["spec"]["rules"].as_array().unwrap().iter().any(|rule| {
-            let to_canary = rule["backendRefs"].as_array().unwrap().iter().all(|to| to["name"] == "backend-canary");
-            let asks = |one: &Value| {
-                let headers = one["headers"].as_array().into_iter().flatten();
-                headers.into_iter().any(|header| {
-                    header["name"] == testers.header.as_str() && header["value"] == testers.value.as_str()
-                })
-            };
-            to_canary && rule["matches"].as_array().unwrap().iter().all(asks)
+        let pattern = |name: &str| format!(r"^(.*;\s*)?{name}={}(\s*;.*)?$", testers.value.replace('.', r"\."));
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        self.objects().await.iter().any(|object| match (self.router, testers.mark()) {
+            (Router::IngressNginx, mark) => {
+                let annotation = |key: &str| {
+                    object["metadata"]["annotations"][format!("nginx.ingress.kubernetes.io/{key}")].as_str()
+                };
+                annotation("canary") == Some("true")
+                    && annotation("canary-weight") == Some("0")
+                    && object["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]["name"] == "backend-canary"
+                    && match mark {
+                        Mark::Header(name) => {
+                            annotation("canary-by-header") == Some(name)
+                                && annotation("canary-by-header-value") == Some(testers.value.as_str())
+                        }
+                        Mark::Cookie(name) => annotation("canary-by-cookie") == Some(name) && testers.value == "always",
+                    }
+            }
+            (Router::Traefik, mark) => list(&object["spec"]["routes"]).iter().any(|rule| {
+                let asks = match mark {
+                    Mark::Header(name) => format!("Header({name:?}, {:?})", testers.value),
+                    Mark::Cookie(name) => format!("HeaderRegexp(\"Cookie\", {:?})", pattern(name)),
+                };
+                rule["match"] == format!("(PathPrefix(`/`)) && {asks}")
+                    && rule["services"][0]["name"] == "backend-canary"
+            }),
+            (Router::Istio, mark) => {
+                // Before the rule for all.
+                let rule = &object["spec"]["http"][1];
+                let headers = match mark {
+                    Mark::Header(name) => json!({name.to_lowercase(): {"exact": testers.value}}),
+                    Mark::Cookie(name) => json!({"cookie": {"regex": pattern(name)}}),
+                };
+                rule["match"] == json!([{"headers": headers}])
+                    && rule["route"] == json!([{"destination": {"host": "backend-canary"}}])
+            }
+            (_, mark) => list(&object["spec"]["rules"]).iter().any(|rule| {
+                let to_canary = list(&rule["backendRefs"]).iter().all(|to| to["name"] == "backend-canary");
+                let header = match mark {
+                    Mark::Header(name) => json!({"type": "Exact", "name": name, "value": testers.value}),
+                    Mark::Cookie(name) => {
+                        json!({"type": "RegularExpression", "name": "Cookie", "value": pattern(name)})
+                    }
+                };
+                to_canary && list(&rule["matches"]).iter().all(|one| list(&one["headers"]).contains(&header))
+            }),
         })
     }
 
     async fn object(&self) -> String {
-        let route = self.route().await;
-        format!("{} {}", route["spec"], route["metadata"]["annotations"]["moodify.dev/testers"])
+        let objects = self.objects().await;
+        let each = objects.iter().map(|object| {
+            let meta = &object["metadata"];
+            let annotations = meta["annotations"].as_object().into_iter().flatten();
+            let written: Vec<_> = annotations.filter(|(key, _)| !key.starts_with("kubectl.")).collect();
+            format!("{} {written:?} {}\n", meta["name"], object["spec"])
+        });
+        each.collect()
     }
 
     fn patience(&self) -> Duration {
@@ -70,37 +146,73 @@ impl TestersHarness for Harness {
 }
 
 #[tokio::test]
-async fn routes_of_the_gateway_api_keep_the_contract() {
+async fn routes_for_testers_keep_the_contract() {
     let Some(rig) = Rig::shared().await else { return };
-    for router in [Router::HttpRoute, Router::GrpcRoute] {
+    for router in Router::ALL.into_iter().filter(|router| *router != Router::Alb) {
         let namespace = rig.namespace(&format!("testers-{}", router.name())).await;
-        namespace.apply(&route(router.name(), "backend", "backend").to_string()).await;
-        let kube = Kube::connect(&KubeConfig::new().kubeconfig(namespace.kubeconfig("admin"))).await.unwrap();
-        let routes = kube.tester_routes(router).unwrap();
-        conformance::tester_routes(&Harness { namespace, router, routes }).await;
+        println!("{}", router.name());
+        conformance::tester_routes(&Harness::new(namespace, router).await).await;
     }
 }
 
 #[tokio::test]
-async fn testers_reach_the_new_version_and_nobody_else_does() {
+async fn testers_by_a_header_reach_the_new_version_and_nobody_else_does() {
+    let by = json!({"header": "X-Tester", "value": "yes"});
+    reach("testers-release", "http-route", by, ("X-Tester", "yes"), ("X-Tester", "no")).await;
+}
+
+#[tokio::test]
+async fn testers_by_a_cookie_reach_the_new_version_and_nobody_else_does() {
+    let by = json!({"cookie": "tester", "value": "y.s"});
+    reach(
+        "testers-cookie",
+        "http-route",
+        by,
+        ("Cookie", "a=b; tester=y.s; c=d"),
+        ("Cookie", "xtester=y.s; tester=yes"),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn testers_behind_traefik_s_own_resources_reach_the_new_version() {
+    let by = json!({"cookie": "tester", "value": "y.s"});
+    reach("testers-traefik", "traefik", by, ("Cookie", "tester=y.s"), ("Cookie", "tester=y.s2; tester=yes")).await;
+}
+
+#[tokio::test]
+async fn testers_behind_the_annotations_of_nginx_reach_the_new_version() {
+    let by = json!({"header": "X-Tester", "value": "yes"});
+    reach("testers-nginx", "ingress-nginx", by, ("X-Tester", "yes"), ("X-Tester", "always")).await;
+}
+
+/// Releases by a router through a real Traefik, and asks with a header of testers and with one of others.
+async fn reach(name: &str, router: &str, by: Value, testers: (&str, &str), others: (&str, &str)) {
     let Some(rig) = Rig::own().await else { return };
-    let namespace = rig.namespace("testers-release").await;
+    let namespace = rig.namespace(name).await;
     let Some(traefik) = namespace.traefik(Duration::from_millis(100)).await else { return };
-    // The rule of somebody else leads there.
-    let admin = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "admin"},
-        "spec": {"selector": {"app": "admin"}, "ports": [{"port": 80}]}});
-    namespace.apply(&admin.to_string()).await;
-    let Some(mut scene) = Scene::new(&namespace, &[("backend", "v2")], "http-route").await else { return };
-    scene.canary()["testers"] = json!({"header": "X-Tester", "value": "yes", "for": "10s"});
+    // The rules and references of somebody else lead there.
+    for name in ["admin", "idle"] {
+        let other = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {"selector": {"app": name}, "ports": [{"port": 80}]}});
+        namespace.apply(&other.to_string()).await;
+    }
+    if router == "traefik" {
+        namespace.apply(&ingress_route("backend").to_string()).await;
+    }
+    let Some(mut scene) = Scene::new(&namespace, &[("backend", "v2")], router).await else { return };
+    scene.canary()["testers"] = by;
+    scene.canary()["testers"]["for"] = "10s".into();
     scene.canary()["bake"] = "4s".into();
+    scene.grant().await;
     traefik.serves("nginx.test").await;
-    let before = scene.route("backend").await;
+    let before = scene.routing(router, "backend").await;
 
     let mut running = scene.start_release();
     running.until_step("rollout-testers").await;
     let end = Instant::now() + Duration::from_secs(5);
     loop {
-        let (status, body) = traefik.ask("nginx.test", &[("X-Tester", "yes")]).await;
+        let (status, body) = traefik.ask("nginx.test", &[testers]).await;
         if status == 200 && body.contains("v2") {
             break;
         }
@@ -108,13 +220,15 @@ async fn testers_reach_the_new_version_and_nobody_else_does() {
         sleep(Duration::from_millis(50)).await;
     }
     for _ in 0..50 {
-        let (status, body) = traefik.ask("nginx.test", &[("X-Tester", "no")]).await;
+        let (status, body) = traefik.ask("nginx.test", &[others]).await;
         assert!(status == 200 && body.contains("v1"), "{status} {body}");
-        let (status, body) = traefik.ask("nginx.test", &[("X-Tester", "yes")]).await;
+        let (status, body) = traefik.ask("nginx.test", &[testers]).await;
         assert!(status == 200 && body.contains("v2"), "{status} {body}");
     }
     running.finish().await.ended("completed");
-    assert_eq!(scene.route("backend").await, before, "the route is as it was");
+    assert_eq!(scene.routing(router, "backend").await, before, "the route is as it was");
+    let own = namespace.kubectl(&["get", "ingressroutes.traefik.io", "--output", "name"]).await;
+    assert!(!own.contains("-testers"), "{own}");
     scene.assert_serves("v2").await;
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::services::{Services, check, each, planned, select};
 use super::{Action, CheckContext, Observed, StepContext};
 use crate::backend::{TesterRoutes, Testers};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::Target;
 
 /// Sends the requests of testers to the new version, before it gets a share of the others. Undone, they go where all go.
@@ -32,14 +32,17 @@ fn routes<'a>(cx: &'a StepContext, target: &Target) -> Result<&'a dyn TesterRout
 }
 
 /// Whether the router of each of these services can do it.
-fn check_routes(cx: &CheckContext<'_>, services: &[String]) -> Result<(), Vec<Error>> {
+fn check_routes(cx: &CheckContext<'_>, services: &[String], testers: Option<&Testers>) -> Result<(), Vec<Error>> {
     check(cx, services)?;
     let targets = planned(services, cx.plan).map_err(|e| vec![e])?;
-    let missing = |target: &Target| {
-        let e = cx.backends.tester_routes(&target.service.traffic.router).err()?;
-        Some(e.on(target.to_string()))
+    let can = |target: &Target| {
+        let routes = cx.backends.tester_routes(&target.service.traffic.router)?;
+        testers.map_or(Ok(()), |testers| routes.check(testers))
     };
-    let problems: Vec<Error> = targets.iter().filter_map(missing).collect();
+    let problem = |target: &Target| Some(can(target).err()?.on(target.to_string()));
+    let wrong = testers.map(Testers::problems).unwrap_or_default().into_iter();
+    let wrong = wrong.map(|(_, what)| Error::new(ErrorKind::Invalid, "engine", "check the testers", what));
+    let problems: Vec<Error> = wrong.chain(targets.iter().filter_map(problem)).collect();
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
@@ -54,7 +57,7 @@ impl Action for AdmitTesters {
     type Output = ();
 
     async fn check(&self, cx: &CheckContext<'_>, params: &AdmitParams) -> Result<(), Vec<Error>> {
-        check_routes(cx, &params.services)
+        check_routes(cx, &params.services, Some(&params.testers))
     }
 
     async fn execute(&self, cx: &StepContext, params: &AdmitParams) -> Result<()> {
@@ -88,7 +91,7 @@ impl Action for DismissTesters {
     type Output = ();
 
     async fn check(&self, cx: &CheckContext<'_>, params: &Services) -> Result<(), Vec<Error>> {
-        check_routes(cx, &params.services)
+        check_routes(cx, &params.services, None)
     }
 
     async fn execute(&self, cx: &StepContext, params: &Services) -> Result<()> {

@@ -73,7 +73,7 @@ pub use replica_ratio::ReplicaRatio;
 pub use retention::Retention;
 pub use status_page::{Incident, IncidentStatus, IncidentUpdate, Maintenance, StatusPage, StatusPageCapabilities};
 pub use status_pages::StatusPages;
-pub use tester_routes::{TesterRoutes, Testers};
+pub use tester_routes::{Mark, TesterRoutes, Testers};
 pub use traffic::{Granularity, RouterCapabilities, Traffic, TrafficRouter, Verification, WeightChange};
 
 #[cfg(feature = "testing")]

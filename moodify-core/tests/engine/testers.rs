@@ -12,7 +12,12 @@ use tokio_util::sync::CancellationToken;
 use crate::common::*;
 
 fn first() -> TestingFirst {
-    TestingFirst { header: "X-Tester".into(), value: "yes".into(), period: Some(Period::from_mins(10)) }
+    TestingFirst {
+        header: Some("X-Tester".into()),
+        cookie: None,
+        value: "yes".into(),
+        period: Some(Period::from_mins(10)),
+    }
 }
 
 fn with(phases: Vec<Phase>) -> Plan {
@@ -96,4 +101,21 @@ fn a_router_without_routes_for_testers_is_refused_before() {
         assert!(error.to_string().contains("has no routes for testers"), "{error}");
         assert!(stage.simulator.world().calls().is_empty());
     });
+}
+
+#[test]
+fn testers_are_known_by_a_header_or_by_a_cookie() {
+    let problems = |settings: &str| -> Vec<(String, String)> {
+        let testers = Some(serde_json::from_str(settings).unwrap());
+        let canary = Canary { testers: testers.clone(), ..Canary::default() }.problems();
+        assert_eq!(canary, BlueGreen { testers, ..BlueGreen::default() }.problems());
+        canary
+    };
+    let places = |settings: &str| problems(settings).into_iter().map(|(at, _)| at).collect::<Vec<_>>();
+    assert!(problems(r#"{"cookie": "beta", "value": "yes"}"#).is_empty());
+    assert!(problems(r#"{"header": "X-Tester", "value": "a b;c"}"#).is_empty());
+    assert_eq!(places(r#"{"value": "yes"}"#), ["/testers"]);
+    assert_eq!(places(r#"{"header": "X-Tester", "cookie": "beta", "value": "yes"}"#), ["/testers/cookie"]);
+    assert_eq!(places(r#"{"cookie": "a=b", "value": "a b"}"#), ["/testers/cookie", "/testers/value"]);
+    assert_eq!(places(r#"{"cookie": "beta", "value": "a;b"}"#), ["/testers/value"]);
 }

@@ -1,5 +1,6 @@
 //! The canary's `Ingress` of ingress-nginx, made of the stable one. Pure.
 
+use moodify_core::backend::{Mark, Testers};
 use moodify_core::model::{Target, Weight};
 use moodify_core::{Error, ErrorKind, RunId};
 use serde_json::{Map, Value, json};
@@ -15,6 +16,13 @@ const PREFIX: &str = "nginx.ingress.kubernetes.io/";
 const CANARY: &str = "nginx.ingress.kubernetes.io/canary";
 const WEIGHT: &str = "nginx.ingress.kubernetes.io/canary-weight";
 const TOTAL: &str = "nginx.ingress.kubernetes.io/canary-weight-total";
+const BY_HEADER: &str = "nginx.ingress.kubernetes.io/canary-by-header";
+const HEADER_VALUE: &str = "nginx.ingress.kubernetes.io/canary-by-header-value";
+const BY_COOKIE: &str = "nginx.ingress.kubernetes.io/canary-by-cookie";
+/// The annotations by which testers are known.
+pub(super) const MARKS: [&str; 3] = [BY_HEADER, HEADER_VALUE, BY_COOKIE];
+/// The one value of a cookie that leads to the canary.
+pub(super) const ALWAYS: &str = "always";
 /// How the class was named before there was a field for it.
 const CLASS: &str = "kubernetes.io/ingress.class";
 
@@ -39,6 +47,33 @@ pub(super) fn share(ingress: &Value) -> f64 {
 
 pub(super) fn weight(ingress: &Value) -> Weight {
     percent(share(ingress))
+}
+
+/// Those of [`MARKS`] that tell these testers.
+pub(super) fn marks(testers: &Testers) -> Vec<(&'static str, String)> {
+    match testers.mark() {
+        Mark::Header(name) => vec![(BY_HEADER, name.to_owned()), (HEADER_VALUE, testers.value.clone())],
+        Mark::Cookie(name) => vec![(BY_COOKIE, name.to_owned())],
+    }
+}
+
+/// Those that an `Ingress` has.
+pub(super) fn marked(ingress: &Value) -> Vec<(&'static str, String)> {
+    MARKS.into_iter().filter_map(|key| Some((key, annotation(ingress, key)?.to_owned()))).collect()
+}
+
+/// The patch that gives an `Ingress` these.
+pub(super) fn mark(marks: &[(&str, String)]) -> Vec<Value> {
+    marks.iter().map(|(key, value)| json!({"op": "add", "path": patch::annotation(key), "value": value})).collect()
+}
+
+/// The patch that takes them away, if they are still these.
+pub(super) fn unmark(marks: &[(&str, String)]) -> Vec<Value> {
+    let each = marks.iter().flat_map(|(key, value)| {
+        let path = patch::annotation(key);
+        [json!({"op": "test", "path": path, "value": value}), json!({"op": "remove", "path": path})]
+    });
+    each.collect()
 }
 
 /// What of the stable one's spec the canary's has: the class, and the paths that lead to the stable Service.

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::list::{self, Destination};
 use super::rule::{Edit, Kind, Rule, Services, remembered};
+use super::testers;
 
 /// A `VirtualService` with routes for HTTP, TLS or TCP. Istio reports nothing about it that follows the data plane.
 ///
@@ -31,7 +32,7 @@ fn host(route: &Value) -> &str {
 
 /// The host stays spelled as it is but for the name. Subsets are the stable Service's, by labels of its pods; the
 /// other Service has all of its own.
-fn redirect(route: &mut Value, service: &str) {
+pub(super) fn redirect(route: &mut Value, service: &str) {
     let domain = host(route).split_once('.').map(|(_, domain)| format!(".{domain}")).unwrap_or_default();
     route["destination"]["host"] = format!("{service}{domain}").into();
     route["destination"].as_object_mut().map(|fields| fields.remove("subset"));
@@ -57,10 +58,13 @@ impl Destination for Istio {
 
 impl Kind for Istio {
     fn rules(&self, object: &Value, services: &Services) -> Vec<Rule> {
+        let of_testers = &testers::made(object);
         let of_protocol = |protocol: &&'static str| {
             let protocol = *protocol;
             let routes = object["spec"][protocol].as_array().map(Vec::as_slice).unwrap_or_default();
-            routes.iter().enumerate().filter_map(move |(index, route)| {
+            // Those for testers are not about shares.
+            let others = routes.iter().enumerate().filter(|(_, route)| !of_testers.contains(route));
+            others.filter_map(move |(index, route)| {
                 let (name, path) =
                     (format!("{protocol} route {}", index + 1), format!("/spec/{protocol}/{index}/route"));
                 list::rule(self, name, path, route["route"].as_array()?, services)

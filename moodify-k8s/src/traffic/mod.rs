@@ -12,10 +12,12 @@ mod rule;
 mod selector;
 mod testers;
 mod traefik;
+mod traefik_testers;
 
 pub use kind::Router;
 pub(crate) use kind::preview;
 pub use nginx::NginxRouter;
 pub use router::RouteRouter;
 pub use selector::SelectorRouter;
-pub(crate) use testers::GatewayTesters;
+pub(crate) use testers::RuleTesters;
+pub(crate) use traefik_testers::{TraefikTesters, own_name as testers_route};

@@ -1,3 +1,5 @@
+mod testers;
+
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -130,13 +132,48 @@ impl NginxRouter {
         ownership::check(&canary.meta, cx.run_id(), self.kube.manager(), "check the canary", &object)
     }
 
+    /// Refuses a canary that is not this run's, or about to go.
+    fn check_usable(&self, cx: &CallContext, canary: &Canary, ask: &Ask) -> Result<()> {
+        self.check_owner(cx, canary)?;
+        if canary.meta.deletion_timestamp.is_some() {
+            return Err(ask.error(ErrorKind::Conflict, "the canary's Ingress is being deleted; it must be gone first"));
+        }
+        Ok(())
+    }
+
+    /// Refuses if the stable `Ingress` has changed since.
+    fn check_rules(&self, pair: &Pair, canary: &Canary, ask: &Ask) -> Result<()> {
+        if canary.value["spec"] == pair.spec {
+            return Ok(());
+        }
+        let (ours, meta) = (self.kube.manager(), typed(ask, pair.stable["metadata"].clone())?);
+        let message = format!("the rules of {} are not those any more that the canary was made of", pair.object);
+        let editor = last_foreign(&meta, ours, &["f:spec", "f:rules"]);
+        Err(drift(ask, &message, editor.or_else(|| last_foreign(&meta, ours, &["f:spec"]))))
+    }
+
     async fn create(&self, cx: &CallContext, target: &Target, pair: &Pair, weight: Weight) -> Result<Canary> {
+        self.create_with(cx, target, pair, weight, &[]).await
+    }
+
+    /// The same with more annotations.
+    async fn create_with(
+        &self,
+        cx: &CallContext,
+        target: &Target,
+        pair: &Pair,
+        weight: Weight,
+        marks: &[(&str, String)],
+    ) -> Result<Canary> {
         let object = canary_object(target)?;
         let owner = Object::new(SERVICE, &target.namespace, &Services::of(target).canary);
         let (found, ()) =
             tokio::try_join!(self.kube.find::<Service>(cx, &owner), self.check_rivals(cx, pair, &object),)?;
         let uid = found.ok_or_else(|| owner.missing())?.metadata.uid.unwrap_or_default();
-        let body = ingress::canary(&pair.stable, &pair.spec, target, cx.run_id(), &uid, weight);
+        let mut body = ingress::canary(&pair.stable, &pair.spec, target, cx.run_id(), &uid, weight);
+        for (key, value) in marks {
+            body["metadata"]["annotations"][*key] = value.as_str().into();
+        }
         let made = self.kube.create(cx, &object, &body).await.map_err(|e| match e.kind() {
             // Perhaps our own of an attempt whose answer was lost: whose it is, the next look says.
             ErrorKind::AlreadyExists => {
@@ -197,19 +234,11 @@ impl TrafficRouter for NginxRouter {
             let made = self.create(cx, target, &pair, change.to).await?;
             return self.as_set(&ask, &made, &pair.spec, change.to);
         };
-        self.check_owner(cx, canary)?;
-        if canary.meta.deletion_timestamp.is_some() {
-            return Err(ask.error(ErrorKind::Conflict, "the canary's Ingress is being deleted; it must be gone first"));
-        }
+        self.check_usable(cx, canary, &ask)?;
         if unexpected {
             return Err(canary.drift(&ask, ours, &message));
         }
-        if canary.value["spec"] != pair.spec {
-            let meta = typed(&ask, pair.stable["metadata"].clone())?;
-            let message = format!("the rules of {} are not those any more that the canary was made of", pair.object);
-            let editor = last_foreign(&meta, ours, &["f:spec", "f:rules"]);
-            return Err(drift(&ask, &message, editor.or_else(|| last_foreign(&meta, ours, &["f:spec"]))));
-        }
+        self.check_rules(&pair, canary, &ask)?;
         if now == change.to {
             return Ok(canary.traffic(ours));
         }

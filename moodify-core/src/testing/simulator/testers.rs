@@ -12,6 +12,10 @@ use super::state::State;
 
 #[async_trait]
 impl TesterRoutes for Facet {
+    fn check(&self, _: &Testers) -> Result<()> {
+        Ok(())
+    }
+
     async fn admit(&self, cx: &CallContext, target: &Target, testers: &Testers) -> Result<()> {
         let (caller, target, testers) = (self.router("admit", target), target.clone(), testers.clone());
         let asks = caller.clone();

@@ -7,9 +7,11 @@ use jiff::Timestamp;
 use moodify_core::RunId;
 use moodify_core::action::kinds;
 use moodify_core::analysis::{MetricStatus, Verdict};
+use moodify_core::backend::Testers;
 use moodify_core::event::{Event, EventKind};
 use moodify_core::journal::Outcome;
 use moodify_core::model::Step;
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::Header;
@@ -53,9 +55,9 @@ pub(crate) fn step_words(step: &Step) -> String {
         kinds::DEPLOY_CANARY => "start the new version beside the old one".to_owned(),
         kinds::SHIFT_TRAFFIC => format!("send {} % of the traffic to the new version", weight()),
         kinds::ADMIT_TESTERS => {
-            let testers = &step.with["testers"];
-            let word = |key: &str| testers[key].as_str().unwrap_or_default();
-            format!("send requests with {}: {} to the new version", word("header"), word("value"))
+            let testers = Testers::deserialize(&step.with["testers"]);
+            let who = testers.map_or_else(|_| "the requests of testers".to_owned(), |testers| testers.to_string());
+            format!("send {who} to the new version")
         }
         kinds::DISMISS_TESTERS => "send testers where all go".to_owned(),
         kinds::BAKE => format!("watch it at {} % for {}", weight(), text("period")),
