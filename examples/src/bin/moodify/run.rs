@@ -7,9 +7,7 @@ use moodify_core::backend::{Backends, Notifier};
 use moodify_core::clock::{Clock, SystemClock};
 use moodify_core::engine::Ending;
 use moodify_core::journal::{JournalStore, MemoryJournal, RunState};
-use moodify_core::model::Plan;
-use moodify_core::{CallContext, Engine, IdempotencyKey, RunId};
-use moodify_k8s::Kube;
+use moodify_core::{Engine, RunId};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Global, Output, Resume, Run, Speed};
@@ -68,24 +66,12 @@ pub(crate) fn run(args: &Run, global: &Global) -> Result<Exit, Stop> {
 
 async fn real(args: &Run, global: &Global, loaded: &Loaded, output: Output) -> Result<Exit, Stop> {
     let settings = Settings::read(&loaded.source)?;
-    let (backends, kube) = settings.open().await.map_err(|errors| backends::placed(&loaded.source, errors))?;
-    loaded.check(&backends).await?;
-    preflight(&kube, &loaded.plan).await?;
+    let opened = settings.open().await.map_err(|errors| backends::placed(&loaded.source, errors))?;
+    loaded.check(&opened.backends).await?;
+    opened.preflight(&loaded.plan).await?;
     let journal = runs::make(global).await?;
-    let drive = Drive::real(journal, backends, output, args.progress, global);
+    let drive = Drive::real(journal, opened.backends, output, args.progress, global);
     drive.begin(async |engine| engine.create(&loaded.plan, &args.who.name()).await).await
-}
-
-/// Whether a plan could begin in this cluster.
-pub(crate) async fn preflight(kube: &Kube, plan: &Plan) -> Result<(), Stop> {
-    let problems = kube.preflight_plan(&check_context(), plan).await;
-    if problems.is_empty() { Ok(()) } else { Err(Stop::before(&problems)) }
-}
-
-/// The context of calls that are made before there is a run.
-pub(crate) fn check_context() -> CallContext {
-    let run = RunId::generate(SystemClock.now());
-    CallContext::new(run, IdempotencyKey::new("check"), std::time::Duration::from_secs(60))
 }
 
 pub(crate) fn resume(args: &Resume, global: &Global) -> Result<Exit, Stop> {
@@ -101,8 +87,8 @@ pub(crate) fn resume(args: &Resume, global: &Global) -> Result<Exit, Stop> {
             return Err(Stop::invalid(message));
         }
         let settings = Settings::of_run(&state.plan)?;
-        let (backends, _) = settings.open().await.map_err(|errors| Stop::before(&errors))?;
-        let drive = Drive::real(journal, backends, choose(global.output), args.progress, global);
+        let opened = settings.open().await.map_err(|errors| Stop::before(&errors))?;
+        let drive = Drive::real(journal, opened.backends, choose(global.output), args.progress, global);
         drive.go_on(&run, &state).await
     })
 }
