@@ -84,12 +84,16 @@ impl Redis {
     pub(crate) fn start(password: &'static str) -> Option<Self> {
         let program = program("redis-server", "MOODIFY_REDIS_SERVER")?;
         let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
-        let user = format!(
-            "moodify on >{password} ~* -@all +ping +info +dbsize +flushdb +scan +unlink +set +bgsave +time +get +acl|whoami +acl|dryrun"
+        let file = dir.path().join("redis.conf");
+        let may = "+ping +info +dbsize +flushdb +scan +unlink +set +get +bgsave +time +acl|whoami +acl|dryrun";
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\nsave \"\"\nmaxmemory 64mb\ndir {}\nuser default off\n\
+             user moodify on >{password} ~* -@all {may}\n",
+            dir.path().display()
         );
+        std::fs::write(&file, text).unwrap();
         let mut command = Command::new(program);
-        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--maxmemory", "64mb"]);
-        command.args(["--user", "default off", "--user", &user, "--dir"]).arg(dir.path());
+        command.arg(file);
         Some(Self { server: Server::start(&mut command, port), password, _dir: dir })
     }
 
