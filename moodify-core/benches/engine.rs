@@ -121,6 +121,10 @@ impl Deployer for Quiet {
         Ok(())
     }
 
+    async fn leave(&self, _: &CallContext, _: &Target) -> Result<()> {
+        Ok(())
+    }
+
     async fn remove(&self, _: &CallContext, _: &Target) -> Result<()> {
         Ok(())
     }

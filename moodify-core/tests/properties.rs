@@ -182,7 +182,8 @@ proptest! {
         parallel in any::<bool>(),
         // Control characters are not YAML, as which JSON is read, too.
         title in "[^\\p{C}]{1,30}",
-        seconds in 0..5000u64,
+        // A deadline of no time at all is refused.
+        seconds in 1..5000u64,
     ) {
         weights.insert(100);
         let mut file = serde_json::to_value(plan_file()).unwrap();

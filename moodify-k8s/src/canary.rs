@@ -90,7 +90,7 @@ pub(crate) fn pod_labels(deployment: &Value) -> Map<String, Value> {
     labels
 }
 
-/// The stable pods' template with another image, and with these labels and ours.
+/// The stable pods' template with another image, and with these labels and ours; without ours if it shall be plain.
 pub(crate) fn template(
     ask: &Ask,
     stable: &Value,
@@ -104,9 +104,14 @@ pub(crate) fn template(
     let mut template = stable["spec"]["template"].clone();
     template["spec"]["containers"][index]["image"] = spec.image.as_str().into();
     configuration::rewrite(ask, &mut template, target, &spec.config)?;
-    labels.extend(identity(target, run));
     let mut annotations = template["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
-    annotations.insert(VERSION.to_owned(), spec.version.as_str().into());
+    if spec.plain {
+        [TRACK, SERVICE].iter().for_each(|label| drop(labels.remove(*label)));
+        annotations.remove(VERSION);
+    } else {
+        labels.extend(identity(target, run));
+        annotations.insert(VERSION.to_owned(), spec.version.as_str().into());
+    }
     template["metadata"] = json!({"labels": labels, "annotations": annotations});
     Ok(template)
 }

@@ -202,6 +202,7 @@ pub(crate) const SCALED_OBJECT: Kind =
 pub(crate) const BUDGET: Kind =
     Kind { group: "policy", version: "v1", kind: "PodDisruptionBudget", plural: "poddisruptionbudgets" };
 pub(crate) const SERVICE: Kind = Kind { group: "", version: "v1", kind: "Service", plural: "services" };
+pub(crate) const NODE: Kind = Kind { group: "", version: "v1", kind: "Node", plural: "nodes" };
 pub(crate) const POD: Kind = Kind { group: "", version: "v1", kind: "Pod", plural: "pods" };
 pub(crate) const EVENT: Kind = Kind { group: "", version: "v1", kind: "Event", plural: "events" };
 pub(crate) const CONFIG_MAP: Kind = Kind { group: "", version: "v1", kind: "ConfigMap", plural: "configmaps" };

@@ -404,6 +404,16 @@ impl Deployer for DeploymentDeployer {
         self.hand_name_over(cx, target, to).await
     }
 
+    async fn leave(&self, cx: &CallContext, target: &Target) -> Result<()> {
+        if !matches!(target.layout, Layout::Colors(_)) {
+            let message = "it takes no turns: there is nothing beside it that would have to go";
+            let ask = deployment_of(target, Track::Stable).ask(Access::Read, "leave");
+            return Err(ask.error(ErrorKind::Unsupported, message));
+        }
+        self.leave_turns(cx, target).await?;
+        self.delete_unread(cx, target, &ConfigRefs::new()).await.map_err(|e| e.effect(Effect::Unknown))
+    }
+
     async fn remove(&self, cx: &CallContext, target: &Target) -> Result<()> {
         match target.layout {
             Layout::InPlace => self.remove_canary(cx, target).await,

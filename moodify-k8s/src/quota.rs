@@ -17,6 +17,9 @@ const QUOTA: Kind = Kind { group: "", version: "v1", kind: "ResourceQuota", plur
 /// One, in billionths, in which amounts are counted.
 const ONE: u128 = 1_000_000_000;
 
+/// How many pods of a workload are looked at to see what they are like.
+const SOME: u32 = 50;
+
 /// What a number of pods adds, by the names that quotas have for it, in billionths.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Added {
@@ -28,7 +31,7 @@ struct Added {
 }
 
 /// What one pod asks for: its containers together, or its largest init container, and the overhead.
-fn of_pod(spec: &PodSpec, which: &str, resource: &str) -> u128 {
+pub(crate) fn of_pod(spec: &PodSpec, which: &str, resource: &str) -> u128 {
     let value = |text: Option<&String>| text.and_then(|text| nanos(text)).unwrap_or(0);
     let of = |container: &k8s_openapi::api::core::v1::Container| {
         let resources = container.resources.as_ref();
@@ -106,7 +109,7 @@ fn told(name: &str, nanos: u128) -> String {
 }
 
 /// How many pods a workload adds at the peak of its release, and whether there is a second workload.
-fn peak(target: &Target, workload: &Value) -> (u32, bool) {
+pub(crate) fn peak(target: &Target, workload: &Value) -> (u32, bool) {
     let status = |at: &str| workload.pointer(at).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
     let capacity = status("/spec/replicas").unwrap_or(1);
     let surge = surge(workload, capacity);
@@ -171,12 +174,15 @@ impl Kube {
     }
 
     /// What one of its pods is like: as it runs, with what a `LimitRange` has put in; else as the template says.
-    async fn pod_spec(&self, cx: &CallContext, target: &Target, workload: &Value) -> Result<PodSpec> {
+    pub(crate) async fn pod_spec(&self, cx: &CallContext, target: &Target, workload: &Value) -> Result<PodSpec> {
         let ask = single::object_of(target).ask(Access::Read, "check");
         let selector = crate::client::typed(&ask, workload["spec"]["selector"].clone())?;
-        let params = ListParams::default().labels(&selector_text(&selector)).limit(1);
+        let params = ListParams::default().labels(&selector_text(&selector)).limit(SOME);
         let pods: Vec<k8s_openapi::api::core::v1::Pod> = self.list(cx, POD, &target.namespace, &params).await?;
-        match pods.into_iter().find_map(|pod| pod.spec) {
+        // Those on their way out may be of another template.
+        let stays = pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        let newest = stays.max_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
+        match newest.and_then(|pod| pod.spec) {
             Some(spec) => Ok(spec),
             None => crate::client::typed(&ask, workload["spec"]["template"]["spec"].clone()),
         }

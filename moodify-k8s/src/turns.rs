@@ -1,6 +1,8 @@
 //! Two Deployments that take turns: the one that the plan names is blue, the one beside it green. The Service of the plan
 //! leads to the one that serves; each has a Service of its own besides, by which a router reaches it.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
 use kube::core::params::ListParams;
@@ -160,6 +162,9 @@ impl DeploymentDeployer {
         let turn = self.turn(cx, target, spec).await?;
         self.make_config(cx, target, &spec.config).await?;
         let deployed = self.take_turn(cx, target, spec, &turn).await?;
+        if spec.plain {
+            return workload(&ask, &deployed, target);
+        }
         let uid = deployed.metadata.uid.clone().unwrap_or_default();
         let body = canary::service(&turn.base, target, cx.run_id(), &uid);
         if !turn.own.as_ref().is_some_and(|own| is_same_service(own, &body)) {
@@ -293,6 +298,56 @@ impl DeploymentDeployer {
             }
         };
         all.iter().filter(of_it).map(object).collect()
+    }
+
+    /// Leaves of the two only blue, without our marks; its pods are not touched.
+    pub(crate) async fn leave_turns(&self, cx: &CallContext, target: &Target) -> Result<()> {
+        let by_blue = target.clone().with_layout(Layout::Colors(Color::Blue));
+        let by_green = target.clone().with_layout(Layout::Colors(Color::Green));
+        let (blue, green) = (deployment_of(&by_blue, Track::Stable), deployment_of(&by_blue, Track::Canary));
+        let ask = green.ask(Access::Compare, "leave");
+        if self.who_serves(cx, target).await? == Color::Green {
+            let message = format!("the Service {} leads to it: it serves", stable_service(target).name);
+            return Err(ask.error(ErrorKind::Conflict, message));
+        }
+        let (found, plain) = tokio::try_join!(self.kube.find::<Deployment>(cx, &green), self.value(cx, &blue))?;
+        let ours = |labels: Option<&BTreeMap<String, String>>| {
+            labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|by| by == "moodify")
+        };
+        let found = found.filter(|found| ours(found.metadata.labels.as_ref()));
+        if let Some(found) = &found
+            && desired(found) > 0
+            && !is_of(&found.metadata, cx.run_id())
+        {
+            return Err(ask
+                .error(ErrorKind::AlreadyExists, "it has instances, but does not serve")
+                .hint("let the run that it belongs to end; or scale it to 0, if nobody needs what it runs"));
+        }
+        let own = canary_service(&by_green);
+        if let Some(service) = self.kube.find::<Service>(cx, &own).await?
+            && ours(service.metadata.labels.as_ref())
+            && service.metadata.deletion_timestamp.is_none()
+        {
+            self.kube.delete(cx, &own, service.metadata.uid.unwrap_or_default()).await?;
+        }
+        let marks = [("/metadata/labels", RUN), ("/metadata/annotations", VERSION)];
+        let marks = marks.map(|(map, key)| (format!("{map}/{}", key.replace('/', "~1")), map, key));
+        let marks = marks.iter().filter_map(|(path, map, key)| Some((path, plain.pointer(map)?.get(*key)?)));
+        let patch: Vec<Value> = marks
+            .flat_map(|(path, value)| {
+                [json!({"op": "test", "path": path, "value": value}), json!({"op": "remove", "path": path})]
+            })
+            .collect();
+        if !patch.is_empty() {
+            let _: Value = self.kube.patch(cx, &blue, patch).await?;
+        }
+        match found {
+            // Its own Service goes with it: the Deployment owns it.
+            Some(found) if found.metadata.deletion_timestamp.is_none() => {
+                self.kube.delete(cx, &green, found.metadata.uid.unwrap_or_default()).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Leaves of the one that does not serve what costs nothing: of blue its name and labels, of green nothing.

@@ -249,6 +249,18 @@ impl<'a> Scene<'a> {
         self.start_release().finish().await
     }
 
+    /// Lets moodify leave what takes turns.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started or never ends.
+    pub async fn leave(&self) -> Finished {
+        let plan = self.plan_file();
+        self.start(&["leave", plan.to_str().expect("a path of text"), "--reason", "we stay with kubectl"])
+            .finish()
+            .await
+    }
+
     /// Runs `moodify` to its end, whatever it prints.
     ///
     /// # Panics

@@ -85,6 +85,73 @@ async fn two_deployments_take_turns_and_nothing_is_rolled() {
     namespace.wait_ready("backend-green").await;
 }
 
+/// What is left when moodify leaves: what was there before it came, with the version of now.
+#[tokio::test]
+async fn moodify_leaves_plain_objects() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("turns-left").await;
+    let Some(mut scene) = scene(&namespace, "v2", 1).await else { return };
+    let scaler = json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "backend"},
+        "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "backend"},
+            "minReplicas": 5, "maxReplicas": 9,
+            "metrics": [{"type": "Resource",
+                "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]},
+    });
+    namespace.apply(&scaler.to_string()).await;
+    let budget = json!({
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "backend"},
+        "spec": {"minAvailable": 3, "selector": {"matchLabels": {"app": "backend"}}},
+    });
+    namespace.apply(&budget.to_string()).await;
+    let all = async || {
+        let kinds = "deployments,services,poddisruptionbudgets,horizontalpodautoscalers,configmaps";
+        let names = namespace.kubectl(&["get", kinds, "--output", "name"]).await;
+        let mut names: Vec<String> = names.lines().map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    let object = async |kind: &str, path: &str| {
+        namespace.kubectl(&["get", kind, "backend", "--output", &format!("jsonpath={{{path}}}")]).await
+    };
+    let before = all().await;
+    let labels = object("deployment", ".spec.template.metadata").await;
+
+    // Green serves; then, after a second release and its way back, green that took its turn a second time.
+    for version in ["v2", "v3", "v4"] {
+        scene.plan["release"]["version"] = version.into();
+        scene.plan["release"]["services"][0]["image"] = format!("registry.test/backend:{version}").into();
+        scene.release().await.ended("completed");
+    }
+    assert_eq!(selector(&namespace).await, "backend-green");
+    let left = scene.leave().await;
+    left.ended("completed");
+    assert_eq!(left.code, 0, "{}", left.stderr);
+    scene.assert_serves("v4").await;
+    assert_eq!(selector(&namespace).await, "backend");
+    assert_eq!(object("horizontalpodautoscaler", ".spec.scaleTargetRef.name").await, "backend");
+    assert_eq!(object("deployment", ".spec.template.metadata").await, labels, "its pods carry what they carried");
+    let metadata = object("deployment", ".metadata").await;
+    let marks: serde_json::Value = serde_json::from_str(&metadata).unwrap();
+    assert!(!marks["labels"].to_string().contains("moodify"), "{marks}");
+    assert!(!marks["annotations"].to_string().contains("moodify.dev"), "{marks}");
+    // What the Deployment owned goes when the garbage collector comes by.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while all().await != before {
+        assert!(tokio::time::Instant::now() < deadline, "left behind: {:?}", all().await);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    // It may leave again, and come again.
+    let pods = object("deployment", ".metadata.generation").await;
+    scene.leave().await.ended("completed");
+    assert_eq!(object("deployment", ".metadata.generation").await, pods, "nothing is rolled for that");
+    scene.plan["release"]["version"] = "v5".into();
+    scene.plan["release"]["services"][0]["image"] = "registry.test/backend:v5".into();
+    scene.release().await.ended("completed");
+    is(&scene, "backend-green", "v5", 5).await;
+}
+
 #[tokio::test]
 async fn a_bad_version_goes_back_and_leaves_plain_objects() {
     let Some(rig) = Rig::shared().await else { return };

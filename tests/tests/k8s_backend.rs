@@ -13,7 +13,7 @@ use moodify_core::backend::{
 };
 use moodify_core::model::{ConfigRefs, ImageRef, Target, Track, Weight};
 use moodify_core::{Backends, CallContext, Effect, ErrorKind, IdempotencyKey, RunId};
-use moodify_k8s::{Kube, KubeConfig};
+use moodify_k8s::{HeadRoom, Kube, KubeConfig};
 use moodify_tests::rig::{Namespace, Rig};
 use serde_json::{Value, json};
 
@@ -406,6 +406,40 @@ async fn what_a_release_lacks_is_told_before_the_first_write() {
         namespace_missing.len() == 1 && namespace_missing[0].contains("no namespace \"nowhere\""),
         "{namespace_missing:?}"
     );
+}
+
+/// Nodes that take no more are told before pods wait for them, to whoever may look at nodes.
+#[tokio::test]
+async fn nodes_without_room_are_told_before_pods_wait_for_them() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("head-room").await;
+    namespace.deploy("backend", "registry.test/backend:v1", 1).await;
+    let kube = kube_as(&namespace, "admin").await;
+    let targets = [target(&namespace, "http-route", "registry.test/backend:v2")];
+    let room = kube.head_room(&cx(), &targets).await.unwrap();
+    assert_eq!(room, HeadRoom::Enough);
+
+    // More than half of the node that it has: there is no second one.
+    let asks = ["set", "resources", "deployment/backend", "--requests=memory=600Gi"];
+    namespace.kubectl(&asks).await;
+    namespace.kubectl(&["rollout", "status", "deployment/backend", "--timeout=60s"]).await;
+    let HeadRoom::Short { added, waiting, why } = kube.head_room(&cx(), &targets).await.unwrap() else {
+        panic!("there is no room");
+    };
+    assert!(waiting >= 1 && waiting <= added, "{waiting} of {added}");
+    assert!(why.contains("too little memory"), "{why}");
+
+    // Who may look at the namespace only.
+    namespace.kubectl(&["create", "rolebinding", "bob", "--clusterrole=view", "--user=bob"]).await;
+    let bob = kube_as(&namespace, "bob").await;
+    let unknown = loop {
+        match bob.head_room(&cx(), &targets).await {
+            Ok(room) => break room,
+            Err(e) => assert_eq!(e.kind(), ErrorKind::Forbidden, "the Role takes a moment: {e}"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert!(unknown.to_string().contains("may not list nodes"), "{unknown}");
 }
 
 #[tokio::test]

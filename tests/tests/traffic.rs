@@ -359,7 +359,8 @@ async fn an_abort_loses_no_request() {
     stage.end(finished, "rolled-back", before).await;
 }
 
-/// The first release takes plain objects over, the second goes back to where the first came from, and is taken back.
+/// The first release takes plain objects over, the second goes back to where the first came from, and is taken back; then
+/// moodify leaves, and the objects are plain again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_deployments_that_take_turns_lose_no_request() {
     let Some(rig) = Rig::own().await else { return };
@@ -376,6 +377,8 @@ async fn two_deployments_that_take_turns_lose_no_request() {
     second.ended("completed");
     let run = second.events[0]["run"].as_str().expect("an event names its run").to_owned();
     stage.scene.start(&["undo", &run, "--reason", "customers complain"]).finish().await.ended("completed");
+    stage.scene.leave().await.ended("completed");
+    stage.scene.assert_serves(after).await;
     tokio::time::sleep(LATE + Duration::from_secs(1)).await;
     let report = stage.load.stop().await;
     println!("turns: {report}");

@@ -46,7 +46,7 @@ pub struct BaselineParams {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<String>,
     /// What must serve now, by service, and is to be left; something else is refused. Left out, anything may serve, if it
-    /// is well.
+    /// is well, but what the release has.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub expect: BTreeMap<String, ImageRef>,
 }
@@ -77,7 +77,8 @@ impl TakeBaseline {
                 refuse(ErrorKind::Refused, message).hint("something else was released since; release what shall serve")
             );
         }
-        if stable.image == target.service.image {
+        // Who says that this is what serves, and releases it all the same, wants it elsewhere.
+        if stable.image == target.service.image && expected != Some(&stable.image) {
             let same = stable.config == target.service.config_refs();
             let message = match (same, target.layout) {
                 (true, _) => Some(format!("{} is what serves already", stable.image)),

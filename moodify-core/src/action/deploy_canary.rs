@@ -25,6 +25,9 @@ pub(super) struct Params {
     /// Whether a workload that has the image already comes back as it was when it served.
     #[serde(default)]
     restore: bool,
+    /// Whether it becomes what it was before the first release, without what two workloads are told apart by.
+    #[serde(default)]
+    plain: bool,
 }
 
 /// What this step has written down before it makes anything: the most traffic that the canary may get.
@@ -44,6 +47,7 @@ impl DeployCanary {
         let spec = CanarySpec::new(target.service.image.clone(), version, replicas, shares);
         let mut spec = spec.reading(target.service.config_refs());
         spec.restore = params.restore;
+        spec.plain = params.plain;
         let deployer = cx.backends().deployer()?;
         deployer.deploy(&cx.call()?, &target, &spec).await?;
         let canary = wait_available(cx, &target, Track::Canary, replicas).await?;

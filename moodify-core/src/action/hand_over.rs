@@ -30,6 +30,25 @@ pub(super) async fn whole(cx: &StepContext, target: &Target) -> Result<()> {
     wait_available(cx, target, Track::Canary, replicas).await.map(drop)
 }
 
+/// Whether two workloads can take turns for each of these services.
+pub(super) fn check_turns(cx: &CheckContext<'_>, services: &[String]) -> Result<(), Vec<Error>> {
+    let mut problems = Vec::new();
+    let refuse = |message: &str, target: &Target| {
+        Error::new(ErrorKind::Unsupported, "engine", "check the strategy", message).on(target.to_string())
+    };
+    for target in planned(services, cx.plan).map_err(|e| vec![e])? {
+        if !cx.backends.deployer().is_ok_and(|deployer| deployer.capabilities().colors) {
+            problems.push(refuse("this deployer cannot let two workloads take turns", &target));
+        }
+        let router = cx.backends.router(&target.service.traffic.router);
+        if router.is_ok_and(|router| router.capabilities().granularity == Granularity::Instances) {
+            let message = "a router that divides by the number of instances cannot keep two whole versions apart";
+            problems.push(refuse(message, &target).hint("take a router by weights, or the strategy canary"));
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
 #[async_trait]
 impl Action for HandOver {
     type Params = Services;
@@ -37,21 +56,7 @@ impl Action for HandOver {
 
     async fn check(&self, cx: &CheckContext<'_>, params: &Services) -> Result<(), Vec<Error>> {
         check(cx, &params.services)?;
-        let mut problems = Vec::new();
-        let refuse = |message: &str, target: &Target| {
-            Error::new(ErrorKind::Unsupported, "engine", "check the strategy", message).on(target.to_string())
-        };
-        for target in planned(&params.services, cx.plan).map_err(|e| vec![e])? {
-            if !cx.backends.deployer().is_ok_and(|deployer| deployer.capabilities().colors) {
-                problems.push(refuse("this deployer cannot let two workloads take turns", &target));
-            }
-            let router = cx.backends.router(&target.service.traffic.router);
-            if router.is_ok_and(|router| router.capabilities().granularity == Granularity::Instances) {
-                let message = "a router that divides by the number of instances cannot keep two whole versions apart";
-                problems.push(refuse(message, &target).hint("take a router by weights, or the strategy canary"));
-            }
-        }
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
+        check_turns(cx, &params.services)
     }
 
     async fn execute(&self, cx: &StepContext, params: &Services) -> Result<()> {

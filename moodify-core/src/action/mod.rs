@@ -61,6 +61,7 @@ mod context;
 mod deploy_canary;
 mod exec;
 mod hand_over;
+mod leave;
 mod notify;
 mod probe;
 mod promote;
@@ -140,6 +141,8 @@ pub mod kinds {
     pub const HAND_OVER: &str = crate::model::HAND_OVER;
     /// Scales the workloads that served before to nothing.
     pub const RETIRE_OLD: &str = "retire-old";
+    /// Ends the turns of two workloads: only those that the plan names stay, as plain as they were before the first release.
+    pub const LEAVE: &str = crate::model::LEAVE;
     /// Sends all traffic to what the services' names stand for.
     pub const RETURN_TRAFFIC: &str = "return-traffic";
     /// Removes the canary workloads.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     Action, CheckContext, Observed, StepContext, application, approval, backup, bake, baseline, cache_check,
-    cache_delete, cache_flush, cache_restart, cache_snapshot, cache_warm, deploy_canary, exec, hand_over, kinds,
+    cache_delete, cache_flush, cache_restart, cache_snapshot, cache_warm, deploy_canary, exec, hand_over, kinds, leave,
     notify, probe, promote, recreate, restore, retire_canary, retire_old, return_traffic, roll_batch, run_job,
     set_cron_jobs, shift_traffic, status_page, suspend_cron_jobs, switch_connection, testers, wait,
 };
@@ -48,6 +48,7 @@ impl Registry {
             .register(kinds::START, recreate::Start)
             .register(kinds::HAND_OVER, hand_over::HandOver)
             .register(kinds::RETIRE_OLD, retire_old::RetireOld)
+            .register(kinds::LEAVE, leave::Leave)
             .register(kinds::RETURN_TRAFFIC, return_traffic::ReturnTraffic)
             .register(kinds::RETIRE_CANARY, retire_canary::RetireCanary)
             .register(kinds::RUN_JOB, run_job::RunJob)

@@ -135,6 +135,9 @@ pub struct CanarySpec {
     /// Where two workloads take turns: the one that does not serve is taken as it is if it has this image already,
     /// with all else that it had when it served.
     pub restore: bool,
+    /// Where two workloads take turns: the one that the plan names becomes what it was before the first release, without
+    /// what the two are told apart by. Only its name leads to it then, no router.
+    pub plain: bool,
 }
 
 impl CanarySpec {
@@ -142,13 +145,20 @@ impl CanarySpec {
     #[must_use]
     pub fn new(image: ImageRef, version: &str, replicas: u32, shares_service: bool) -> Self {
         let config = ConfigRefs::new();
-        Self { image, version: version.to_owned(), config, replicas, shares_service, restore: false }
+        Self { image, version: version.to_owned(), config, replicas, shares_service, restore: false, plain: false }
     }
 
     /// It reads these objects.
     #[must_use]
     pub fn reading(mut self, config: ConfigRefs) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Without what two workloads are told apart by.
+    #[must_use]
+    pub fn plainly(mut self) -> Self {
+        self.plain = true;
         self
     }
 
@@ -222,6 +232,9 @@ pub struct Change {
 /// - Where two workloads take turns, the canary is the one that does not serve. Scaled to nothing it is nobody's: it is
 ///   not seen, and any run may deploy it. `remove` leaves of it what costs nothing, and refuses while the service's
 ///   name stands for it, as [`ErrorKind::Conflict`].
+/// - `leave` ends the turns: only the workload that the plan names stays, as if there had been no other. It refuses, with
+///   nothing changed, while the name stands for the other one ([`ErrorKind::Conflict`]) or that has instances of another
+///   run ([`ErrorKind::AlreadyExists`]).
 /// - In a single workload ([`Layout::Single`](crate::model::Layout)) the canary is that part of it which runs the new
 ///   version while it is held back from running all of it. `deploy` makes that part so large, and returns when the
 ///   workload holds there by itself; `set_image` ends the holding, whichever the image, and `remove` does so with the
@@ -283,6 +296,13 @@ pub trait Deployer: Send + Sync + fmt::Debug {
     /// # Errors
     /// As in the contract; [`ErrorKind::Unsupported`] if two workloads cannot take turns.
     async fn hand_over(&self, cx: &CallContext, target: &Target, to: Track) -> Result<()>;
+
+    /// Removes what two workloads that take turns have beside the one that the plan names, and the marks of runs on that
+    /// one. Its instances are not touched. Fine if there is nothing.
+    ///
+    /// # Errors
+    /// As in the contract; [`ErrorKind::Unsupported`] if two workloads cannot take turns.
+    async fn leave(&self, cx: &CallContext, target: &Target) -> Result<()>;
 
     /// Removes the run's canary and everything that was made for it. Fine if it never existed.
     ///

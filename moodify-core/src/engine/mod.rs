@@ -2,6 +2,7 @@
 
 mod check;
 mod executor;
+mod leave;
 mod log;
 mod pipelines;
 mod session;
@@ -204,6 +205,19 @@ impl Engine {
     pub async fn undo(&self, run: &RunId, by: &str, reason: &str) -> Result<RunId> {
         let plan = undo::plan(&self.state(run).await?, reason)?;
         self.begin(&plan, by, Some(run.clone())).await
+    }
+
+    /// Writes a new run with which moodify leaves the services of a plan that have two workloads which take turns: the
+    /// version that serves comes to the workload that the plan names, if it is not there, no request fails meanwhile, and
+    /// the other workload goes with all that was made for it. What stays is plain. The next release by
+    /// that plan takes turns again.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if no service takes turns; [`ErrorKind::NotFound`] if what serves is not there; else as for
+    /// [`create`](Self::create).
+    pub async fn leave(&self, plan: &Plan, by: &str, reason: &str) -> Result<RunId> {
+        let plan = leave::plan(self, plan, reason).await?;
+        self.begin(&plan, by, None).await
     }
 
     /// Removes the runs that ended longer ago than `age`, and says which. A run that has not ended, that somebody owns

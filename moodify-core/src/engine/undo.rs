@@ -2,10 +2,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::action::{Baseline, BaselineParams, Baselines, kinds};
+use crate::action::{BaselineParams, Baselines, kinds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Outcome, RunState, StepStatus};
-use crate::model::{ConfigVersion, ImageRef, Phase, Plan, RetryPolicy, Service, Step, Weight};
+use crate::model::{ConfigRefs, ConfigVersion, ImageRef, Phase, Plan, RetryPolicy, Service, Step, Weight};
 use crate::mutation::{self, Mutation};
 
 /// The plan that takes a completed run back: what its baseline found is rolled out again.
@@ -28,7 +28,7 @@ pub(super) fn plan(state: &RunState, reason: &str) -> Result<Plan> {
         .iter()
         .filter_map(|service| {
             let before = before.get(&service.name)?;
-            let config = service.config.iter().map(|config| there(config, before)).collect();
+            let config = service.config.iter().map(|config| there(config, &before.config)).collect();
             Some(Service { image: before.image.clone(), config, ..service.clone() })
         })
         .take(services)
@@ -53,13 +53,6 @@ pub(super) fn plan(state: &RunState, reason: &str) -> Result<Plan> {
     environment.gates = Vec::new();
     environment.backups = Vec::new();
     let baseline = serde_json::to_value(BaselineParams { services: Vec::new(), expect }).unwrap_or_default();
-    let step = |name: &str, action: &str, with| Step {
-        name: name.to_owned(),
-        action: action.to_owned(),
-        with,
-        deadline: None,
-        retry: RetryPolicy::default(),
-    };
     let baseline = step("undo-baseline", kinds::BASELINE, baseline);
     // Where two workloads take turns, the other one has the version before already.
     let turn = state.plan.steps().any(|(_, step)| step.action == kinds::HAND_OVER);
@@ -80,9 +73,15 @@ pub(super) fn plan(state: &RunState, reason: &str) -> Result<Plan> {
     Ok(Plan { name, environment, release, phases, backends: state.plan.backends.clone() })
 }
 
-/// The same configuration as it was before: an object that is there.
-fn there(config: &ConfigVersion, before: &Baseline) -> ConfigVersion {
-    let version = before.config.get(&config.key()).unwrap_or(&config.name).clone();
+/// A step without anything special.
+pub(super) fn step(name: &str, action: &str, with: Value) -> Step {
+    let (name, action) = (name.to_owned(), action.to_owned());
+    Step { name, action, with, deadline: None, retry: RetryPolicy::default() }
+}
+
+/// The same configuration as it is read already: an object that is there.
+pub(super) fn there(config: &ConfigVersion, read: &ConfigRefs) -> ConfigVersion {
+    let version = read.get(&config.key()).unwrap_or(&config.name).clone();
     ConfigVersion { data: None, version: Some(version), ..config.clone() }
 }
 

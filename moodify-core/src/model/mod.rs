@@ -16,6 +16,6 @@ pub use layout::{Color, Layout};
 pub use period::Period;
 pub use phases::Phases;
 pub(crate) use phases::{PlannedStep, Shared};
-pub(crate) use plan::{HAND_OVER, ROLL_BATCH, STOP};
+pub(crate) use plan::{HAND_OVER, LEAVE, ROLL_BATCH, STOP};
 pub use plan::{Phase, Plan, RetryPolicy, Step};
 pub use release::{ImageRef, Release, Routing, Service, Target, Track, Weight, WorkloadKind};

@@ -8,6 +8,7 @@ use super::{Color, Environment, Layout, Period, Phases, Release, Service, Target
 
 /// The kind of step that lets two workloads take turns.
 pub(crate) const HAND_OVER: &str = "hand-over";
+pub(crate) const LEAVE: &str = "leave";
 /// The kind of step that lets a part of a workload run the new version.
 pub(crate) const ROLL_BATCH: &str = "roll-batch";
 /// The kind of step that leaves a workload no instance.
@@ -50,7 +51,7 @@ impl Plan {
 
     pub(crate) fn target(&self, service: &Service) -> Target {
         let target = Target::new(&self.environment.name, &self.environment.namespace, service.clone());
-        target.with_layout(if self.has_step(service, &[HAND_OVER]) {
+        target.with_layout(if self.has_step(service, &[HAND_OVER, LEAVE]) {
             Layout::Colors(Color::Blue)
         } else if service.kind != WorkloadKind::Deployment || self.has_step(service, &[ROLL_BATCH, STOP]) {
             Layout::Single

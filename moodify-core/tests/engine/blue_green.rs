@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::common::*;
 
 /// The plan with the other strategy in place of its canary.
-fn turns() -> Plan {
+pub(crate) fn turns() -> Plan {
     let mut plan = plan();
     let is_of_canary = |name: &str| name.starts_with("rollout: ");
     let first = plan.phases.iter().position(|phase| is_of_canary(&phase.name)).unwrap();

@@ -13,6 +13,7 @@ mod configuration;
 mod crash;
 mod database_rollback;
 mod jobs;
+mod leave;
 mod ownership;
 mod peers;
 mod people;

@@ -8,9 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::quantity::{millis, units};
 use super::table::Row;
 use super::{Select, Verbs};
-use crate::client::Kind;
+use crate::client::{Kind, NODE};
 
-const NODE: Kind = Kind { group: "", version: "v1", kind: "Node", plural: "nodes" };
 const NODE_METRICS: Kind = Kind { group: "metrics.k8s.io", version: "v1beta1", kind: "NodeMetrics", plural: "nodes" };
 const POD_METRICS: Kind = Kind { group: "metrics.k8s.io", version: "v1beta1", kind: "PodMetrics", plural: "pods" };
 

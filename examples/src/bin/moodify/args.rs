@@ -84,6 +84,8 @@ pub(crate) enum Command {
     Skip(Skip),
     /// Takes a completed run back, by a run of its own: what served before it is rolled out again
     Undo(Undo),
+    /// Makes plain objects of what takes turns in a plan: what serves comes to the Deployment that the plan names
+    Leave(Leave),
     /// Prints a run as one JSON document, with everything that is known of it
     Export(Export),
     /// Removes runs that ended long ago; one that has not ended is never removed
@@ -300,6 +302,20 @@ pub(crate) struct Undo {
     pub(crate) reason: String,
     #[command(flatten)]
     pub(crate) simulation: Simulation,
+    #[command(flatten)]
+    pub(crate) who: Who,
+    /// With --output json: progress too, not only events
+    #[arg(long)]
+    pub(crate) progress: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Leave {
+    /// The plan, YAML or JSON
+    pub(crate) plan: PathBuf,
+    /// Why, for the record
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) reason: String,
     #[command(flatten)]
     pub(crate) who: Who,
     /// With --output json: progress too, not only events

@@ -5,6 +5,7 @@ use moodify_core::backend::{Backends, CanarySpec, Granularity, Verification};
 use moodify_core::model::{Layout, Plan, Target, Track, Weight};
 use moodify_core::strategy::{batch, split};
 use moodify_core::{CallContext, Result};
+use moodify_k8s::HeadRoom;
 use serde::Deserialize;
 
 use crate::args::Check;
@@ -12,7 +13,6 @@ use crate::backends::{self, Settings};
 use crate::exit::{Exit, Stop};
 use crate::plan::Loaded;
 use crate::preflight::check_context;
-
 use crate::show::{phase_name, say, step_words};
 use crate::{runtime, simulate};
 
@@ -41,7 +41,12 @@ pub(crate) fn check(args: &Check) -> Result<Exit, Stop> {
         opened.preflight(&loaded.plan).await?;
         outline(&loaded.plan);
         let place = format!("in {} ({})", loaded.plan.environment.namespace, opened.kube.server());
-        changes(&loaded.plan, &opened.backends, &place).await
+        let exit = changes(&loaded.plan, &opened.backends, &place).await?;
+        let room = opened.kube.head_room(&check_context(), &loaded.plan.targets()).await?;
+        if room != HeadRoom::Enough {
+            say(&format!("\nNote: {room}."));
+        }
+        Ok(exit)
     })
 }
 

@@ -7,6 +7,7 @@ mod cache;
 mod check;
 mod exit;
 mod export;
+mod leave;
 mod order;
 mod plan;
 mod preflight;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         Command::Reject(args) => order::answer(CommandKind::Reject, args, global),
         Command::Skip(args) => order::skip(args, global),
         Command::Undo(args) => undo::undo(args, global),
+        Command::Leave(args) => leave::leave(args, global),
         Command::Export(args) => export::export(args, global),
         Command::Prune(args) => prune::prune(args, global),
         Command::Rbac(args) => rbac::rbac(args, global),

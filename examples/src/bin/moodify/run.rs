@@ -1,5 +1,6 @@
 //! `run` and `resume`: an engine, its audience, and its end.
 
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use moodify_core::action::Registry;
@@ -8,12 +9,14 @@ use moodify_core::clock::{Clock, SystemClock};
 use moodify_core::engine::Ending;
 use moodify_core::journal::{JournalStore, MemoryJournal, RunState};
 use moodify_core::{Engine, RunId};
+use moodify_k8s::HeadRoom;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Global, Output, Resume, Run, Speed};
 use crate::backends::{self, Settings};
 use crate::exit::{Exit, Stop};
 use crate::plan::{Loaded, Nobody};
+use crate::preflight::check_context;
 use crate::runs;
 use crate::show::{Header, Screen, choose, how_to_resume};
 use crate::{runtime, signals, simulate};
@@ -69,6 +72,10 @@ async fn real(args: &Run, global: &Global, loaded: &Loaded, output: Output) -> R
     let opened = settings.open().await.map_err(|errors| backends::placed(&loaded.source, errors))?;
     loaded.check(&opened.backends).await?;
     opened.preflight(&loaded.plan).await?;
+    // An autoscaler may add nodes, so it is no reason to refuse; and who may not ask is not told at every run.
+    if let room @ HeadRoom::Short { .. } = opened.kube.head_room(&check_context(), &loaded.plan.targets()).await? {
+        let _ = writeln!(io::stderr(), "note: {room}");
+    }
     let journal = runs::make(global).await?;
     let drive = Drive::real(journal, opened.backends, output, args.progress, global);
     drive.begin(async |engine| engine.create(&loaded.plan, &args.who.name()).await).await

@@ -214,6 +214,28 @@ impl Suite<'_> {
         back.retire(1).await;
         good("what does not serve can be removed", self.deployer.remove(&cx, &blue_serves).await);
         let after = self.until(Track::Stable, "all is as it was", Workload::is_complete).await;
+        assert_eq!((&after.image, after.replicas.desired), (&old, n), "all is as it was");
+
+        // Green serves once more; then blue shall be all that there is.
+        turn.deploy(&self.spec(n)).await;
+        fails(
+            "it has instances of a run",
+            ErrorKind::AlreadyExists,
+            self.deployer.leave(&stranger, &back.target).await,
+        );
+        turn.hand_over(Color::Green).await;
+        fails("it serves", ErrorKind::Conflict, self.deployer.leave(&stranger, &back.target).await);
+        turn.retire(n).await;
+        back.deploy(&CanarySpec::new(old.clone(), "before", n, false).plainly()).await;
+        back.hand_over(Color::Blue).await;
+        back.retire(n).await;
+        for _ in 0..2 {
+            good("moodify can leave, also again", self.deployer.leave(&stranger, &back.target).await);
+        }
+        turn.serves(Color::Blue).await;
+        let gone = turn.see(Track::Canary).await;
+        assert_eq!(gone, None, "the one beside it is gone");
+        let after = self.until(Track::Stable, "it is alone and whole", Workload::is_complete).await;
         assert_eq!((after.image, after.replicas.desired), (old, n), "all is as it was");
     }
 

@@ -320,6 +320,36 @@ impl Deployer for Facet {
         self.world.call(cx, caller, effect).await
     }
 
+    async fn leave(&self, cx: &CallContext, target: &Target) -> Result<()> {
+        let (caller, target, run) = (self.deployer("leave", target), target.clone(), cx.run_id().clone());
+        let asks = caller.clone();
+        let effect = move |state: &mut State| {
+            if !matches!(target.layout, Layout::Colors(_)) {
+                return Err(asks.fails(ErrorKind::Unsupported, "a canary in place never takes turns"));
+            }
+            let service = state.service_mut(&target).filter(|service| service.stable.is_some());
+            let service =
+                service.ok_or_else(|| asks.fails(ErrorKind::NotFound, "there is no workload of that name"))?;
+            if service.name.stands_for == Color::Green {
+                return Err(asks.fails(ErrorKind::Conflict, "the service's name stands for the green one"));
+            }
+            let runs = service.canary.as_ref().filter(|green| green.desired > 0 && green.owner.as_ref() != Some(&run));
+            if let Some(green) = runs {
+                let message = format!("{} has {} instances, but does not serve", green.name, green.desired);
+                return Err(asks.fails(ErrorKind::AlreadyExists, message));
+            }
+            if let Some(blue) = &mut service.stable {
+                blue.owner = None;
+            }
+            if let Some(green) = service.canary.take() {
+                service.delete_unread();
+                state.wrote(format!("{} removed", green.name));
+            }
+            Ok(())
+        };
+        self.world.call(cx, caller, effect).await
+    }
+
     async fn remove(&self, cx: &CallContext, target: &Target) -> Result<()> {
         let (caller, target, run) = (self.deployer("remove", target), target.clone(), cx.run_id().clone());
         let asks = caller.clone();
