@@ -195,6 +195,12 @@ impl BackupStore for DirectoryBackups {
         self.work(cx, "restore backup", &request.target, restore).await
     }
 
+    async fn target_exists(&self, cx: &CallContext, target: &str) -> Result<bool> {
+        let name = target.to_owned();
+        let exists = move |store: &Self| store.restored.join(&name).try_exists().map_err(broken);
+        self.work(cx, "look for the target", target, exists).await
+    }
+
     async fn discard(&self, cx: &CallContext, target: &str) -> Result<bool> {
         let (name, key) = (target.to_owned(), cx.key().clone());
         let discard = move |store: &Self| {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use moodify_core::action::{ApplicationParams, ExecParams, RunJobParams, SetCronJobsParams, kinds};
+use moodify_core::action::{
+    ApplicationParams, ExecParams, RunJobParams, SetCronJobsParams, SuspendCronJobsParams, kinds,
+};
 use moodify_core::backend::{Connection, WorkloadRef};
 use moodify_core::model::{ConfigKind, Layout, Plan, Step, Target, Track, WorkloadKind};
 use serde::Deserialize;
@@ -257,6 +259,10 @@ pub(crate) fn operations(plan: &Plan) -> Vec<Permission> {
                     need(INGRESS_ROUTE, None, &["list", "create"]);
                     need(INGRESS_ROUTE, Some(&testers_route(&route)), &["get", "delete"]);
                 }
+            }
+            kinds::SUSPEND_CRON_JOBS => {
+                let Ok(params) = SuspendCronJobsParams::deserialize(&step.with) else { continue };
+                params.cron_jobs.iter().for_each(|name| need(CRON_JOB, Some(name), &["get", "patch"]));
             }
             _ => {}
         }

@@ -93,7 +93,7 @@ fn path(ask: &Ask, read: &Value, connection: &Connection) -> Result<String> {
         [] => Err(ask.error(ErrorKind::NotFound, format!("it has no variable {variable}"))),
         _ => {
             let message = format!("{} variables are called {variable}", found.len());
-            Err(ask.error(ErrorKind::Invalid, message).hint("name the container in the plan"))
+            Err(ask.error(ErrorKind::Invalid, message).hint("name the container that is meant in the plan"))
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::error::{Access, Ask};
 use crate::names::{MANAGED_BY, RUN, hashed, with_suffix};
 use crate::ownership::{drift, last_foreign};
 use crate::single;
-use crate::workload::image;
+use crate::workload::{image, no_container};
 
 /// The annotation of a Job with the idempotency key under which it was started.
 const KEY: &str = "moodify.dev/key";
@@ -81,14 +81,10 @@ fn phase(status: &JobStatus) -> JobPhase {
 fn place(ask: &Ask, containers: &Value, name: Option<&str>) -> Result<usize> {
     let containers = containers.as_array().map(Vec::as_slice).unwrap_or_default();
     let is_it = |container: &Value| name.map_or(containers.len() == 1, |name| container["name"] == name);
-    containers.iter().position(is_it).ok_or_else(|| {
-        let there: Vec<&str> = containers.iter().filter_map(|container| container["name"].as_str()).collect();
-        let message = match name {
-            Some(name) => format!("it has no container {name:?}; there are: {}", there.join(", ")),
-            None => format!("it has several containers: {}", there.join(", ")),
-        };
-        ask.error(ErrorKind::Invalid, message).hint("name the container in the plan")
-    })
+    containers
+        .iter()
+        .position(is_it)
+        .ok_or_else(|| no_container(ask, name, containers.iter().filter_map(|container| container["name"].as_str())))
 }
 
 /// What the request says about a container.
@@ -301,6 +297,28 @@ impl Jobs for KubeJobs {
             json!({"op": "replace", "path": format!("{path}/image"), "value": to.as_str()}),
         ];
         self.kube.patch::<Value>(cx, &object, patch).await.map(drop)
+    }
+
+    async fn cron_suspended(&self, cx: &CallContext, cron: &CronJobRef) -> Result<bool> {
+        Ok(self.cron_job(cx, cron).await?["spec"]["suspend"] == true)
+    }
+
+    async fn set_cron_suspended(&self, cx: &CallContext, cron: &CronJobRef, suspended: bool) -> Result<()> {
+        let found = self.cron_job(cx, cron).await?;
+        let now = &found["spec"]["suspend"];
+        if (*now == true) == suspended {
+            return Ok(());
+        }
+        // Left out it is no; the server has to find what we found.
+        let mut patch = vec![json!({"op": "test", "path": "/spec/suspend", "value": now})];
+        patch.push(json!({"op": "add", "path": "/spec/suspend", "value": suspended}));
+        let patch = if now.is_null() { patch.split_off(1) } else { patch };
+        self.kube.patch::<Value>(cx, &cron_object(cron), patch).await.map(drop)
+    }
+
+    fn by_hand_suspended(&self, cron: &CronJobRef, suspended: bool) -> Vec<String> {
+        let patch = json!({"spec": {"suspend": suspended}});
+        vec![format!("kubectl -n {} patch cronjob/{} -p '{patch}'", cron.namespace, cron.name)]
     }
 
     fn by_hand(&self, cron: &CronJobRef, image: &ImageRef) -> Vec<String> {

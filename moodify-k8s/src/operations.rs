@@ -29,7 +29,8 @@ use crate::verbs;
 ///
 /// A workload that is stopped has the annotation `moodify.dev/stopped`, which says how many pods it had and which run
 /// stopped it. A `HorizontalPodAutoscaler` does nothing while there are no pods, and goes on when they are back; what KEDA
-/// scales is refused, since KEDA would start it again. `CronJob`s and `DaemonSet`s are not stopped.
+/// scales is refused, since KEDA would start it again. `CronJob`s are suspended
+/// by steps of their own, and `DaemonSet`s, which cannot be scaled, are refused.
 ///
 /// The old value of a [`Connection`] is kept in the object itself: that of a Secret under a second key
 /// (`KEY.before-switch`), any other in the annotation `moodify.dev/switched`, which also says which run has switched it.

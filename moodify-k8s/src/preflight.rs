@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use futures::StreamExt;
-use moodify_core::action::{ApplicationParams, RunJobParams, SetCronJobsParams, kinds};
+use moodify_core::action::{ApplicationParams, RunJobParams, SetCronJobsParams, SuspendCronJobsParams, kinds};
 use moodify_core::backend::{Application, CronJobRef, Jobs as _};
 use moodify_core::model::{Layout, Plan, Target};
 use moodify_core::{CallContext, Error, ErrorKind, Result};
@@ -84,6 +84,13 @@ impl Kube {
                 let request = RunJobParams::deserialize(&step.with).ok().and_then(|params| params.request(plan).ok());
                 if let Some(request) = request {
                     problems.extend(jobs.examine(cx, &request).await.err());
+                }
+            }
+            if step.action == kinds::SUSPEND_CRON_JOBS {
+                let params = SuspendCronJobsParams::deserialize(&step.with);
+                for name in params.map(|params| params.cron_jobs).unwrap_or_default() {
+                    let cron = CronJobRef { namespace: namespace.clone(), name, container: None };
+                    problems.extend(jobs.cron_suspended(cx, &cron).await.err());
                 }
             }
             if step.action == kinds::SET_CRON_JOBS {

@@ -26,7 +26,7 @@ use crate::error::{Access, Ask};
 use crate::ownership::{self, last_foreign};
 use crate::patch;
 use crate::pod;
-use crate::workload::image;
+use crate::workload::{self, image};
 
 /// The annotation of a workload that is held: by whom, how, and what it was before.
 const HELD: &str = "moodify.dev/held";
@@ -88,12 +88,7 @@ impl Whole {
     fn new(ask: &Ask, value: Value, target: &Target) -> Result<Self> {
         let name = target.service.container();
         let containers: Vec<Container> = typed(ask, value["spec"]["template"]["spec"]["containers"].clone())?;
-        let found = containers.iter().enumerate().find(|(_, container)| container.name == name);
-        let (index, runs) = found.ok_or_else(|| {
-            let there: Vec<&str> = containers.iter().map(|c| c.name.as_str()).collect();
-            ask.error(ErrorKind::Invalid, format!("it has no container {name:?}; there are: {}", there.join(", ")))
-                .hint("name the container that carries the release in the plan")
-        })?;
+        let (index, runs) = workload::named(ask, &containers, name)?;
         let meta: ObjectMeta = typed(ask, value["metadata"].clone())?;
         let held = match meta.annotations.as_ref().and_then(|annotations| annotations.get(HELD)) {
             None => None,

@@ -15,12 +15,23 @@ pub(crate) fn container<'a>(
     deployment: &'a Deployment,
     name: &str,
 ) -> Result<(usize, &'a Container), Error> {
-    let containers = containers(deployment);
-    containers.iter().enumerate().find(|(_, c)| c.name == name).ok_or_else(|| {
-        let there: Vec<&str> = containers.iter().map(|c| c.name.as_str()).collect();
-        ask.error(ErrorKind::Invalid, format!("it has no container {name:?}; there are: {}", there.join(", ")))
-            .hint("name the container that carries the release in the plan")
-    })
+    named(ask, containers(deployment), name)
+}
+
+/// The container of that name, and where it is.
+pub(crate) fn named<'a>(ask: &Ask, containers: &'a [Container], name: &str) -> Result<(usize, &'a Container), Error> {
+    let found = containers.iter().enumerate().find(|(_, container)| container.name == name);
+    found.ok_or_else(|| no_container(ask, Some(name), containers.iter().map(|container| container.name.as_str())))
+}
+
+/// That there is no container of that name, or, without one, that there is not a single one.
+pub(crate) fn no_container<'a>(ask: &Ask, name: Option<&str>, there: impl Iterator<Item = &'a str>) -> Error {
+    let there = there.collect::<Vec<_>>().join(", ");
+    let message = match name {
+        Some(name) => format!("it has no container {name:?}; there are: {there}"),
+        None => format!("it has several containers: {there}"),
+    };
+    ask.error(ErrorKind::Invalid, message).hint("name the container that is meant in the plan")
 }
 
 fn containers(deployment: &Deployment) -> &[Container] {

@@ -20,7 +20,7 @@ use crate::connection::Node;
 use crate::error::{Access, BACKEND};
 use crate::info::{Fields, client};
 use crate::topology::{Primary, Servers, Topology, fields};
-use crate::{delete, failover, snapshot, warm};
+use crate::{access, delete, failover, snapshot, warm};
 
 /// Administers a Redis or Valkey: one server, a primary with replicas that sentinels watch, or a cluster. There is one
 /// connection to each node, made when it is first needed and made anew after it broke.
@@ -73,6 +73,13 @@ impl RedisCache {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Asks, without changing anything, whether every primary answers and the user may do what is `needed`, as far as the
+    /// server tells: that takes Redis 7, and a user with `+acl|whoami +acl|dryrun`. Returns every problem found; none is
+    /// good news.
+    pub async fn preflight(&self, cx: &CallContext, needed: CacheCapabilities) -> Vec<Error> {
+        access::preflight(&self.servers, cx, needed).await
     }
 
     fn refused(&self, message: String, hint: &str) -> Error {

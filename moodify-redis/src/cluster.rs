@@ -15,8 +15,10 @@ pub(crate) struct Member {
     /// The id of the primary that it follows.
     pub(crate) follows: Option<String>,
     pub(crate) slots: Vec<(u16, u16)>,
-    /// Slots are on their way to this node or from it; only the node itself says so.
-    pub(crate) moving: bool,
+    /// Slots that are on their way to this node or from it; only the node itself says so.
+    pub(crate) moving: Vec<u16>,
+    /// Rises when the node takes slots over.
+    pub(crate) epoch: u64,
 }
 
 /// Reads the whole answer of the node at `asked`; lines that are not understood are left out. Where there is TLS a node goes by
@@ -30,10 +32,11 @@ fn member(line: &str, asked: &Address, tls: bool) -> Option<Member> {
     let mut words = line.split_ascii_whitespace();
     let (id, place, flags, follows) = (words.next()?, words.next()?, words.next()?, words.next()?);
     let flag = |wanted: &str| flags.split(',').any(|flag| flag == wanted);
-    let (mut slots, mut moving) = (Vec::new(), false);
-    for word in words.skip(4) {
-        if word.starts_with('[') {
-            moving = true;
+    let (mut slots, mut moving) = (Vec::new(), Vec::new());
+    let epoch = words.nth(2).and_then(|epoch| epoch.parse().ok()).unwrap_or_default();
+    for word in words.skip(1) {
+        if let Some(open) = word.strip_prefix('[') {
+            moving.push(open.split('-').next()?.parse().ok()?);
             continue;
         }
         let (first, last) = word.split_once('-').unwrap_or((word, word));
@@ -48,6 +51,7 @@ fn member(line: &str, asked: &Address, tls: bool) -> Option<Member> {
         follows: (follows != "-").then(|| follows.to_owned()),
         slots,
         moving,
+        epoch,
     })
 }
 
@@ -82,10 +86,11 @@ e7d1 :7001@17001,node-1.internal myself,master - 0 0 1 connected 0-5459 5460 [54
         assert_eq!(all.len(), 5);
         let of = |id: &str| all.iter().find(|member| member.id == id).unwrap();
         let me = of("e7d1");
-        assert!(me.myself && me.primary && me.alive && me.moving);
+        assert!(me.myself && me.primary && me.alive);
+        assert_eq!((me.moving.as_slice(), me.epoch, of("67ed").epoch), (&[5461][..], 1, 2));
         assert_eq!((&me.address, me.slots.as_slice()), (&asked, &[(0, 5459), (5460, 5460)][..]));
         assert_eq!((of("07c3").follows.as_deref(), of("07c3").primary), (Some("e7d1"), false));
-        assert!(!of("6ec2").alive && !of("9999").alive && of("67ed").alive && !of("67ed").moving);
+        assert!(!of("6ec2").alive && !of("9999").alive && of("67ed").alive && of("67ed").moving.is_empty());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Deletes keys by pattern.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt as _;
 use futures::stream;
@@ -11,8 +11,9 @@ use redis::{Pipeline, RedisResult, Value, from_redis_value};
 use tokio::sync::watch;
 
 use crate::connection::Node;
-use crate::error::{Access, BACKEND};
+use crate::error::{Access, BACKEND, is_elsewhere};
 use crate::pace::Pace;
+use crate::slot;
 use crate::topology::{Primary, Servers, Topology};
 
 const DELETE: &str = "delete keys";
@@ -21,7 +22,8 @@ const DELETE: &str = "delete keys";
 const AT_ONCE: usize = 8;
 
 /// Goes through all keys of all primaries. After a failover it begins anew, with those who are primaries then: only so
-/// is every key met that was there the whole time.
+/// is every key met that was there the whole time. In a cluster that goes by slots: one that had the same owner from the
+/// begin of a pass to its end is done; those that were moved meanwhile, or are on their way, are gone through once more.
 pub(crate) async fn delete_matching(
     servers: &Servers,
     cx: &CallContext,
@@ -35,15 +37,19 @@ pub(crate) async fn delete_matching(
         pace: Pace::new(request.keys_per_second),
         found: AtomicU64::new(0),
         deleted: AtomicU64::new(0),
+        left: Mutex::new(vec![true; usize::from(slot::SLOTS)]),
     };
     let sweep = &sweep;
     let pass = |topology: Arc<Topology>| async move {
         sweep.pass(&topology).await?;
-        servers.unchanged(cx, DELETE, &topology).await?;
-        if topology.is_moving() {
-            return Err(sweep.moving());
+        if !topology.clustered {
+            return servers.unchanged(cx, DELETE, &topology).await;
         }
-        Ok(())
+        let now = servers.topology(cx, DELETE).await?;
+        match sweep.settle(&topology, &now) {
+            0 => Ok(()),
+            left => Err(moving(left)),
+        }
     };
     let result = servers.follow(cx, DELETE, pass).await;
     let counted = sweep.counted();
@@ -60,6 +66,21 @@ struct Sweep<'a> {
     pace: Pace,
     found: AtomicU64,
     deleted: AtomicU64,
+    /// By slot, whether its keys are still to be gone through; of use in a cluster only.
+    left: Mutex<Vec<bool>>,
+}
+
+/// Part of the work of one pass.
+struct Part<'a> {
+    primary: &'a Primary,
+    /// The slots that are gone through; all keys where there are none.
+    slots: Option<&'a [bool]>,
+}
+
+impl Part<'_> {
+    fn has(&self, key: &[u8]) -> bool {
+        self.slots.is_none_or(|slots| slots[usize::from(slot::of(key))])
+    }
 }
 
 impl Sweep<'_> {
@@ -67,15 +88,35 @@ impl Sweep<'_> {
         DeletedKeys { found: self.found.load(Ordering::Relaxed), deleted: self.deleted.load(Ordering::Relaxed) }
     }
 
+    fn left(&self) -> MutexGuard<'_, Vec<bool>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn pass(&self, topology: &Topology) -> Result<()> {
-        let nodes: Vec<_> = topology.primaries.iter().map(|primary| self.node(primary, topology.clustered)).collect();
-        let results: Vec<Result<()>> = stream::iter(nodes).buffer_unordered(AT_ONCE).collect().await;
+        let left = self.left().clone();
+        let slots = topology.clustered.then_some(left.as_slice());
+        let has_left = |primary: &&Primary| {
+            let mut ranges = primary.slots.iter().map(|(first, last)| usize::from(*first)..=usize::from(*last));
+            slots.is_none_or(|slots| ranges.any(|range| slots[range].contains(&true)))
+        };
+        let parts = topology.primaries.iter().filter(has_left).map(|primary| self.node(Part { primary, slots }));
+        let parts: Vec<_> = parts.collect();
+        let results: Vec<Result<()>> = stream::iter(parts).buffer_unordered(AT_ONCE).collect().await;
         results.into_iter().collect()
     }
 
+    /// Notes the slots that a pass has dealt with; returns how many are left.
+    fn settle(&self, before: &Topology, after: &Topology) -> usize {
+        let mut left = self.left();
+        for ((left, before), after) in left.iter_mut().zip(before.owners()).zip(after.owners()) {
+            *left &= before.is_none() || before != after;
+        }
+        left.iter().filter(|left| **left).count()
+    }
+
     /// One round trip a page: what one page found is deleted while the next one is looked for.
-    async fn node(&self, primary: &Primary, clustered: bool) -> Result<()> {
-        let node = &primary.node;
+    async fn node(&self, part: Part<'_>) -> Result<()> {
+        let (node, clustered) = (&part.primary.node, part.slots.is_some());
         let (mut keys, mut cursor) = (Vec::new(), Some(0));
         while cursor.is_some() || !keys.is_empty() {
             self.pace.wait(self.cx, DELETE, keys.len() as u64).await?;
@@ -90,12 +131,12 @@ impl Sweep<'_> {
             let answers: Vec<RedisResult<Value>> = node.ask_all(self.cx, DELETE, access, &mut commands).await?;
             let mut answers = answers.into_iter();
             // All of them are counted before the first error is told.
-            let unlinked: Vec<Result<u64>> = answers.by_ref().take(unlinks).map(|a| read(node, a, access)).collect();
+            let unlinked: Vec<Result<u64>> = answers.by_ref().take(unlinks).map(|a| unlinked(node, a)).collect();
             let deleted: u64 = unlinked.iter().flatten().sum();
             self.deleted.fetch_add(deleted, Ordering::Relaxed);
             unlinked.into_iter().collect::<Result<Vec<_>>>()?;
             (keys, cursor) = match answers.next() {
-                Some(page) => self.found(read(node, page, access)?),
+                Some(page) => self.found(&part, read(node, page, access)?),
                 None => (Vec::new(), None),
             };
         }
@@ -103,17 +144,27 @@ impl Sweep<'_> {
     }
 
     /// What is to be deleted of a page, and where the next one begins.
-    fn found(&self, (next, keys): (u64, Vec<Vec<u8>>)) -> (Vec<Vec<u8>>, Option<u64>) {
+    fn found(&self, part: &Part<'_>, (next, mut keys): (u64, Vec<Vec<u8>>)) -> (Vec<Vec<u8>>, Option<u64>) {
+        keys.retain(|key| part.has(key));
         let so_far = self.found.fetch_add(keys.len() as u64, Ordering::Relaxed) + keys.len() as u64;
         self.done.send_modify(|done| *done = so_far.max(*done));
         let keys = if self.request.dry_run { Vec::new() } else { keys };
         (keys, (next != 0).then_some(next))
     }
+}
 
-    fn moving(&self) -> Error {
-        let message = "slots are being moved from node to node, and keys on their way may have been missed";
-        let error = Error::new(ErrorKind::Conflict, BACKEND, DELETE, message).on("the cluster");
-        error.hint("delete again when redis-cli --cluster check says that no slot is open")
+/// In passing: the slots are somewhere when they have arrived.
+fn moving(slots: usize) -> Error {
+    let message = format!("{slots} slots are moved from node to node, and their keys are gone through once more");
+    let error = Error::new(ErrorKind::Unavailable, BACKEND, DELETE, message).on("the cluster");
+    error.hint("redis-cli --cluster check says which slots are open; one that nobody moves on has to be closed by hand")
+}
+
+/// How many were deleted. A key that is elsewhere by now is in a slot that was moved, and is met again.
+fn unlinked(node: &Node, answer: RedisResult<Value>) -> Result<u64> {
+    match answer {
+        Err(e) if is_elsewhere(&e) => Ok(0),
+        answer => read(node, answer, Access::Write),
     }
 }
 

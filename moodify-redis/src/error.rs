@@ -38,6 +38,11 @@ pub(crate) fn from_redis(error: RedisError, operation: &'static str, access: Acc
     if hint.is_empty() { mapped } else { mapped.hint(hint) }
 }
 
+/// Whether a node says that another one has the key, or is about to.
+pub(crate) fn is_elsewhere(error: &RedisError) -> bool {
+    matches!(error.kind(), Redis::Server(ServerErrorKind::Moved | ServerErrorKind::Ask))
+}
+
 fn classify(error: &RedisError) -> (ErrorKind, &'static str) {
     use ServerErrorKind as Server;
     match (error.kind(), error.code().unwrap_or_default()) {

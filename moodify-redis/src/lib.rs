@@ -20,6 +20,7 @@
 //! No name of the `redis` crate is part of this crate's signatures, and TLS is rustls with ring, chosen here and not
 //! by whatever default the process has installed.
 
+mod access;
 mod address;
 mod cache_admin;
 mod cluster;

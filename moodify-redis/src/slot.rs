@@ -1,6 +1,6 @@
 //! Which slot of a cluster a key is in.
 
-const SLOTS: u16 = 16_384;
+pub(crate) const SLOTS: u16 = 16_384;
 
 /// CRC-16 with the polynomial 0x1021, begun at zero (XMODEM).
 fn crc16(bytes: &[u8]) -> u16 {

@@ -38,8 +38,10 @@ pub(crate) struct Primary {
     pub(crate) replicas: Vec<Arc<Node>>,
     /// First and last of each range; none but in a cluster.
     pub(crate) slots: Vec<(u16, u16)>,
-    /// Slots are being moved to it or from it.
-    pub(crate) moving: bool,
+    /// Slots that are being moved to it or from it.
+    pub(crate) moving: Vec<u16>,
+    /// Rises when it takes slots over; 0 but in a cluster.
+    pub(crate) epoch: u64,
 }
 
 /// What stays the same of a primary as long as its data has one history: as soon as it differs, another node may have
@@ -90,8 +92,19 @@ impl Topology {
         self.primaries.iter().position(has).unwrap_or(0)
     }
 
-    pub(crate) fn is_moving(&self) -> bool {
-        self.primaries.iter().any(|primary| primary.moving)
+    /// By slot, who has it, and in which of its times; nobody has one that is being moved.
+    pub(crate) fn owners(&self) -> Vec<Option<(&Address, String, u64)>> {
+        let mut owners = vec![None; usize::from(slot::SLOTS)];
+        for primary in &self.primaries {
+            let owner = (primary.node.address(), primary.fields.history(), primary.epoch);
+            for (first, last) in &primary.slots {
+                owners[usize::from(*first)..=usize::from(*last)].fill(Some(owner.clone()));
+            }
+        }
+        for slot in self.primaries.iter().flat_map(|primary| &primary.moving) {
+            owners[usize::from(*slot)] = None;
+        }
+        owners
     }
 }
 
@@ -219,7 +232,7 @@ impl Servers {
             let error = Error::new(ErrorKind::Unsupported, BACKEND, operation, message).on(node.label());
             return Err(error.hint("set mode to cluster or sentinel, with addresses"));
         }
-        let primary = Primary { node, fields, replicas: Vec::new(), slots: Vec::new(), moving: false };
+        let primary = Primary { node, fields, replicas: Vec::new(), slots: Vec::new(), moving: Vec::new(), epoch: 0 };
         Ok(Topology { primaries: vec![primary], clustered: false })
     }
 
@@ -232,7 +245,7 @@ impl Servers {
             return Err(Error::new(ErrorKind::Unavailable, BACKEND, operation, message).on(node.label()));
         }
         let replicas = fields.replicas().iter().map(|address| self.node(address)).collect();
-        let primary = Primary { node, fields, replicas, slots: Vec::new(), moving: false };
+        let primary = Primary { node, fields, replicas, slots: Vec::new(), moving: Vec::new(), epoch: 0 };
         Ok(Topology { primaries: vec![primary], clustered: false })
     }
 
@@ -335,10 +348,11 @@ impl Servers {
         let fields = Fields::parse(&texts.next().transpose()?.unwrap_or_default());
         let text = texts.next().transpose()?.unwrap_or_default();
         let view = cluster::members(&text, &member.address, self.way.is_tls());
-        let moving = view.iter().any(|other| other.myself && other.moving);
+        let myself = view.iter().find(|other| other.myself);
+        let (moving, epoch) = myself.map(|me| (me.moving.clone(), me.epoch)).unwrap_or_default();
         let follows = |other: &&Member| other.alive && other.follows.as_ref() == Some(&member.id);
         let replicas = all.iter().filter(follows).map(|other| self.node(&other.address)).collect();
-        Ok((Primary { node, fields, replicas, slots: member.slots.clone(), moving }, view))
+        Ok((Primary { node, fields, replicas, slots: member.slots.clone(), moving, epoch }, view))
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) async fn answer(method: Method, uri: Uri) -> (StatusCode, Json<Value>
     let found = match uri.path().rsplit('/').next().unwrap_or_default() {
         "version" => json!({"gitVersion": "v1.36.0", "major": "1", "minor": "36"}),
         "selfsubjectaccessreviews" if method == Method::POST => json!({"status": {"allowed": true}}),
-        "resourcequotas" => json!({"items": []}),
+        "resourcequotas" | "nodes" | "pods" => json!({"metadata": {}, "items": []}),
         "web" if uri.path().ends_with("namespaces/web") => json!({"metadata": {"name": "web"}}),
         "web" => json!({
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta("web"),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "these are tests too, though not functions marked as such")]
 
 pub(crate) mod cluster;
+pub(crate) mod peers;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -63,6 +63,7 @@ const DESCRIBE: &str = "describe snapshot";
 const LIST: &str = "list snapshots";
 const VERIFY: &str = "verify snapshot";
 const DELETE: &str = "delete snapshot";
+const LOOK: &str = "look for the target";
 
 impl DocumentDbBackups {
     /// Checks the configuration; connects and looks for credentials at the first call.
@@ -183,6 +184,10 @@ impl BackupStore for DocumentDbBackups {
 
     async fn restore(&self, cx: &CallContext, request: &RestoreRequest) -> Result<Restored> {
         self.go_on(cx, request).await
+    }
+
+    async fn target_exists(&self, cx: &CallContext, target: &str) -> Result<bool> {
+        Ok(self.cluster(cx, LOOK, target).await?.is_some())
     }
 
     async fn discard(&self, cx: &CallContext, target: &str) -> Result<bool> {

@@ -88,6 +88,7 @@ const LIST: &str = "list snapshots";
 const VERIFY: &str = "verify snapshot";
 const COPY: &str = "copy snapshot";
 const DELETE: &str = "delete snapshot";
+const LOOK: &str = "look for the target";
 
 impl ElastiCacheBackups {
     /// Checks the configuration; connects and looks for credentials at the first call.
@@ -241,6 +242,10 @@ impl BackupStore for ElastiCacheBackups {
 
     async fn restore(&self, cx: &CallContext, request: &RestoreRequest) -> Result<Restored> {
         self.go_on(cx, request).await
+    }
+
+    async fn target_exists(&self, cx: &CallContext, target: &str) -> Result<bool> {
+        Ok(self.cache.group(cx, LOOK, target).await?.is_some())
     }
 
     async fn discard(&self, cx: &CallContext, target: &str) -> Result<bool> {

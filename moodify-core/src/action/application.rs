@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Action, CheckContext, Observed, StepContext, kinds};
 use crate::backend::{Application, Counts, Instances, OperationsExt, Repair, WorkloadRef};
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::WorkloadKind;
 
 /// Which workloads of the environment's namespace are stopped and started again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -33,7 +34,13 @@ impl ApplicationParams {
         let told = |(index, workload): (usize, &WorkloadRef)| {
             (format!("/except/{index}"), format!("{workload} is not among the workloads, so it cannot be excepted"))
         };
-        lost.map(told).collect()
+        let scaled = |(_, workload): &(usize, &WorkloadRef)| workload.kind == WorkloadKind::DaemonSet;
+        let unscaled = self.workloads.iter().enumerate().filter(scaled).map(|(index, workload)| {
+            let why = "has an instance on every node and no number of them, so it cannot be stopped; leave it out, and \
+                       stop by hand what of it writes to the database";
+            (format!("/workloads/{index}"), format!("the DaemonSet {} {why}", workload.name))
+        });
+        unscaled.chain(lost.map(told)).collect()
     }
 }
 

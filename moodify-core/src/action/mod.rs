@@ -78,6 +78,7 @@ mod services;
 mod set_cron_jobs;
 mod shift_traffic;
 mod status_page;
+mod suspend_cron_jobs;
 mod switch_connection;
 mod template;
 mod testers;
@@ -108,6 +109,7 @@ pub use services::Services;
 pub use set_cron_jobs::{CronJobImage, SetCronJobsParams};
 pub(crate) use shift_traffic::LAG;
 pub use shift_traffic::ShiftParams;
+pub use suspend_cron_jobs::SuspendCronJobsParams;
 pub use switch_connection::SwitchedConnection;
 pub use testers::AdmitParams;
 
@@ -149,6 +151,10 @@ pub mod kinds {
     pub const RUN_JOB: &str = "run-job";
     /// Lets `CronJob`s run another image.
     pub const SET_CRON_JOBS: &str = "set-cron-jobs";
+    /// Lets `CronJob`s start nothing more.
+    pub const SUSPEND_CRON_JOBS: &str = "suspend-cron-jobs";
+    /// Lets the `CronJob`s go on that the plan suspended.
+    pub const RESUME_CRON_JOBS: &str = "resume-cron-jobs";
     /// Asks an endpoint whether it is well.
     pub const PROBE: &str = "probe";
     /// Tells people.

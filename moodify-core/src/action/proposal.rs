@@ -50,6 +50,13 @@ impl Proposal {
     pub(super) async fn propose(&self, cx: &StepContext) -> Result<Proposed> {
         let store = cx.backends().backup_store(&self.store)?.as_ref();
         let chosen = restore::choose(cx, store, &self.store, &self.from).await?;
+        if store.target_exists(&cx.call()?, &self.target).await? {
+            let message = format!("{:?} is there already, and a restore never overwrites", self.target);
+            let error = Error::new(ErrorKind::AlreadyExists, "engine", "look for the target", message);
+            return Err(error
+                .on(self.store.as_str())
+                .hint("give the plan another target, or remove what has that name; nothing was changed"));
+        }
         let (operations, namespace) = (cx.backends().operations()?, &cx.plan().environment.namespace);
         let counts = operations.counts(&cx.call()?, &self.stops.application(cx)).await?;
         let mut told = format!(

@@ -12,7 +12,7 @@ use super::{
     Action, CheckContext, Observed, StepContext, application, approval, backup, bake, baseline, cache_check,
     cache_delete, cache_flush, cache_restart, cache_snapshot, cache_warm, deploy_canary, exec, hand_over, kinds, leave,
     notify, probe, promote, recreate, restore, retire_canary, retire_old, return_traffic, roll_batch, run_job,
-    set_cron_jobs, shift_traffic, status_page, switch_connection, testers, wait,
+    set_cron_jobs, shift_traffic, status_page, suspend_cron_jobs, switch_connection, testers, wait,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Step;
@@ -53,6 +53,8 @@ impl Registry {
             .register(kinds::RETIRE_CANARY, retire_canary::RetireCanary)
             .register(kinds::RUN_JOB, run_job::RunJob)
             .register(kinds::SET_CRON_JOBS, set_cron_jobs::SetCronJobs)
+            .register(kinds::SUSPEND_CRON_JOBS, suspend_cron_jobs::SuspendCronJobs)
+            .register(kinds::RESUME_CRON_JOBS, suspend_cron_jobs::ResumeCronJobs)
             .register(kinds::PROBE, probe::ProbeEndpoint)
             .register(kinds::NOTIFY, notify::Notify)
             .register(kinds::STATUS_PAGE, status_page::UpdateStatusPage)

@@ -299,6 +299,13 @@ pub trait BackupStore: Send + Sync + fmt::Debug {
     /// As in the contract, and when the provider refuses.
     async fn restore(&self, cx: &CallContext, request: &RestoreRequest) -> Result<Restored>;
 
+    /// Whether there is something of that name, whoever made it and in whatever state, so that nothing can be restored to
+    /// it. Changes nothing: it is asked before anything else is, to which a restore belongs.
+    ///
+    /// # Errors
+    /// When the provider cannot be asked.
+    async fn target_exists(&self, cx: &CallContext, target: &str) -> Result<bool>;
+
     /// Begins to remove what a restore under the same key made, or goes on with it. True when it is gone.
     ///
     /// # Errors

@@ -186,6 +186,21 @@ pub trait Jobs: Send + Sync + fmt::Debug {
     /// As in the contract.
     async fn set_cron_image(&self, cx: &CallContext, cron: &CronJobRef, from: &ImageRef, to: &ImageRef) -> Result<()>;
 
+    /// Whether a `CronJob` is suspended, so that it starts nothing.
+    ///
+    /// # Errors
+    /// As in the contract.
+    async fn cron_suspended(&self, cx: &CallContext, cron: &CronJobRef) -> Result<bool>;
+
+    /// Suspends a `CronJob`, or lets it go on at its next time. What is so already is not written.
+    ///
+    /// # Errors
+    /// As in the contract.
+    async fn set_cron_suspended(&self, cx: &CallContext, cron: &CronJobRef, suspended: bool) -> Result<()>;
+
+    /// Commands with which a person suspends a `CronJob` without moodify, or lets it go on. Asks nobody.
+    fn by_hand_suspended(&self, cron: &CronJobRef, suspended: bool) -> Vec<String>;
+
     /// Commands with which a person puts a `CronJob`'s image back without moodify. Asks nobody.
     fn by_hand(&self, cron: &CronJobRef, image: &ImageRef) -> Vec<String>;
 }

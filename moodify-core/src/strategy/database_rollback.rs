@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::action::{ApplicationParams, ExecParams, RestoreFrom};
 use crate::backend::{Connection, ProbeRequest};
-use crate::model::{Period, WorkloadKind};
+use crate::model::Period;
 
 /// Settings of a database rollback (runbook, "Option 3: Database Rollback"): persons agree to the loss, the application
 /// is stopped, a backup is restored into a new database, the application is pointed to that and started with as many
@@ -36,6 +36,9 @@ pub struct DatabaseRollback {
     /// What is stopped meanwhile; left out, all Deployments and stateful sets of the namespace.
     #[serde(default)]
     pub stops: ApplicationParams,
+    /// The `CronJob`s that are suspended meanwhile, by name, and resumed as they were. What they have started goes on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cron_jobs: Vec<String>,
     /// From where the application takes the address of its database; all of these are pointed to the new one.
     #[schemars(length(min = 1))]
     pub connections: Vec<Connection>,
@@ -118,9 +121,11 @@ impl DatabaseRollback {
                 report(format!("/connections/{index}"), "this connection is there already");
             }
         }
-        for (index, workload) in self.stops.workloads.iter().enumerate() {
-            if workload.kind == WorkloadKind::DaemonSet {
-                report(format!("/stops/workloads/{index}"), "a DaemonSet has no number of instances to be stopped by");
+        for (index, name) in self.cron_jobs.iter().enumerate() {
+            if name.trim().is_empty() {
+                report(format!("/cron-jobs/{index}"), "must not be empty");
+            } else if self.cron_jobs[..index].contains(name) {
+                report(format!("/cron-jobs/{index}"), "this CronJob is there already");
             }
         }
         for (index, check) in self.verify.iter().enumerate() {
@@ -161,6 +166,7 @@ mod tests {
     #[test]
     fn each_connection_and_each_check_is_a_step_and_the_last_ones_confirm() {
         let strategy = rollback(&json!({
+            "cron-jobs": ["report"],
             "connections": [{"secret": {"name": "a", "key": "k"}}, {"config-map": {"name": "b", "key": "k"}}],
             "verify": [{"exec": {"workload": "backend", "command": ["true"]}}, {"probe": {"url": "http://x/"}}],
         }));
@@ -171,11 +177,13 @@ mod tests {
             steps,
             [
                 ("back-approve", kinds::APPROVAL),
+                ("back-suspend-cron-jobs", kinds::SUSPEND_CRON_JOBS),
                 ("back-stop", kinds::STOP_APPLICATION),
                 ("back-restore", kinds::RESTORE),
                 ("back-switch-1", kinds::SWITCH_CONNECTION),
                 ("back-switch-2", kinds::SWITCH_CONNECTION),
                 ("back-start", kinds::START_APPLICATION),
+                ("back-resume-cron-jobs", kinds::RESUME_CRON_JOBS),
                 ("back-verify-1", kinds::EXEC),
                 ("back-verify-2", kinds::PROBE),
                 ("back-confirm", kinds::APPROVAL),
@@ -196,6 +204,7 @@ mod tests {
                 {"config-map": {"name": "a", "key": "k", "template": "mongodb://old/"}},
                 {"secret": {"name": "b", "key": "k"}}, {"secret": {"name": "b", "key": "k"}}],
             "stops": {"workloads": ["daemon-set/agent"], "except": ["web"]},
+            "cron-jobs": ["report", "report", " "],
             "verify": [{"exec": {"workload": "backend", "command": []}}],
         }));
         let places: Vec<String> = wrong.problems().into_iter().map(|(at, _)| at).collect();
@@ -207,9 +216,11 @@ mod tests {
                 "/approvals",
                 "/connections/0",
                 "/connections/2",
-                "/stops/workloads/0",
+                "/cron-jobs/1",
+                "/cron-jobs/2",
                 "/verify/0/exec/command",
                 "/ready-deadline",
+                "/stops/workloads/0",
                 "/stops/except/0",
             ]
         );

@@ -219,12 +219,20 @@ impl DatabaseRollback {
             };
             step(name, &format!("verify-{}", index + 1), kind, &with, None)
         };
+        let mut stop = vec![step(name, "stop", kinds::STOP_APPLICATION, &self.stops, Some(self.stop_deadline))];
+        let start = step(name, "start", kinds::START_APPLICATION, &Value::Null, Some(self.ready_deadline));
+        let mut start = vec![start];
+        if !self.cron_jobs.is_empty() {
+            let suspend = json!({"cron-jobs": self.cron_jobs});
+            stop.insert(0, step(name, "suspend-cron-jobs", kinds::SUSPEND_CRON_JOBS, &suspend, None));
+            start.push(step(name, "resume-cron-jobs", kinds::RESUME_CRON_JOBS, &Value::Null, None));
+        }
         let all = [
             ("approve", vec![step(name, "approve", kinds::APPROVAL, &approve, None)]),
-            ("stop", vec![step(name, "stop", kinds::STOP_APPLICATION, &self.stops, Some(self.stop_deadline))]),
+            ("stop", stop),
             ("restore", vec![step(name, "restore", kinds::RESTORE, &restore, Some(self.restore_deadline))]),
             ("switch", self.connections.iter().enumerate().map(switch).collect()),
-            ("start", vec![step(name, "start", kinds::START_APPLICATION, &Value::Null, Some(self.ready_deadline))]),
+            ("start", start),
             ("verify", self.verify.iter().enumerate().map(verify).collect()),
             (
                 "confirm",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use moodify_core::Engine;
 use moodify_core::action::kinds;
-use moodify_core::backend::Endpoint;
+use moodify_core::backend::{Endpoint, RestoreRequest};
 use moodify_core::engine::Ending;
 use moodify_core::error::ErrorKind;
 use moodify_core::journal::{Command, CommandKind, JournalStore, MemoryJournal, Outcome, Record, StepStatus, fold};
@@ -70,6 +70,7 @@ fn assert_ended(simulator: &Simulator, outcome: Outcome, context: &str) {
         assert_eq!(known.kept, None, "{context}: nothing is kept of the old value");
     }
     assert_eq!(world.restored().len(), usize::from(done), "{context}");
+    assert!(world.cron_suspended().values().all(|suspended| !suspended), "{context}: {:?}", world.cron_suspended());
 }
 
 #[test]
@@ -85,8 +86,23 @@ fn the_application_is_stopped_restored_switched_and_started_as_it_was() {
         let world = stage.simulator.world();
         let writes = world.writes();
         let order: Vec<&str> = writes.iter().map(|w| w.operation.as_str()).collect();
-        assert_eq!(order, ["stop", "stop", "restore", "switch", "switch", "start", "start", "forget", "forget"]);
-        let restored = writes[2].at;
+        assert_eq!(
+            order,
+            [
+                "set_cron_suspended",
+                "stop",
+                "stop",
+                "restore",
+                "switch",
+                "switch",
+                "start",
+                "start",
+                "set_cron_suspended",
+                "forget",
+                "forget"
+            ]
+        );
+        let restored = writes[3].at;
         for service in ["backend", "frontend"] {
             let flows = world.flows();
             let before = flows.iter().rfind(|f| f.service == service && f.at <= restored).unwrap();
@@ -193,6 +209,52 @@ fn what_is_not_there_is_found_before_anybody_is_asked() {
             assert!(stage.simulator.world().writes().is_empty());
         });
     }
+}
+
+#[test]
+fn a_target_that_is_there_is_found_before_anybody_is_asked() {
+    on_virtual_time(async {
+        let stage = Stage::new(rollback(), simulator(""));
+        let store = stage.simulator.backends_for(&stage.plan).backup_stores["documentdb"].clone();
+        let cx = moodify_core::testing::conformance::context("theirs", Duration::from_secs(60));
+        let theirs = RestoreRequest::new("documentdb-nightly", "moodify-production-restored");
+        store.restore(&cx, &theirs).await.unwrap();
+        let before = stage.simulator.world().writes().len();
+        let (_, ending) = stage.run().await;
+        assert_eq!(outcome(&ending), Outcome::Refused, "{ending:?}");
+        assert!(format!("{ending:?}").contains("is there already, and a restore never overwrites"), "{ending:?}");
+        let world = stage.simulator.world();
+        assert_eq!((world.writes().len(), world.restored().len()), (before, 1), "nothing was stopped, theirs is left");
+    });
+}
+
+#[test]
+fn cron_jobs_are_suspended_meanwhile_and_are_then_what_they_were() {
+    for (no_to, wanted) in [("", Outcome::Completed), ("back-confirm", Outcome::RolledBack)] {
+        on_virtual_time(async {
+            let text = std::fs::read_to_string(root().join("examples/plans/database-rollback.yaml")).unwrap();
+            let text = text.replace("[nightly-report]", "[nightly-report, paused-long-ago]");
+            let plan = planfile::read(&text, "plan.yaml").unwrap().0.expand();
+            let stage = Stage::new(plan, simulator("jobs: {suspended: [paused-long-ago]}"));
+            let run = stage.engine.create(&stage.plan, "test").await.unwrap();
+            let meanwhile = async {
+                begins(&stage.engine, kinds::RESTORE).await;
+                assert_eq!(stage.simulator.world().cron_suspended(), [("nightly-report".to_owned(), true)].into());
+            };
+            let (ending, ()) = tokio::join!(drive(&stage.engine, &run, no_to), meanwhile);
+            assert_eq!(outcome(&ending.unwrap()), wanted);
+            let now = stage.simulator.world().cron_suspended();
+            assert_eq!(now, [("nightly-report".to_owned(), false)].into(), "who was paused before was never touched");
+        });
+    }
+}
+
+#[test]
+fn a_daemon_set_is_refused_when_the_plan_is_checked() {
+    let text = std::fs::read_to_string(root().join("examples/plans/database-rollback.yaml")).unwrap();
+    let text = text.replace("        approvals: 2\n", "        stops: {workloads: [daemon-set/agent]}\n");
+    let told = planfile::read(&text, "plan.yaml").unwrap_err().to_string();
+    assert!(told.contains("the DaemonSet agent has an instance on every node"), "{told}");
 }
 
 #[test]

@@ -34,6 +34,7 @@ const DESCRIBE: Call = Call::read(FIRESTORE, "describe export");
 const LIST: Call = Call::read(FIRESTORE, "list exports");
 const VERIFY: Call = Call::read(FIRESTORE, "verify export");
 const DELETE: Call = Call::write(FIRESTORE, "delete export");
+const LOOK: Call = Call::read(FIRESTORE, "look for the target");
 
 /// Keeps backups of one Firestore database as exports in a bucket of Cloud Storage.
 ///
@@ -246,6 +247,10 @@ impl BackupStore for FirestoreBackups {
 
     async fn restore(&self, cx: &CallContext, request: &RestoreRequest) -> Result<Restored> {
         self.go_on(cx, request).await
+    }
+
+    async fn target_exists(&self, cx: &CallContext, target: &str) -> Result<bool> {
+        Ok(self.admin.database(cx, LOOK, target).await?.is_some())
     }
 
     async fn discard(&self, cx: &CallContext, target: &str) -> Result<bool> {

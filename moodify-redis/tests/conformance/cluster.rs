@@ -6,7 +6,7 @@ use moodify_core::testing::conformance::cache_admin;
 use moodify_redis::RedisConfig;
 use tokio::time::{Instant, sleep};
 
-use crate::peer::{Cluster, RedisServer, until};
+use crate::peer::{Certificate, Cluster, RedisServer, until};
 use crate::{Harness, PATIENCE, cache, cx, matching, unheard};
 
 fn config(cluster: &Cluster) -> RedisConfig {
@@ -103,4 +103,57 @@ async fn slots_of_nobody_end_a_call_when_nobody_takes_over() {
     assert!(begun.elapsed() >= patience && begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
     let error = cache.ping(&cx()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tls_it_keeps_the_contract_of_every_cache() {
+    let certificate = Certificate::new();
+    let Some(cluster) = Cluster::start_tls(&certificate).await else { return };
+    cluster.fill("key-", 30);
+    let config = RedisConfig::cluster("sessions", cluster.tls_addresses()).tls();
+    let untrusted = cache(config.clone()).ping(&cx()).await.unwrap_err();
+    assert_eq!(untrusted.kind(), ErrorKind::Invalid, "{untrusted}");
+    cache_admin(&Harness(cache(config.ca_file(certificate.ca_file())), 30)).await;
+    assert_eq!(cluster.count(), 0);
+}
+
+/// Keys go to another node before the delete reaches them, behind its back, and in both directions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_goes_on_while_slots_move() {
+    let Some(cluster) = Cluster::start().await else { return };
+    cluster.fill("mood:", 20_000);
+    cluster.fill("other:", 500);
+    let cache = cache(config(&cluster));
+    let (done, context) = (unheard(), cx());
+    let request = matching("mood:*").keys_per_second(8000.try_into().unwrap()).page(200.try_into().unwrap());
+    let delete = cache.delete_matching(&context, &request, &done);
+    let moved = async {
+        until("some keys are gone", || *done.borrow() > 1000).await;
+        // From each to each: some of these the delete has been through, and some it has not.
+        for n in 0..60 {
+            let (from, to, slot) = [(0, 2, n), (1, 0, 5461 + n), (2, 1, 16_383 - n)][usize::from(n % 3)];
+            cluster.open(slot, from, to);
+            // The last of them stay open for a while.
+            sleep(Duration::from_millis(if n < 57 { 20 } else { 3000 })).await;
+            cluster.close(slot, from, to);
+        }
+    };
+    let (deleted, ()) = tokio::join!(delete, moved);
+    let deleted = deleted.unwrap();
+    assert_eq!(deleted.deleted, 20_000, "each once: {deleted:?}");
+    assert_eq!(cluster.count(), 500, "all that match, and no others");
+}
+
+#[tokio::test]
+async fn a_slot_that_nobody_moves_on_is_told_and_its_keys_are_left() {
+    let Some(cluster) = Cluster::start().await else { return };
+    cluster.fill("mood:", 3000);
+    let cache = cache(config(&cluster).failover_timeout(Duration::from_secs(2)));
+    cluster.open(7, 0, 1);
+    let error = cache.delete_matching(&cx(), &matching("mood:*"), &unheard()).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_transient()), (ErrorKind::Unavailable, true), "{error}");
+    assert!(error.to_string().contains("1 slots are moved"), "{error}");
+    cluster.close(7, 0, 1);
+    let deleted = cache.delete_matching(&cx(), &matching("mood:*"), &unheard()).await.unwrap();
+    assert_eq!(cluster.count(), 0, "{deleted:?}");
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use futures::{StreamExt as _, stream};
 
-use crate::peer::{Watched, until};
+use crate::peer::{Certificate, Watched, until};
 use crate::{Harness, cache, cx, matching, unheard};
 
 fn config(watched: &Watched) -> RedisConfig {
@@ -92,4 +92,23 @@ async fn warming_that_a_failover_interrupts_writes_every_entry() {
     let warmed = warmed.unwrap();
     assert_eq!(warmed.written + warmed.present, 4000);
     assert!(watched.primary().count(0) >= 3900, "but for a page on its way: {warmed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tls_it_is_found_and_goes_on_after_a_failover() {
+    let certificate = Certificate::new();
+    let Some(mut watched) = Watched::start_tls(&certificate).await else { return };
+    watched.primary().fill(0, 30);
+    let config = RedisConfig::sentinel("sessions", "sessions", watched.tls_sentinels()).tls();
+    let untrusted = cache(config.clone()).ping(&cx()).await.unwrap_err();
+    assert_eq!(untrusted.kind(), ErrorKind::Invalid, "{untrusted}");
+    assert!(untrusted.message().contains("not trusted"), "{untrusted}");
+    let cache = cache(config.ca_file(certificate.ca_file()));
+    let info = cache.info(&cx()).await.unwrap();
+    assert_eq!((info.nodes.len(), info.keys()), (2, 30), "{info:?}");
+    assert_eq!(info.nodes[0].address, format!("127.0.0.1:{}", watched.nodes[0].tls_port));
+    watched.nodes[0].stop();
+    let deleted = cache.delete_matching(&cx(), &matching("key-*"), &unheard()).await.unwrap();
+    assert_eq!((deleted.deleted, watched.primary().count(0)), (30, 0));
+    assert_eq!(watched.primary().address(), watched.nodes[1].address());
 }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
-use moodify_core::backend::{CacheEntry, FailoverRequest, FlushRequest, WarmRequest};
+use moodify_core::backend::{CacheCapabilities, CacheEntry, FailoverRequest, FlushRequest, WarmRequest};
 use moodify_core::model::EnvironmentKind;
 use moodify_core::testing::conformance::cache_admin;
 use moodify_core::{Effect, ErrorKind};
@@ -360,4 +360,28 @@ async fn a_single_server_has_nobody_to_take_over() {
     let cache = cache(RedisConfig::new("sessions", server.url()));
     let request = FailoverRequest::from_primary(&server.address());
     assert_eq!(cache.failover(&cx(), &request).await.unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[tokio::test]
+async fn what_the_user_may_not_is_told_before_anything_is_done() {
+    let Some(server) = RedisServer::start(&[]).await else { return };
+    server.fill(0, 3);
+    let base = ["ACL", "SETUSER", "moodify", "on", ">s3cret-s3cret", "~*", "-@all", "+ping", "+info"];
+    let () = server.ask(&[&base[..], &["+dbsize", "+scan"]].concat());
+    let config = RedisConfig::new("sessions", server.url()).username("moodify").password("s3cret-s3cret");
+    let cache = RedisCache::new(config).unwrap();
+    let mut needed = CacheCapabilities::keys().snapshot(true);
+    assert!(cache.preflight(&cx(), needed).await.is_empty(), "it may not ask, so nobody can tell");
+    let () = server.ask(&["ACL", "SETUSER", "moodify", "+acl|whoami", "+acl|dryrun"]);
+    let problems = cache.preflight(&cx(), needed).await;
+    let [problem] = problems.as_slice() else { panic!("one problem a server: {problems:?}") };
+    assert_eq!(problem.kind(), ErrorKind::Forbidden, "{problem}");
+    assert!(problem.message().contains("FLUSHDB, UNLINK, SET, BGSAVE, TIME;"), "{problem}");
+    assert!(problem.to_string().contains("ACL SETUSER <user> +flushdb +unlink +set +bgsave +time"), "{problem}");
+    let () = server.ask(&["ACL", "SETUSER", "moodify", "+flushdb", "+unlink", "+set"]);
+    needed.snapshot = false;
+    assert!(cache.preflight(&cx(), needed).await.is_empty());
+    assert_eq!(server.count(0), 3, "nothing was done");
+    let wrong = RedisCache::new(RedisConfig::new("sessions", "redis://127.0.0.1:1")).unwrap();
+    assert_eq!(wrong.preflight(&cx(), needed).await[0].kind(), ErrorKind::Unavailable);
 }

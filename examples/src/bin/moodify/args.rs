@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use moodify_core::RunId;
+use moodify_core::backend::KeyPattern;
 use moodify_core::model::Period;
 
 /// Rolls a release out as its plan says, and back by itself when it is bad.
@@ -90,8 +92,87 @@ pub(crate) enum Command {
     Prune(Prune),
     /// Prints the least that a plan needs in its cluster, as Roles that `kubectl apply -f -` takes; asks no cluster
     Rbac(Rbac),
+    /// Looks after one cache by hand: no plan, no run
+    #[command(subcommand)]
+    Cache(CacheCommand),
+    /// Looks after the backups of one store by hand: no plan, no run
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// Prints the JSON Schema of plan files
     Schema,
+}
+
+/// Which cache or store, and where its settings are.
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// Its name among the backends
+    pub(crate) name: String,
+    /// The plan whose `backends` say where it is [default: only the environment does]
+    #[arg(long, value_name = "PLAN")]
+    pub(crate) settings: Option<PathBuf>,
+    /// The longest that it may take: 90s, 10m, 2h
+    #[arg(long, value_name = "TIME", value_parser = age, default_value = "1h")]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Shows its nodes: memory, keys, hits, clients
+    Info(Named),
+    /// Deletes everything in it
+    Flush {
+        #[command(flatten)]
+        cache: Named,
+        /// The name of the cache once more, so that nobody flushes another one
+        #[arg(long, value_name = "NAME", required_unless_present = "dry_run")]
+        confirm: Option<String>,
+        /// Also if it is a cache of production
+        #[arg(long)]
+        production: bool,
+        /// Only count the keys
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Deletes the keys of a pattern
+    Delete {
+        #[command(flatten)]
+        cache: Named,
+        /// Which keys: `mood:user:*`
+        pattern: KeyPattern,
+        /// The most keys a second [default: as fast as it can]
+        #[arg(long, value_name = "N")]
+        keys_per_second: Option<NonZeroU32>,
+        /// Only count the keys
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Makes a snapshot of every primary
+    Snapshot(Named),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupCommand {
+    /// Shows its backups, newest first
+    List(Named),
+    /// Makes a backup, waits until it is complete, and verifies it
+    Create(Named),
+    /// Says whether a backup is complete and plausible
+    Verify {
+        #[command(flatten)]
+        store: Named,
+        /// The backup
+        id: String,
+    },
+    /// Deletes one backup
+    Delete {
+        #[command(flatten)]
+        store: Named,
+        /// The backup
+        id: String,
+        /// The backup once more, so that nobody deletes another one
+        #[arg(long, value_name = "ID")]
+        confirm: String,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,11 @@
-//! From the `backends` of a plan to backends.
+//! From the `backends` of a plan to backends: here those that are reached by HTTP, and the cluster's; `stores` says how
+//! what keeps data is configured, and `opened` makes backends of that.
+
+mod opened;
+mod stores;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use moodify_core::backend::{Backends, Notifier};
@@ -14,6 +18,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::exit::Stop;
+use crate::plan::Loaded;
+use crate::preflight::Opened;
+use opened::Opener;
+pub(crate) use opened::Stores;
+use stores::{ArtifactStoreSettings, BackupStoreSettings, CacheSettings};
 
 /// The notifier that is always there: it tells whoever watches the run.
 pub(crate) const CONSOLE: &str = "console";
@@ -38,6 +47,12 @@ pub(crate) struct Settings {
     notifiers: BTreeMap<String, NotifierConfig>,
     /// The probe, which needs no configuration to be there.
     probe: Option<ProbeConfig>,
+    /// The backup stores, by name.
+    backup_stores: BTreeMap<String, BackupStoreSettings>,
+    /// The caches, by name.
+    caches: BTreeMap<String, CacheSettings>,
+    /// The artifact stores, by name.
+    artifacts: BTreeMap<String, ArtifactStoreSettings>,
 }
 
 impl Settings {
@@ -58,7 +73,21 @@ impl Settings {
         })
     }
 
-    /// All backends but the cluster's. Asks nobody.
+    /// The stores and caches of the environment and, if one is given, of a plan. Asks nobody.
+    pub(crate) fn stores_of(plan: Option<&Path>) -> Result<Backends, Stop> {
+        let mut backends = Backends::default();
+        match plan {
+            None => Self::default().stores().map_err(|errors| Stop::before(&errors))?.install(&mut backends),
+            Some(plan) => {
+                let loaded = Loaded::read(plan)?;
+                let stores = Self::read(&loaded.source)?.stores();
+                stores.map_err(|errors| placed(&loaded.source, errors))?.install(&mut backends);
+            }
+        }
+        Ok(backends)
+    }
+
+    /// What is reached by HTTP. Asks nobody.
     ///
     /// # Errors
     /// Every problem, on the place in the settings.
@@ -76,6 +105,20 @@ impl Settings {
         Ok(backends)
     }
 
+    /// What keeps data, of the environment and of the settings. Asks nobody.
+    ///
+    /// # Errors
+    /// Every problem, on the place in the settings.
+    pub(crate) fn stores(&self) -> Result<Stores, Vec<Error>> {
+        let lookup = |name: &str| std::env::var(name).ok();
+        let mut opener = Opener { lookup: &lookup, problems: Vec::new(), stores: Stores::default() };
+        opener.environment();
+        self.backup_stores.iter().for_each(|(name, settings)| opener.backup_store(name, settings));
+        self.caches.iter().for_each(|(name, settings)| opener.cache(name, settings));
+        self.artifacts.iter().for_each(|(name, settings)| opener.artifact_store(name, settings));
+        if opener.problems.is_empty() { Ok(opener.stores) } else { Err(opener.problems) }
+    }
+
     async fn connect(&self) -> moodify_core::Result<Kube> {
         let config = match &self.kubernetes {
             Some(config) => config.clone(),
@@ -85,17 +128,29 @@ impl Settings {
     }
 
     /// All backends, and the cluster. Asks nobody.
-    pub(crate) async fn open(&self) -> Result<(Backends, Kube), Vec<Error>> {
-        let (http, kube) = (self.http(), self.connect().await);
-        match (http, kube) {
-            (Ok(http), Ok(kube)) => Ok((join(http, kube.backends()), kube)),
-            (http, kube) => Err(kube.err().into_iter().chain(http.err().into_iter().flatten()).collect()),
+    pub(crate) async fn open(&self) -> Result<Opened, Vec<Error>> {
+        match (self.http(), self.stores(), self.connect().await) {
+            (Ok(http), Ok(stores), Ok(kube)) => {
+                let mut backends = join(http, kube.backends());
+                stores.install(&mut backends);
+                Ok(Opened { backends, kube, stores })
+            }
+            (http, stores, kube) => {
+                let (http, stores) = (http.err().into_iter().flatten(), stores.err().into_iter().flatten());
+                Err(kube.err().into_iter().chain(http).chain(stores).collect())
+            }
         }
     }
 
     /// What a plan can be checked against without a cluster.
     pub(crate) fn offline(&self) -> Result<Backends, Vec<Error>> {
-        self.http()
+        match (self.http(), self.stores()) {
+            (Ok(mut http), Ok(stores)) => {
+                stores.install(&mut http);
+                Ok(http)
+            }
+            (http, stores) => Err(http.err().into_iter().flatten().chain(stores.err().into_iter().flatten()).collect()),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::args::Check;
 use crate::backends::{self, Settings};
 use crate::exit::{Exit, Stop};
 use crate::plan::Loaded;
-use crate::run::{check_context, preflight};
+use crate::preflight::check_context;
 use crate::show::{phase_name, say, step_words};
 use crate::{runtime, simulate};
 
@@ -36,14 +36,13 @@ pub(crate) fn check(args: &Check) -> Result<Exit, Stop> {
             say("\nThe file is sound. Whether the cluster can do it was not asked.");
             return Ok(Exit::Completed);
         }
-        let opened = settings.open().await;
-        let (all, kube) = opened.map_err(|errors| backends::placed(&loaded.source, errors))?;
-        loaded.check(&all).await?;
-        preflight(&kube, &loaded.plan).await?;
+        let opened = settings.open().await.map_err(|errors| backends::placed(&loaded.source, errors))?;
+        loaded.check(&opened.backends).await?;
+        opened.preflight(&loaded.plan).await?;
         outline(&loaded.plan);
-        let place = format!("in {} ({})", loaded.plan.environment.namespace, kube.server());
-        let exit = changes(&loaded.plan, &all, &place).await?;
-        let room = kube.head_room(&check_context(), &loaded.plan.targets()).await?;
+        let place = format!("in {} ({})", loaded.plan.environment.namespace, opened.kube.server());
+        let exit = changes(&loaded.plan, &opened.backends, &place).await?;
+        let room = opened.kube.head_room(&check_context(), &loaded.plan.targets()).await?;
         if room != HeadRoom::Enough {
             say(&format!("\nNote: {room}."));
         }

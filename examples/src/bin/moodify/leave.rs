@@ -12,10 +12,10 @@ pub(crate) fn leave(args: &Leave, global: &Global) -> Result<Exit, Stop> {
     let loaded = Loaded::read(&args.plan)?;
     runtime()?.block_on(async {
         let settings = Settings::read(&loaded.source)?;
-        let (backends, _) = settings.open().await.map_err(|errors| backends::placed(&loaded.source, errors))?;
-        loaded.check(&backends).await?;
+        let opened = settings.open().await.map_err(|errors| backends::placed(&loaded.source, errors))?;
+        loaded.check(&opened.backends).await?;
         let journal = runs::make(global).await?;
-        let drive = Drive::real(journal, backends, choose(global.output), args.progress, global);
+        let drive = Drive::real(journal, opened.backends, choose(global.output), args.progress, global);
         drive.begin(async |engine| engine.leave(&loaded.plan, &args.who.name(), &args.reason).await).await
     })
 }

@@ -2,12 +2,15 @@
 
 mod args;
 mod backends;
+mod backup;
+mod cache;
 mod check;
 mod exit;
 mod export;
 mod leave;
 mod order;
 mod plan;
+mod preflight;
 mod prune;
 mod rbac;
 mod run;
@@ -53,6 +56,8 @@ fn main() -> ExitCode {
         Command::Export(args) => export::export(args, global),
         Command::Prune(args) => prune::prune(args, global),
         Command::Rbac(args) => rbac::rbac(args, global),
+        Command::Cache(command) => cache::cache(command, global),
+        Command::Backup(command) => backup::backup(command, global),
         Command::Schema => {
             show::say(&format!("{:#}", schema::schema()));
             Ok(Exit::Completed)
@@ -75,8 +80,12 @@ fn runtime() -> Result<tokio::runtime::Runtime, Stop> {
 fn log_to_stderr(global: &Global) {
     let level = match global.verbose {
         0 => "error",
-        1 => "moodify=info,moodify_core=info,moodify_k8s=info,moodify_http=info,warn",
-        _ => "moodify=debug,moodify_core=debug,moodify_k8s=debug,moodify_http=debug,info",
+        1 => {
+            "moodify=info,moodify_core=info,moodify_k8s=info,moodify_http=info,moodify_aws=info,moodify_gcp=info,moodify_redis=info,warn"
+        }
+        _ => {
+            "moodify=debug,moodify_core=debug,moodify_k8s=debug,moodify_http=debug,moodify_aws=debug,moodify_gcp=debug,moodify_redis=debug,info"
+        }
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(show::colours()).with_writer(|| Log).init();

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use moodify_core::action::Registry;
+use moodify_core::action::{Registry, kinds};
 use moodify_core::analysis::sources;
 use moodify_core::backend::{Backends, Notification, Notifier};
 use moodify_core::engine::Finding;
@@ -70,6 +70,7 @@ impl Loaded {
     pub(crate) async fn check(&self, backends: &Backends) -> Result<(), Stop> {
         let mut problems = self.router_problems(backends);
         problems.extend(self.source_problems(backends));
+        problems.extend(self.name_problems(backends));
         if problems.is_empty() {
             // What the names above do not explain. Nothing is kept of the engine that looks, and nobody told anything.
             let backends = backends::with_console(backends.clone(), Arc::new(Nobody));
@@ -79,9 +80,10 @@ impl Loaded {
         if problems.is_empty() { Ok(()) } else { Err(PlanErrors::new(problems).into()) }
     }
 
-    /// What can be said without a cluster: the metric sources and notifiers that the plan names are set up.
+    /// What can be said without a cluster: the metric sources, stores and caches that the plan names are set up.
     pub(crate) fn check_offline(&self, backends: &Backends) -> Result<(), Stop> {
-        let problems = self.source_problems(backends);
+        let mut problems = self.source_problems(backends);
+        problems.extend(self.name_problems(backends));
         if problems.is_empty() { Ok(()) } else { Err(PlanErrors::new(problems).into()) }
     }
 
@@ -107,6 +109,55 @@ impl Loaded {
         };
         let asked = self.sources().into_iter();
         asked.filter(|(_, source)| !known().any(|name| name == source)).map(problem).collect()
+    }
+
+    /// Backup stores and caches that nobody set up.
+    fn name_problems(&self, backends: &Backends) -> Vec<Problem> {
+        let stores: Vec<&str> = backends.backup_stores.keys().map(String::as_str).collect();
+        let caches: Vec<&str> = backends.caches.keys().map(String::as_str).collect();
+        let missing = |what: &'static str, known: &[&str], set_up: &str, (at, name): (String, String)| {
+            let mut problem = self.source.explain(&at, &unknown(what, &name, known.iter().copied()));
+            problem.notes.push(set_up.to_owned());
+            (!known.contains(&name.as_str())).then_some(problem)
+        };
+        let store = |asked| {
+            let set_up = "set it up under `backends: backup-stores:`, like `NAME: {documentdb: {api: {region: eu-central-1}, cluster: moods}}`";
+            missing("backup store", &stores, set_up, asked)
+        };
+        let cache = |asked| {
+            let set_up =
+                "set it up under `backends: caches:`, like `NAME: {redis: {url: rediss://cache.internal:6379}}`";
+            missing("cache", &caches, set_up, asked)
+        };
+        let (asked_stores, asked_caches) = (self.stores().into_iter(), self.caches().into_iter());
+        asked_stores.filter_map(store).chain(asked_caches.filter_map(cache)).collect()
+    }
+
+    /// Every backup store that is named, with its place.
+    fn stores(&self) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for (index, phase) in self.file.phases.iter().enumerate() {
+            if let PhaseContent::Strategy(StrategySpec::DatabaseRollback(rollback)) = &phase.content {
+                found.push((format!("/phases/{index}/strategy/database-rollback/store"), rollback.store.clone()));
+            }
+        }
+        for (at, step) in self.steps() {
+            let place = match step.action.as_str() {
+                kinds::BACKUP | kinds::RESTORE | kinds::PRUNE_BACKUPS => "/store",
+                kinds::APPROVAL => "/restore/store",
+                _ => continue,
+            };
+            let name = step.with.pointer(place).and_then(|name| name.as_str());
+            found.extend(name.map(|name| (format!("{at}/with{place}"), name.to_owned())));
+        }
+        found
+    }
+
+    /// Every cache that is named, with its place.
+    fn caches(&self) -> Vec<(String, String)> {
+        let of =
+            |(at, step): (String, &Step)| Some((format!("{at}/with/cache"), step.with["cache"].as_str()?.to_owned()));
+        self.steps().filter_map(of).collect()
     }
 
     /// Every metric source that is named or left to the default, with its place.

@@ -8,15 +8,15 @@ use moodify_core::backend::{Backends, Notifier};
 use moodify_core::clock::{Clock, SystemClock};
 use moodify_core::engine::Ending;
 use moodify_core::journal::{JournalStore, MemoryJournal, RunState};
-use moodify_core::model::Plan;
-use moodify_core::{CallContext, Engine, IdempotencyKey, RunId};
-use moodify_k8s::{HeadRoom, Kube};
+use moodify_core::{Engine, RunId};
+use moodify_k8s::HeadRoom;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Global, Output, Resume, Run, Speed};
 use crate::backends::{self, Settings};
 use crate::exit::{Exit, Stop};
 use crate::plan::{Loaded, Nobody};
+use crate::preflight::check_context;
 use crate::runs;
 use crate::show::{Header, Screen, choose, how_to_resume};
 use crate::{runtime, signals, simulate};
@@ -69,28 +69,16 @@ pub(crate) fn run(args: &Run, global: &Global) -> Result<Exit, Stop> {
 
 async fn real(args: &Run, global: &Global, loaded: &Loaded, output: Output) -> Result<Exit, Stop> {
     let settings = Settings::read(&loaded.source)?;
-    let (backends, kube) = settings.open().await.map_err(|errors| backends::placed(&loaded.source, errors))?;
-    loaded.check(&backends).await?;
-    preflight(&kube, &loaded.plan).await?;
+    let opened = settings.open().await.map_err(|errors| backends::placed(&loaded.source, errors))?;
+    loaded.check(&opened.backends).await?;
+    opened.preflight(&loaded.plan).await?;
     // An autoscaler may add nodes, so it is no reason to refuse; and who may not ask is not told at every run.
-    if let room @ HeadRoom::Short { .. } = kube.head_room(&check_context(), &loaded.plan.targets()).await? {
+    if let room @ HeadRoom::Short { .. } = opened.kube.head_room(&check_context(), &loaded.plan.targets()).await? {
         let _ = writeln!(io::stderr(), "note: {room}");
     }
     let journal = runs::make(global).await?;
-    let drive = Drive::real(journal, backends, output, args.progress, global);
+    let drive = Drive::real(journal, opened.backends, output, args.progress, global);
     drive.begin(async |engine| engine.create(&loaded.plan, &args.who.name()).await).await
-}
-
-/// Whether a plan could begin in this cluster.
-pub(crate) async fn preflight(kube: &Kube, plan: &Plan) -> Result<(), Stop> {
-    let problems = kube.preflight_plan(&check_context(), plan).await;
-    if problems.is_empty() { Ok(()) } else { Err(Stop::before(&problems)) }
-}
-
-/// The context of calls that are made before there is a run.
-pub(crate) fn check_context() -> CallContext {
-    let run = RunId::generate(SystemClock.now());
-    CallContext::new(run, IdempotencyKey::new("check"), std::time::Duration::from_secs(60))
 }
 
 pub(crate) fn resume(args: &Resume, global: &Global) -> Result<Exit, Stop> {
@@ -106,8 +94,8 @@ pub(crate) fn resume(args: &Resume, global: &Global) -> Result<Exit, Stop> {
             return Err(Stop::invalid(message));
         }
         let settings = Settings::of_run(&state.plan)?;
-        let (backends, _) = settings.open().await.map_err(|errors| Stop::before(&errors))?;
-        let drive = Drive::real(journal, backends, choose(global.output), args.progress, global);
+        let opened = settings.open().await.map_err(|errors| Stop::before(&errors))?;
+        let drive = Drive::real(journal, opened.backends, choose(global.output), args.progress, global);
         drive.go_on(&run, &state).await
     })
 }

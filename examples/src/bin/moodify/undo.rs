@@ -3,7 +3,8 @@
 use crate::args::{Global, Undo};
 use crate::backends::Settings;
 use crate::exit::{Exit, Stop};
-use crate::run::{Drive, preflight};
+use crate::preflight::preflight;
+use crate::run::Drive;
 use crate::show::choose;
 use crate::{runs, runtime, simulate};
 
@@ -37,9 +38,9 @@ pub(crate) fn undo(args: &Undo, global: &Global) -> Result<Exit, Stop> {
             }
             (false, false) => {
                 let settings = Settings::of_run(&state.plan)?;
-                let (backends, kube) = settings.open().await.map_err(|errors| Stop::before(&errors))?;
-                preflight(&kube, &state.plan).await?;
-                begin(Drive::real(journal, backends, choose(global.output), args.progress, global), args).await
+                let opened = settings.open().await.map_err(|errors| Stop::before(&errors))?;
+                preflight(&opened.kube, &state.plan).await?;
+                begin(Drive::real(journal, opened.backends, choose(global.output), args.progress, global), args).await
             }
         }
     })

@@ -76,17 +76,20 @@ async fn restores(store: &dyn BackupStore, made: &Backup, patience: Duration) {
         return;
     }
     good("what is not there is discarded", store.wait_discarded(&cx, RESTORED).await);
+    assert!(!good("nothing has that name", store.target_exists(&cx, RESTORED).await));
     let missing = RestoreRequest::new(NONE, RESTORED);
     fails("there is no such backup", ErrorKind::NotFound, store.restore(&cx, &missing).await);
     let restored = good("it can be restored", store.wait_restored(&cx, &request, &|_| ()).await);
     assert_eq!((restored.target.as_str(), &restored.state), (RESTORED, &RestoreState::Available));
     assert!(restored.endpoint.as_deref().is_some_and(|endpoint| !endpoint.is_empty()), "{restored:?}");
     assert_eq!(good("restoring again finds it", store.restore(&cx, &request).await), restored);
+    assert!(good("the name is taken now", store.target_exists(&other, RESTORED).await));
     fails("what exists is not overwritten", ErrorKind::AlreadyExists, store.restore(&other, &request).await);
     fails("another's is not discarded", ErrorKind::Refused, store.discard(&other, RESTORED).await);
     assert_eq!(good("it is still there", store.restore(&cx, &request).await), restored);
     good("it can be discarded", store.wait_discarded(&cx, RESTORED).await);
     assert!(good("it is gone", store.discard(&cx, RESTORED).await));
+    assert!(!good("the name is free again", store.target_exists(&other, RESTORED).await));
     assert!(good("for everybody", store.discard(&other, RESTORED).await));
 }
 

@@ -38,6 +38,7 @@ pub async fn jobs(harness: &dyn JobsHarness) {
     runs_once_under_its_key(harness).await;
     is_removed_while_it_runs(harness).await;
     sets_the_image_of_a_cron_job(harness).await;
+    suspends_a_cron_job(harness).await;
 }
 
 async fn runs_once_under_its_key(harness: &dyn JobsHarness) {
@@ -91,4 +92,15 @@ async fn sets_the_image_of_a_cron_job(harness: &dyn JobsHarness) {
     assert_eq!(image().await, to);
     good("it can be put back", jobs.set_cron_image(&cx(), &cron, &to, &from).await);
     assert_eq!(image().await, from);
+}
+
+async fn suspends_a_cron_job(harness: &dyn JobsHarness) {
+    let (jobs, (cron, _)) = (harness.jobs(), harness.cron_job());
+    let cx = || context("jobs/suspend", harness.patience());
+    let is = async || good("it says whether it is suspended", jobs.cron_suspended(&cx(), &cron).await);
+    let before = is().await;
+    for wanted in [!before, !before, before] {
+        good("it can be set, twice too", jobs.set_cron_suspended(&cx(), &cron, wanted).await);
+        assert_eq!(is().await, wanted);
+    }
 }

@@ -200,6 +200,13 @@ impl BackupStore for Facet {
         self.at_store(cx, caller, move |state| restore(state, &asks, &key, &request)).await
     }
 
+    async fn target_exists(&self, cx: &CallContext, target: &str) -> Result<bool> {
+        let (name, target) = (self.name.clone(), target.to_owned());
+        let effect =
+            move |state: &mut State| Ok(state.restored.iter().any(|made| made.store == *name && made.target == target));
+        self.at_store(cx, self.store("look for the target").reading(), effect).await
+    }
+
     async fn discard(&self, cx: &CallContext, target: &str) -> Result<bool> {
         let (caller, key, target) = (self.store("discard"), cx.key().clone(), target.to_owned());
         let asks = caller.clone();

@@ -91,6 +91,11 @@ impl State {
         set.cloned().map_or_else(first, Ok).map_err(|e| caller.fails(ErrorKind::Invalid, e))
     }
 
+    fn is_suspended(&self, cron: &str) -> bool {
+        let first = || self.scenario.jobs.suspended.iter().any(|name| name == cron);
+        self.suspended.get(cron).copied().unwrap_or_else(first)
+    }
+
     pub(super) fn job_names(&self) -> Vec<String> {
         self.jobs.iter().map(|job| job.name.clone()).collect()
     }
@@ -172,6 +177,29 @@ impl Jobs for Facet {
             Ok(())
         };
         self.world.call(cx, caller, effect).await
+    }
+
+    async fn cron_suspended(&self, cx: &CallContext, cron: &CronJobRef) -> Result<bool> {
+        let name = cron.name.clone();
+        let effect = move |state: &mut State| Ok(state.is_suspended(&name));
+        self.world.call(cx, self.jobs("cron_suspended", &cron.name).reading(), effect).await
+    }
+
+    async fn set_cron_suspended(&self, cx: &CallContext, cron: &CronJobRef, suspended: bool) -> Result<()> {
+        let cron = cron.clone();
+        let caller = self.jobs("set_cron_suspended", &cron.name);
+        let effect = move |state: &mut State| {
+            if state.is_suspended(&cron.name) != suspended {
+                state.wrote(format!("{cron} {}", if suspended { "suspended" } else { "goes on" }));
+                state.suspended.insert(cron.name.clone(), suspended);
+            }
+            Ok(())
+        };
+        self.world.call(cx, caller, effect).await
+    }
+
+    fn by_hand_suspended(&self, cron: &CronJobRef, suspended: bool) -> Vec<String> {
+        vec![format!("simulated: {} {cron}", if suspended { "suspend" } else { "let go on" })]
     }
 
     fn by_hand(&self, cron: &CronJobRef, image: &ImageRef) -> Vec<String> {

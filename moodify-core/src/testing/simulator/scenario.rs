@@ -404,11 +404,19 @@ pub struct JobScript {
     pub writes: Vec<String>,
     /// The images that `CronJob`s run at first, by name; `simulated/NAME:previous` those that are not here.
     pub cron_jobs: BTreeMap<String, ImageRef>,
+    /// The `CronJob`s that are suspended at first, by name.
+    pub suspended: Vec<String>,
 }
 
 impl Default for JobScript {
     fn default() -> Self {
-        Self { takes: Period::from_secs(20), fails: None, writes: Vec::new(), cron_jobs: BTreeMap::new() }
+        Self {
+            takes: Period::from_secs(20),
+            fails: None,
+            writes: Vec::new(),
+            cron_jobs: BTreeMap::new(),
+            suspended: Vec::new(),
+        }
     }
 }
 

@@ -180,6 +180,8 @@ pub(super) struct State {
     pub(super) jobs: Vec<SimJob>,
     /// The images that `CronJob`s were set to.
     pub(super) cron_images: BTreeMap<String, ImageRef>,
+    /// The `CronJob`s that were suspended, or were let go on.
+    pub(super) suspended: BTreeMap<String, bool>,
     pub(super) backups: Vec<SimBackup>,
     pub(super) restored: Vec<SimRestored>,
     pub(super) artifacts: Vec<SimArtifact>,
@@ -211,6 +213,7 @@ impl State {
             services: services.into_iter().map(|service| (service.name().to_owned(), service)).collect(),
             jobs: Vec::new(),
             cron_images: BTreeMap::new(),
+            suspended: BTreeMap::new(),
             backups: Vec::new(),
             restored: Vec::new(),
             artifacts: Vec::new(),

@@ -216,6 +216,12 @@ impl World {
         self.look(State::job_names)
     }
 
+    /// Which `CronJob`s were suspended or let go on, and which of the two they are now.
+    #[must_use]
+    pub fn cron_suspended(&self) -> BTreeMap<String, bool> {
+        self.look(|state| state.suspended.clone())
+    }
+
     /// The images that `CronJob`s were set to, by name.
     #[must_use]
     pub fn cron_images(&self) -> BTreeMap<String, ImageRef> {

@@ -2,7 +2,7 @@
 
 use redis::RedisResult;
 
-use super::{RedisServer, free_port, until};
+use super::{Certificate, RedisServer, free_port, until};
 
 const SHARDS: usize = 3;
 
@@ -13,18 +13,35 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn start() -> Option<Self> {
+        Self::start_with(None).await
+    }
+
+    /// One whose nodes speak TLS to one another, and to clients on a second port.
+    pub(crate) async fn start_tls(certificate: &Certificate) -> Option<Self> {
+        Self::start_with(Some(certificate)).await
+    }
+
+    async fn start_with(certificate: Option<&Certificate>) -> Option<Self> {
         let mut nodes = Vec::new();
         for _ in 0..2 * SHARDS {
             let bus = free_port().to_string();
             let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
             let options = [&options[..], &["--repl-diskless-sync-delay", "0"]].concat();
-            nodes.push((RedisServer::start(&options).await?, bus));
+            let node = match certificate {
+                None => RedisServer::start(&options).await?,
+                Some(certificate) => {
+                    let options = [&options[..], &["--tls-cluster", "yes"]].concat();
+                    RedisServer::start_beside_tls(&options, certificate).await?
+                }
+            };
+            nodes.push((node, bus));
         }
         for (n, (node, _)) in nodes.iter().enumerate() {
             let () = node.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &(n + 1).to_string()]);
             if n > 0 {
                 let (first, bus) = (&nodes[0].0, &nodes[0].1);
-                let () = node.ask(&["CLUSTER", "MEET", "127.0.0.1", &first.port.to_string(), bus]);
+                let port = if certificate.is_some() { first.tls_port } else { first.port };
+                let () = node.ask(&["CLUSTER", "MEET", "127.0.0.1", &port.to_string(), bus]);
             }
         }
         let cluster = Self { nodes: nodes.into_iter().map(|(node, _)| node).collect() };
@@ -68,6 +85,38 @@ impl Cluster {
 
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.nodes.iter().map(RedisServer::address).collect()
+    }
+
+    pub(crate) fn tls_addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.tls_port)).collect()
+    }
+
+    /// Tells two primaries that a slot is on its way from the first to the second, as `redis-cli --cluster reshard` does.
+    pub(crate) fn open(&self, slot: u16, from: usize, to: usize) {
+        let slot = slot.to_string();
+        let ids: [String; 2] = [from, to].map(|node| self.nodes[node].ask(&["CLUSTER", "MYID"]));
+        let () = self.nodes[to].ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &ids[0]]);
+        let () = self.nodes[from].ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &ids[1]]);
+    }
+
+    /// Moves the keys of an open slot, and tells all primaries whose it is now.
+    pub(crate) fn close(&self, slot: u16, from: usize, to: usize) {
+        let slot = slot.to_string();
+        let port = self.nodes[to].port.to_string();
+        loop {
+            let keys: Vec<String> = self.nodes[from].ask(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"]);
+            if keys.is_empty() {
+                break;
+            }
+            let mut words = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+            words.extend(keys.iter().map(String::as_str));
+            // Somebody else may have deleted them meanwhile: then it says NOKEY.
+            let _: String = self.nodes[from].ask(&words);
+        }
+        let id: String = self.nodes[to].ask(&["CLUSTER", "MYID"]);
+        for node in [to, from].into_iter().chain((0..SHARDS).filter(|node| ![to, from].contains(node))) {
+            let () = self.nodes[node].ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &id]);
+        }
     }
 
     /// Writes keys, each to where it belongs.

@@ -40,9 +40,51 @@ pub(crate) struct RedisServer {
     pub(crate) port: u16,
     dir: TempDir,
     options: Vec<OsString>,
+    /// 0 without TLS.
+    pub(crate) tls_port: u16,
+}
+
+/// A key, and a certificate of `localhost` and 127.0.0.1 that is its own authority.
+#[derive(Debug)]
+pub(crate) struct Certificate(TempDir);
+
+impl Certificate {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        std::fs::write(dir.path().join("ca.pem"), made.cert.pem()).unwrap();
+        std::fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        Self(dir)
+    }
+
+    pub(crate) fn ca_file(&self) -> PathBuf {
+        self.0.path().join("ca.pem")
+    }
+
+    /// What a server is told: names and values.
+    pub(crate) fn options(&self) -> Vec<(&'static str, String)> {
+        let file = |name: &str| self.0.path().join(name).display().to_string();
+        let mut options = vec![("tls-cert-file", file("ca.pem")), ("tls-key-file", file("key.pem"))];
+        options.extend([("tls-ca-cert-file", file("ca.pem")), ("tls-auth-clients", "no".to_owned())]);
+        options.extend([("tls-replication", "yes".to_owned())]);
+        options
+    }
 }
 
 impl RedisServer {
+    /// Starts a server that speaks TLS on a second port, and to other servers.
+    pub(crate) async fn start_beside_tls(options: &[&str], certificate: &Certificate) -> Option<Self> {
+        let port = free_port();
+        let tls = certificate.options().into_iter().flat_map(|(name, value)| [format!("--{name}"), value]);
+        let mut all: Vec<String> = ["--tls-port".to_owned(), port.to_string()].into_iter().chain(tls).collect();
+        all.extend(options.iter().map(|option| (*option).to_owned()));
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        let mut server = Self::start(&all).await?;
+        server.tls_port = port;
+        Some(server)
+    }
+
     /// Starts a server with extra options; `None` if there is no binary.
     pub(crate) async fn start(options: &[&str]) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
@@ -86,7 +128,7 @@ impl RedisServer {
 
     async fn start_as(binary: &PathBuf, dir: TempDir, port: u16, options: Vec<OsString>) -> Self {
         let child = spawn(binary, &dir, &options);
-        let mut server = Self { child, port, dir, options };
+        let mut server = Self { child, port, dir, options, tls_port: 0 };
         server.wait_until_it_listens().await;
         server
     }

@@ -84,6 +84,8 @@ pub(crate) fn step_words(step: &Step) -> String {
             format!("run to its end, once: {}", if words.is_empty() { of.to_owned() } else { words.join(" ") })
         }
         kinds::SET_CRON_JOBS => "let the cron jobs run their new images".to_owned(),
+        kinds::SUSPEND_CRON_JOBS => "let the cron jobs start nothing more".to_owned(),
+        kinds::RESUME_CRON_JOBS => "let the cron jobs go on as before".to_owned(),
         kinds::WAIT => format!("wait {}", text("period")),
         other => other.to_owned(),
     }

@@ -1,0 +1,212 @@
+//! What keeps data, set up in a plan file: the real binary against a real Redis and an emulated AWS.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+mod common;
+
+use std::path::Path;
+
+use common::cluster::{answer, kubeconfig, serve};
+use common::peers::{Moto, Redis};
+use common::{Done, moodify, run};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const PASSWORD: &str = "correct-horse-battery";
+
+/// A plan file, and what the process is given beside it.
+struct Stage {
+    dir: TempDir,
+    plan: String,
+}
+
+impl Stage {
+    /// A plan of these phases for what is set up at these addresses.
+    fn new(redis: &str, moto: &str, phases: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let address = serve(axum::Router::new().fallback(answer));
+        std::fs::write(dir.path().join("kubeconfig"), kubeconfig(address, "a-token-of-nobody")).unwrap();
+        let entries = dir.path().join("moods.jsonl");
+        std::fs::write(
+            &entries,
+            "{\"key\": \"mood:1\", \"value\": \"calm\"}\n{\"key\": \"mood:2\", \"value\": \"x\"}\n",
+        )
+        .unwrap();
+        let text = format!(
+            r#"
+name: stores
+environment: {{name: test, kind: staging, namespace: web}}
+backends:
+  backup-stores:
+    moods:
+      documentdb:
+        api: {{region: eu-central-1, endpoint: "{moto}", access-key-id: AKIAMOODIFY, secret-access-key-env: AWS_SECRET}}
+        cluster: moods
+        engine: aurora-mysql
+  caches:
+    sessions: {{redis: {{url: "{redis}", username: moodify, password-env: SESSIONS_PASSWORD, environment: staging}}}}
+release:
+  version: v2
+  services:
+    - {{name: web, workload: web, image: "r/web:v2", traffic: {{router: replica-ratio, service: web-service}}}}
+phases:
+{}
+"#,
+            phases.replace("ENTRIES", entries.to_str().unwrap())
+        );
+        let plan = dir.path().join("plan.yaml");
+        std::fs::write(&plan, text).unwrap();
+        Self { plan: plan.to_str().unwrap().to_owned(), dir }
+    }
+
+    fn run_with(&self, password: Option<&str>, args: &[&str]) -> Done {
+        let mut command = moodify(args);
+        command.env("KUBECONFIG", self.dir.path().join("kubeconfig")).env("AWS_SECRET", "a-secret-key");
+        command.env("MOODIFY_JOURNAL", self.dir.path().join("journal")).env_remove("SESSIONS_PASSWORD");
+        password.map(|password| command.env("SESSIONS_PASSWORD", password));
+        let done: Done = command.output().unwrap().into();
+        assert!(!done.out.contains(PASSWORD) && !done.err.contains(PASSWORD), "{done:?}");
+        done
+    }
+
+    fn run(&self, args: &[&str]) -> Done {
+        self.run_with(Some(PASSWORD), args)
+    }
+}
+
+const PHASES: &str = r#"
+  - name: save
+    steps: [{name: backup, action: backup, with: {store: moods}}]
+  - name: cache
+    steps:
+      - {name: flush, action: cache-flush, with: {cache: sessions, confirm: sessions}}
+      - {name: warm, action: cache-warm, with: {cache: sessions, entries: "ENTRIES"}}
+      - {name: look, action: cache-check, with: {cache: sessions, memory-at-most: 0.9}}"#;
+
+#[test]
+fn a_plan_saves_a_database_and_looks_after_a_cache() {
+    let (Some(redis), Some(moto)) = (Redis::start(PASSWORD), Moto::start()) else { return };
+    let stage = Stage::new(&redis.url(), &moto.url(), PHASES);
+    assert_eq!(redis.ask("SET old:1 x"), "+OK");
+
+    let check = stage.run(&["check", &stage.plan]);
+    assert_eq!((check.code, check.err.as_str()), (0, ""), "{}", check.out);
+    assert_eq!(redis.ask("DBSIZE"), ":1", "a check changes nothing");
+
+    let missing = stage.run(&["run", &stage.plan]);
+    assert_eq!(
+        missing.code, 4,
+        "there is no such cluster yet, and nothing to take back: {}{}",
+        missing.out, missing.err
+    );
+    moto.create_cluster("moods");
+    let done = stage.run(&["run", &stage.plan, "--output", "json"]);
+    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    assert_eq!((redis.ask("DBSIZE"), redis.ask("GET mood:1")), (":2".to_owned(), "$4".to_owned()));
+
+    let by_hand = |args: &[&str]| stage.run(&[args, &["--settings", &stage.plan]].concat());
+    let list = by_hand(&["backup", "list", "moods", "--output", "json"]);
+    let list: Value = serde_json::from_str(&list.out).unwrap();
+    // It makes automated ones of its own.
+    let of_runs: Vec<&Value> = list.as_array().unwrap().iter().filter(|made| made["run"].is_string()).collect();
+    let [made] = of_runs.as_slice() else { panic!("{list}") };
+    assert_eq!((&made["source"], &made["state"]), (&"moods".into(), &"available".into()));
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(by_hand(&["backup", "verify", "moods", id]).code, 0);
+    let refused = by_hand(&["backup", "delete", "moods", id, "--confirm", "moods"]);
+    assert!(refused.code == 3 && refused.err.contains("nothing was deleted"), "{refused:?}");
+    assert_eq!(by_hand(&["backup", "delete", "moods", id, "--confirm", id]).code, 0);
+    assert!(!by_hand(&["backup", "list", "moods"]).out.contains(id));
+}
+
+#[test]
+fn a_cache_is_looked_after_by_hand_and_its_guards_hold() {
+    let Some(redis) = Redis::start(PASSWORD) else { return };
+    let stage = Stage::new(&redis.url(), "http://127.0.0.1:1", PHASES);
+    (0..30).for_each(|n| assert_eq!(redis.ask(&format!("SET mood:{n} x")), "+OK"));
+    assert_eq!(redis.ask("SET other x"), "+OK");
+    let cache = |args: &[&str]| stage.run(&[&["cache"], args, &["--settings", &stage.plan]].concat());
+    let info = cache(&["info", "sessions"]);
+    assert!(info.code == 0 && info.out.contains("31 keys"), "{info:?}");
+    let counted = cache(&["delete", "sessions", "mood:1*", "--dry-run"]);
+    assert!(counted.out.contains("11 keys match mood:1*"), "{counted:?}");
+    assert!(cache(&["delete", "sessions", "mood:*"]).out.contains("30 keys deleted"));
+    let typed = cache(&["flush", "sessions", "--confirm", "session"]);
+    assert!(typed.code == 3 && typed.err.contains("nothing was deleted"), "{typed:?}");
+    assert_eq!(redis.ask("DBSIZE"), ":1");
+    let snapshot = cache(&["snapshot", "sessions"]);
+    assert!(snapshot.code == 0 && snapshot.out.contains("1 keys, complete at"), "{snapshot:?}");
+    assert!(cache(&["flush", "sessions", "--confirm", "sessions"]).out.contains("1 keys deleted"));
+    assert_eq!(redis.ask("DBSIZE"), ":0");
+    let unknown = cache(&["info", "moods"]);
+    assert!(unknown.code == 2 && unknown.err.contains("there are: sessions"), "{unknown:?}");
+
+    // The same by the environment alone, where it is one of production unless that is said.
+    let production = |args: &[&str]| -> Done {
+        let mut command = moodify(args);
+        command.env("MOODIFY_REDIS_NAME", "sessions").env("MOODIFY_REDIS_URL", redis.url());
+        command.env("MOODIFY_REDIS_USERNAME", "moodify").env("MOODIFY_REDIS_PASSWORD", PASSWORD);
+        command.output().unwrap().into()
+    };
+    let flush = ["cache", "flush", "sessions", "--confirm", "sessions"];
+    let refused = production(&flush);
+    assert!(refused.code == 3 && refused.err.contains("production"), "{refused:?}");
+    assert_eq!(production(&[&flush[..], &["--production"]].concat()).code, 0);
+}
+
+#[test]
+fn what_stands_in_the_way_is_told_before_any_effect() {
+    let Some(redis) = Redis::start(PASSWORD) else { return };
+    let only_cache =
+        "  - {name: cache, steps: [{name: flush, action: cache-flush, with: {cache: sessions, confirm: sessions}}]}";
+    let stage = Stage::new(&redis.url(), "http://127.0.0.1:1", only_cache);
+    assert_eq!(redis.ask("SET old:1 x"), "+OK");
+    for (password, code, parts) in [
+        (Some("another-password"), 3, ["check the username and the password", ""]),
+        (None, 2, ["plan.yaml:12:", "SESSIONS_PASSWORD is not set"]),
+    ] {
+        for command in ["check", "run"] {
+            let done = stage.run_with(password, &[command, &stage.plan]);
+            assert_eq!(done.code, code, "{done:?}");
+            assert!(parts.iter().all(|part| done.err.contains(part)), "{parts:?}: {}", done.err);
+        }
+    }
+    let text = std::fs::read_to_string(&stage.plan).unwrap();
+    let unknown =
+        text.replace("with: {cache: sessions, confirm: sessions}", "with: {cache: session, confirm: session}");
+    std::fs::write(&stage.plan, unknown).unwrap();
+    for args in [&["check", &stage.plan][..], &["check", "--offline", &stage.plan], &["run", &stage.plan]] {
+        let done = stage.run(args);
+        assert_eq!(done.code, 2, "{done:?}");
+        for part in ["unknown cache \"session\"; did you mean \"sessions\"?", "known here: sessions", "plan.yaml:18:"] {
+            assert!(done.err.contains(part), "{part:?} is missing in {}", done.err);
+        }
+    }
+    assert!(!Path::new(&stage.dir.path().join("journal")).exists(), "no run began");
+    // Nothing secret has a place in a plan.
+    let inline = text.replace("password-env: SESSIONS_PASSWORD", "password: correct-horse");
+    std::fs::write(&stage.plan, inline).unwrap();
+    let done = stage.run(&["check", "--offline", &stage.plan]);
+    assert!(done.code == 2 && done.err.contains("unknown key \"password\""), "{done:?}");
+    assert_eq!(redis.ask("DBSIZE"), ":1", "nothing was changed");
+}
+
+#[test]
+fn the_example_is_sound_and_names_every_kind_of_store() {
+    let plan = concat!(env!("CARGO_MANIFEST_DIR"), "/plans/stores.yaml");
+    let offline = |password: Option<&str>| -> Done {
+        let mut command = moodify(&["check", "--offline", plan]);
+        password.map(|password| command.env("SESSIONS_PASSWORD", password));
+        command.output().unwrap().into()
+    };
+    let done = offline(Some(PASSWORD));
+    assert_eq!((done.code, done.err.as_str()), (0, ""), "{}", done.out);
+    let done = offline(None);
+    assert!(done.code == 2 && done.err.contains("SESSIONS_PASSWORD is not set"), "{done:?}");
+    let simulated = run(&["run", plan, "--simulate"]);
+    assert_eq!(simulated.code, 0, "{}{}", simulated.out, simulated.err);
+    let text = std::fs::read_to_string(plan).unwrap();
+    for kind in ["documentdb:", "elasticache:", "firestore:", "redis:", "cloud-storage:"] {
+        assert!(text.contains(kind), "{kind}");
+    }
+}
