@@ -95,7 +95,7 @@ impl Verbs {
     }
 
     /// The objects of a kind, page by page, in the order of namespace and name.
-    pub(super) async fn list<T: DeserializeOwned>(
+    pub(crate) async fn list<T: DeserializeOwned>(
         &self,
         cx: &CallContext,
         kind: Kind,
