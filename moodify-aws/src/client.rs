@@ -44,14 +44,25 @@ impl<C> Api<C> {
     pub(crate) async fn call<T, E>(
         &self,
         cx: &CallContext,
-        (operation, access): Call,
+        call: Call,
         target: &str,
         request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     ) -> Result<T>
     where
         E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
     {
-        let request = async { request.await.map_err(|e| from_sdk(e, self.name, operation, access)) };
+        let request = async { request.await.map_err(|e| from_sdk(e, self.name, call.0, call.1)) };
+        self.bounded(cx, call, target, request).await
+    }
+
+    /// The same of a request whose errors are ours.
+    pub(crate) async fn bounded<T>(
+        &self,
+        cx: &CallContext,
+        (operation, access): Call,
+        target: &str,
+        request: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         cx.at_most(self.config.response_timeout.get()).run(self.name, operation, request).await.map_err(|e| {
             let effect = if e.effect_of() == Effect::None { Effect::None } else { access.unanswered() };
             e.effect(effect).on(target)

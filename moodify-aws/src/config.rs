@@ -1,4 +1,5 @@
 mod elasticache;
+mod s3;
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use serde::Deserialize;
 
 use crate::error::DOCUMENTDB;
 pub use elasticache::{CacheId, ElastiCacheConfig};
+pub use s3::S3Config;
 
 /// How to reach the APIs of AWS.
 ///

@@ -1,5 +1,6 @@
 //! AWS backend of moodify: [`DocumentDbBackups`] keeps backups of a DocumentDB cluster as cluster snapshots,
-//! [`ElastiCacheBackups`] those of a cache, and [`ElastiCacheNodes`] restarts and fails over the nodes of a cache.
+//! [`ElastiCacheBackups`] those of a cache, [`ElastiCacheNodes`] restarts and fails over the nodes of a cache, and
+//! [`S3Artifacts`] keeps artifacts in S3 and in what speaks its API.
 //!
 //! ```no_run
 //! # async fn example() -> moodify_core::Result<()> {
@@ -27,7 +28,9 @@ mod documentdb;
 mod elasticache;
 mod error;
 mod names;
+mod s3;
 
-pub use config::{ApiConfig, CacheId, DocumentDbConfig, ElastiCacheConfig};
+pub use config::{ApiConfig, CacheId, DocumentDbConfig, ElastiCacheConfig, S3Config};
 pub use documentdb::{Cluster, DocumentDbBackups, Instance};
 pub use elasticache::{ElastiCacheBackups, ElastiCacheNodes};
+pub use s3::S3Artifacts;

@@ -1,4 +1,5 @@
-//! The contract of `BackupStore`, held against moto, which speaks the same API for Aurora.
+//! The contracts of `BackupStore`, held against moto, which speaks the same API for Aurora, and of `ArtifactStore`, held
+//! against moto and a real server of S3.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
 
@@ -8,10 +9,11 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
-use moodify_aws::{ApiConfig, DocumentDbBackups, DocumentDbConfig};
+use moodify_aws::{ApiConfig, DocumentDbBackups, DocumentDbConfig, S3Artifacts, S3Config};
 use moodify_core::backend::{BackupRequest, BackupState, BackupStore, DeleteRequest};
-use moodify_core::testing::conformance::backup_store;
+use moodify_core::testing::conformance::{artifact_store, backup_store};
 use moodify_core::{CallContext, Effect, ErrorKind, IdempotencyKey, RunId};
+use peer::gateway::Gateway;
 use peer::{Moto, always, error_of};
 
 fn cx_of(key: &str, timeout: Duration) -> CallContext {
@@ -47,6 +49,28 @@ async fn it_keeps_the_contract_of_every_store() {
     let Some(moto) = Moto::shared().await else { return };
     moto.create_cluster("contract", true);
     backup_store(store(config(&moto.url(), "contract")).as_ref(), Duration::from_secs(60)).await;
+}
+
+#[tokio::test]
+async fn artifacts_in_moto() {
+    let Some(moto) = Moto::shared().await else { return };
+    moto.create_bucket("contract");
+    for prefix in ["", "production/", "part-of-a-name-"] {
+        let config = S3Config::new(api(&moto.url()), "contract").prefix(prefix);
+        artifact_store(&S3Artifacts::new(config).unwrap(), Duration::from_secs(300)).await;
+    }
+}
+
+#[tokio::test]
+async fn artifacts_in_a_real_server() {
+    let Some(server) = Gateway::start().await else { return };
+    let api = ApiConfig::new("eu-central-1").endpoint(server.url()).credentials(peer::KEY, peer::SECRET, None);
+    std::fs::write(server.bucket().join("elsewhere"), "seen by nobody").unwrap();
+    for prefix in ["", "production/"] {
+        let config = S3Config::new(api.clone(), "artifacts").prefix(prefix);
+        artifact_store(&S3Artifacts::new(config).unwrap(), Duration::from_secs(300)).await;
+    }
+    assert!(server.bucket().join("elsewhere").is_file());
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 
 pub mod action;
 pub mod analysis;
+pub mod artifacts;
 pub mod backend;
 pub mod clock;
 pub mod context;

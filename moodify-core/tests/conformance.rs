@@ -14,13 +14,14 @@ use common::{secs, target};
 use moodify_core::ErrorKind;
 use moodify_core::analysis::metrics;
 use moodify_core::backend::{
-    CacheAdmin, CanarySpec, Connection, CronJobRef, Deployer, DeployerExt, Endpoint, ExecRequest, JobRequest,
-    JobTemplate, Jobs, MetricQuery, MetricSource, Notifier, Operations, StatusPages, TesterRoutes, Testers,
+    CacheAdmin, CanarySpec, ConfigurationFiles, Connection, CronJobRef, Deployer, DeployerExt, Endpoint, ExecRequest,
+    JobRequest, JobTemplate, Jobs, MetricQuery, MetricSource, Notifier, Operations, StatusPages, TesterRoutes, Testers,
     TrafficRouter, WeightChange, WorkloadRef,
 };
 use moodify_core::model::{ConfigVersion, ImageRef, Layout, Target, Track, Weight, WorkloadKind};
 use moodify_core::testing::conformance::{
-    self, CacheHarness, DeployerHarness, MetricHarness, NotifierHarness, OperationsHarness, RouterHarness, context,
+    self, CacheHarness, DeployerHarness, FilesHarness, MetricHarness, NotifierHarness, OperationsHarness,
+    RouterHarness, context,
 };
 use moodify_core::testing::{BackendKind, Behaviour, Edit, Edited, Fault, Rule, Scenario, Simulator};
 
@@ -342,6 +343,34 @@ async fn metric_source() {
     router.set(&context("shift", PATIENCE), &harness.backend(), change).await.unwrap();
     tokio::time::sleep(secs(1)).await;
     conformance::metric_source(&harness).await;
+}
+
+#[async_trait]
+impl FilesHarness for Harness {
+    fn files(&self) -> Arc<dyn ConfigurationFiles> {
+        self.simulator.backends().configuration_files.unwrap()
+    }
+
+    fn namespaces(&self) -> (String, String) {
+        (self.backend().namespace, "another".to_owned())
+    }
+
+    async fn lose(&self) {
+        self.simulator.world().lose_configuration(&self.backend().namespace);
+    }
+
+    async fn edit(&self) {
+        self.simulator.world().edit_configuration(&self.backend().namespace);
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn configuration_files() {
+    conformance::configuration_files(&Harness::new("http-route")).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use moodify_core::action::{
-    ApplicationParams, ExecParams, RunJobParams, SetCronJobsParams, SuspendCronJobsParams, kinds,
+    ApplicationParams, ExecParams, RestoreConfigurationParams, RunJobParams, SetCronJobsParams, SuspendCronJobsParams,
+    kinds,
 };
 use moodify_core::backend::{Connection, WorkloadRef};
 use moodify_core::model::{ConfigKind, Layout, Plan, Step, Target, Track, WorkloadKind};
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use crate::client::{
     AUTOSCALER, CONFIG_MAP, CRON_JOB, DEPLOYMENT, INGRESS_ROUTE, JOB, Kind, POD, SECRET, STATEFUL_SET,
 };
+use crate::configuration_backup::KINDS;
 use crate::names::{self, MANAGED_BY, canary_of, canary_service, with_suffix};
 use crate::operations::kind_of;
 use crate::single;
@@ -204,6 +206,27 @@ fn routes_of(plan: &Plan, step: &Step, router: Router) -> impl Iterator<Item = S
     targets.filter(wanted).filter_map(|target| target.service.traffic.route)
 }
 
+/// What restoring configuration needs of each kind.
+const RESTORING: &[&str] = &["get", "create", "patch"];
+
+/// The namespace into which a step restores configuration, if it says one.
+fn restored_into(step: &Step) -> Option<String> {
+    RestoreConfigurationParams::deserialize(&step.with).ok()?.namespace
+}
+
+/// What steps need in other namespaces than that of the plan: to restore configuration.
+fn elsewhere(plan: &Plan) -> BTreeMap<String, Vec<Permission>> {
+    let steps = plan.steps().map(|(_, step)| step).filter(|step| step.action == kinds::RESTORE_CONFIGURATION);
+    let others = steps.filter_map(restored_into).filter(|into| *into != plan.environment.namespace);
+    let needed = KINDS.into_iter().flat_map(|kind| {
+        let permission =
+            move |verb: &&'static str| Permission { group: kind.group, resource: kind.plural, verb: *verb, name: None };
+        RESTORING.iter().map(permission)
+    });
+    let needed: Vec<Permission> = needed.collect();
+    others.map(|namespace| (namespace, needed.clone())).collect()
+}
+
 /// What the steps of a plan need that act on the application as a whole, or run jobs.
 pub(crate) fn operations(plan: &Plan) -> Vec<Permission> {
     let mut all = Vec::new();
@@ -264,6 +287,12 @@ pub(crate) fn operations(plan: &Plan) -> Vec<Permission> {
                 let Ok(params) = SuspendCronJobsParams::deserialize(&step.with) else { continue };
                 params.cron_jobs.iter().for_each(|name| need(CRON_JOB, Some(name), &["get", "patch"]));
             }
+            kinds::BACKUP_CONFIGURATION => KINDS.into_iter().for_each(|kind| need(kind, None, &["list"])),
+            kinds::RESTORE_CONFIGURATION
+                if restored_into(step).is_none_or(|into| into == plan.environment.namespace) =>
+            {
+                KINDS.into_iter().for_each(|kind| need(kind, None, RESTORING));
+            }
             _ => {}
         }
     }
@@ -282,7 +311,8 @@ pub(crate) fn operations(plan: &Plan) -> Vec<Permission> {
 }
 
 /// The Roles named `moodify` that are enough for a plan: for the release of its targets, and for the steps that stop the
-/// application, point it to another database, start it and run commands beside it; with `journal`, as for [`roles`].
+/// application, point it to another database, start it and run commands beside it, and that back configuration up and
+/// restore it; with `journal`, as for [`roles`].
 ///
 /// ```
 /// # let plan: moodify_core::model::Plan = serde_json::from_value(serde_json::json!({"name": "back", "environment":
@@ -299,8 +329,12 @@ pub fn roles_for(plan: &Plan, journal: Option<&str>) -> Vec<Value> {
     let mut namespaces = by_namespace(&released(plan));
     let of_plan = namespaces.entry(plan.environment.namespace.clone()).or_default();
     of_plan.extend(operations(plan));
-    if of_plan.is_empty() {
+    let is_empty = of_plan.is_empty();
+    if is_empty {
         namespaces.remove(&plan.environment.namespace);
+    }
+    for (namespace, permissions) in elsewhere(plan) {
+        namespaces.entry(namespace).or_default().extend(permissions);
     }
     with_journal(namespaces, journal)
 }

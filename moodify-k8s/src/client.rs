@@ -12,12 +12,15 @@ use kube::core::{ApiResource, Request, Status};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
-use moodify_core::backend::{Deployer, Diagnostics, Jobs, Operations, ReplicaRatio, TesterRoutes, TrafficRouter};
+use moodify_core::backend::{
+    ConfigurationFiles, Deployer, Diagnostics, Jobs, Operations, ReplicaRatio, TesterRoutes, TrafficRouter,
+};
 use moodify_core::{Backends, CallContext, Error, ErrorKind, Result, secret};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::config::KubeConfig;
+use crate::configuration_backup::NamespaceConfiguration;
 use crate::deployer::DeploymentDeployer;
 use crate::diagnostics::PodDiagnostics;
 use crate::error::{self, Access, Ask, BACKEND};
@@ -125,6 +128,7 @@ impl Kube {
         backends.diagnostics = Some(self.diagnostics());
         backends.jobs = Some(self.jobs());
         backends.operations = Some(self.operations());
+        backends.configuration_files = Some(self.configuration_files());
         backends.routers.insert("replica-ratio".to_owned(), self.replica_ratio_router());
         backends.routers.insert(SelectorRouter::NAME.to_owned(), self.selector_router());
         for router in Router::ALL {
@@ -157,6 +161,12 @@ impl Kube {
     #[must_use]
     pub fn jobs(&self) -> Arc<dyn Jobs> {
         Arc::new(KubeJobs { kube: self.clone() })
+    }
+
+    /// Backs up and restores what people have configured in a namespace.
+    #[must_use]
+    pub fn configuration_files(&self) -> Arc<dyn ConfigurationFiles> {
+        Arc::new(NamespaceConfiguration { kube: self.clone() })
     }
 
     /// Does in a namespace what people do with kubectl.

@@ -1,7 +1,10 @@
-//! The peers of the tests: `moto_server` on a free port of 127.0.0.1, stopped by its process id, and a server that
-//! always gives the same answer.
+//! The peers of the tests: `moto_server` and `versitygw` on free ports of 127.0.0.1, stopped by their process ids, and a
+//! server that always gives the same answer.
 
 #![allow(dead_code, reason = "each test uses what it needs")]
+
+pub(crate) mod gateway;
+pub(crate) mod s3;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,6 +14,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// The credentials that the servers of S3 know.
+pub(crate) const KEY: &str = "AKIAMOODIFY";
+pub(crate) const SECRET: &str = "a-secret-key";
 
 const VARIABLE: &str = "MOODIFY_MOTO_SERVER";
 
@@ -71,6 +78,21 @@ impl Moto {
 
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Makes a bucket of S3.
+    pub(crate) fn create_bucket(&self, name: &str) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        write!(
+            stream,
+            "PUT /{name} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\nContent-Length: 0\r\nAuthorization: \
+             AWS4-HMAC-SHA256 Credential=AKIA/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0\r\n\r\n",
+            self.port,
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
     /// Makes a cluster, not through the crate under test. moto refuses the engine docdb.

@@ -47,6 +47,7 @@
 
 mod application;
 mod approval;
+mod archive;
 mod backup;
 mod bake;
 mod baseline;
@@ -57,6 +58,7 @@ mod cache_flush;
 mod cache_restart;
 mod cache_snapshot;
 mod cache_warm;
+mod configuration_backup;
 mod context;
 mod deploy_canary;
 mod exec;
@@ -93,12 +95,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use application::ApplicationParams;
+pub use archive::{Archived, FetchedArtifact};
 pub use backup::VerifiedBackup;
 pub use bake::BakeParams;
 pub use baseline::{Baseline, BaselineParams, Baselines};
 pub use cache_flush::FlushedCache;
 pub use cache_restart::RestartedCache;
 pub use cache_warm::WarmedCache;
+pub use configuration_backup::{BackedUpConfiguration, RestoreConfigurationParams};
 pub use context::{Answers, CheckContext, StepContext};
 pub use exec::ExecParams;
 pub use proposal::Proposal;
@@ -181,6 +185,14 @@ pub mod kinds {
     pub const FORGET_CONNECTIONS: &str = "forget-connections";
     /// Deletes old backups that no run needs.
     pub const PRUNE_BACKUPS: &str = "prune-backups";
+    /// Writes the objects of a namespace as files to an artifact store.
+    pub const BACKUP_CONFIGURATION: &str = "backup-configuration";
+    /// Makes the objects of a namespace what such files say.
+    pub const RESTORE_CONFIGURATION: &str = "restore-configuration";
+    /// Puts the plan and files into an artifact store.
+    pub const ARCHIVE: &str = "archive";
+    /// Gets an artifact into a file.
+    pub const FETCH_ARTIFACT: &str = "fetch-artifact";
     /// Restarts the nodes of a cache, one at a time.
     pub const CACHE_RESTART: &str = "cache-restart";
     /// Deletes everything in a cache.

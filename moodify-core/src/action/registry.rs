@@ -9,10 +9,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Action, CheckContext, Observed, StepContext, application, approval, backup, bake, baseline, cache_check,
-    cache_delete, cache_flush, cache_restart, cache_snapshot, cache_warm, deploy_canary, exec, hand_over, kinds, leave,
-    notify, probe, promote, recreate, restore, retire_canary, retire_old, return_traffic, roll_batch, run_job,
-    set_cron_jobs, shift_traffic, status_page, suspend_cron_jobs, switch_connection, testers, wait,
+    Action, CheckContext, Observed, StepContext, application, approval, archive, backup, bake, baseline, cache_check,
+    cache_delete, cache_flush, cache_restart, cache_snapshot, cache_warm, configuration_backup, deploy_canary, exec,
+    hand_over, kinds, leave, notify, probe, promote, recreate, restore, retire_canary, retire_old, return_traffic,
+    roll_batch, run_job, set_cron_jobs, shift_traffic, status_page, suspend_cron_jobs, switch_connection, testers,
+    wait,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Step;
@@ -68,6 +69,10 @@ impl Registry {
             .register(kinds::EXEC, exec::Exec)
             .register(kinds::FORGET_CONNECTIONS, switch_connection::ForgetConnections)
             .register(kinds::PRUNE_BACKUPS, backup::PruneBackups)
+            .register(kinds::ARCHIVE, archive::Archive)
+            .register(kinds::FETCH_ARTIFACT, archive::FetchArtifact)
+            .register(kinds::BACKUP_CONFIGURATION, configuration_backup::BackUpConfiguration)
+            .register(kinds::RESTORE_CONFIGURATION, configuration_backup::RestoreConfiguration)
             .register(kinds::CACHE_RESTART, cache_restart::RestartCache)
             .register(kinds::CACHE_FLUSH, cache_flush::FlushCache)
             .register(kinds::CACHE_DELETE, cache_delete::DeleteFromCache)

@@ -217,6 +217,12 @@ impl PutRequest {
         }
     }
 
+    /// Whether anybody is told, and so may go on with an upload that broke off. For stores.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.watcher.is_some()
+    }
+
     /// The sum of the content, if both parts of it are known.
     #[must_use]
     pub fn known_sum(&self) -> Option<Sum> {

@@ -17,6 +17,8 @@ mod cache;
 mod cache_admin;
 mod cache_info;
 mod cache_nodes;
+mod chunks;
+mod configuration_files;
 mod connection;
 mod deployer;
 mod diagnostics;
@@ -54,6 +56,11 @@ pub use cache_info::{CacheClient, CacheInfo, CacheLatency, CacheRole, CacheServe
 pub use cache_nodes::{
     CacheNode, CacheNodes, CacheNodesExt, NodeCapabilities, NodeEvent, NodeRole, NodeState, restart_order,
 };
+pub use chunks::Chunks;
+pub use configuration_files::{
+    BackedUpFile, ConfigurationBackup, ConfigurationFile, ConfigurationFiles, ExportedConfiguration, ImportRequest,
+    ImportedConfiguration,
+};
 pub use connection::{Connection, Endpoint};
 pub use deployer::{
     CanarySpec, Change, Deployer, DeployerCapabilities, DeployerExt, ImageChange, Remedy, Replicas, Scale, Single,
@@ -83,6 +90,7 @@ pub(crate) mod mocks {
     pub use super::backup_store::MockBackupStore;
     pub use super::cache_admin::MockCacheAdmin;
     pub use super::cache_nodes::MockCacheNodes;
+    pub use super::configuration_files::MockConfigurationFiles;
     pub use super::deployer::MockDeployer;
     pub use super::diagnostics::MockDiagnostics;
     pub use super::jobs::MockJobs;
@@ -123,6 +131,8 @@ pub struct Backends {
     pub backup_stores: BTreeMap<String, Arc<dyn BackupStore>>,
     /// Keep artifacts, by name.
     pub artifact_stores: BTreeMap<String, Arc<dyn ArtifactStore>>,
+    /// Reads and writes the objects by which applications are configured.
+    pub configuration_files: Option<Arc<dyn ConfigurationFiles>>,
     /// Administer caches, by name.
     pub caches: BTreeMap<String, Cache>,
     /// Tells customers.
@@ -205,6 +215,14 @@ impl Backends {
     /// [`ErrorKind::Unsupported`] if there is none.
     pub fn artifact_store(&self, name: &str) -> Result<&Arc<dyn ArtifactStore>> {
         named(&self.artifact_stores, "artifact store", name)
+    }
+
+    /// What reads and writes configuration.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if there is nothing.
+    pub fn configuration_files(&self) -> Result<&Arc<dyn ConfigurationFiles>> {
+        present(self.configuration_files.as_ref(), "backend for configuration files")
     }
 
     /// The cache of that name.
@@ -298,6 +316,7 @@ fn object_safe(
     _: &dyn Operations,
     _: &dyn BackupStore,
     _: &dyn ArtifactStore,
+    _: &dyn ConfigurationFiles,
     _: &dyn CacheAdmin,
     _: &dyn CacheNodes,
     _: &dyn StatusPage,

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+mod archive;
 mod backups;
 mod blue_green;
 mod cache_restart;
@@ -10,6 +11,7 @@ mod caches;
 mod commands;
 mod common;
 mod configuration;
+mod configuration_backup;
 mod crash;
 mod database_rollback;
 mod jobs;

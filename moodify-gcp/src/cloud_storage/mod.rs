@@ -6,7 +6,7 @@ mod upload;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream;
-use moodify_core::backend::{Artifact, ArtifactStore, Content, Origin, PutRequest, check_path, checked};
+use moodify_core::backend::{Artifact, ArtifactStore, Chunks, Content, Origin, PutRequest, check_path, checked};
 use moodify_core::{CallContext, ErrorKind, Result};
 use reqwest::{Method, RequestBuilder};
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use crate::client::{Api, Ask, Connection, absent};
 use crate::config::StorageConfig;
 use crate::error::{Call, STORAGE, from_answer, from_http};
 use object::{FIELDS, Object, Page};
-use upload::Source;
+use upload::CHUNK;
 
 const HEAD: Call = Call::read(STORAGE, "head object");
 const GET: Call = Call::read(STORAGE, "get object");
@@ -119,16 +119,6 @@ impl CloudStorage {
         };
         self.api.ask(cx, call, &self.uri(""), Ask::Api(&ask), &[]).await?.json(call)
     }
-
-    /// What the answer to a put is when this is there already: success if it is the same content.
-    fn settle(&self, there: Artifact, source: &Source) -> Result<Artifact> {
-        if there.is(source.sum()) {
-            return Ok(there);
-        }
-        let why = format!("there is another content, which was left as it is: {there}");
-        let error = PUT.fail(ErrorKind::AlreadyExists, why).on(self.uri(&there.path));
-        Err(error.hint("choose another path, or say that it may be replaced"))
-    }
 }
 
 fn origin(call: Call) -> Origin {
@@ -138,7 +128,7 @@ fn origin(call: Call) -> Origin {
 #[async_trait]
 impl ArtifactStore for CloudStorage {
     async fn put(&self, cx: &CallContext, request: &PutRequest, content: Content) -> Result<Artifact> {
-        let mut source = Source::new(content);
+        let mut source = Chunks::new(request, content, CHUNK, origin(PUT), self.uri(&request.path));
         // Asked first, so that a repeat does not send everything again.
         let there = self.find(cx, PUT, &request.path).await?;
         let mut generation = "0".to_owned();
@@ -147,8 +137,8 @@ impl ArtifactStore for CloudStorage {
                 return Ok(there);
             }
             if !request.replace {
-                source.finish(cx, request, &self.uri(&request.path)).await?;
-                return self.settle(there, &source);
+                source.finish(cx).await?;
+                return source.settle(there);
             }
             generation = there.version.unwrap_or(generation);
         }
@@ -160,8 +150,8 @@ impl ArtifactStore for CloudStorage {
             // Somebody wrote it since, perhaps an earlier attempt.
             Err(error) if error.kind() == ErrorKind::Conflict => match self.find(cx, PUT, &request.path).await? {
                 Some(there) => {
-                    source.finish(cx, request, &self.uri(&request.path)).await?;
-                    if request.replace && !there.is(source.sum()) { Err(error) } else { self.settle(there, &source) }
+                    source.finish(cx).await?;
+                    if request.replace && !there.is(source.sum()) { Err(error) } else { source.settle(there) }
                 }
                 None => Err(error),
             },

@@ -1,7 +1,6 @@
 use bytes::{Bytes, BytesMut};
-use futures::TryStreamExt;
 use http::HeaderMap;
-use moodify_core::backend::{Artifact, Checkpoint, Content, Progress, PutRequest, Sum};
+use moodify_core::backend::{Artifact, Checkpoint, Chunks, Progress, PutRequest, Sum};
 use moodify_core::secret;
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
 use reqwest::Client;
@@ -13,67 +12,7 @@ use super::{CloudStorage, PUT};
 use crate::client::{Answer, Ask, Connection, absent};
 
 /// What is sent at once. The API wants a multiple of 256 KiB, and advises 8 MiB.
-const CHUNK: usize = 8 << 20;
-
-/// A content that is cut into chunks, and what has been read of it.
-pub(super) struct Source {
-    content: Content,
-    /// Read, but not in a chunk yet.
-    rest: Bytes,
-    sum: Sum,
-}
-
-impl Source {
-    pub(super) fn new(content: Content) -> Self {
-        Self { content, rest: Bytes::new(), sum: Sum::default() }
-    }
-
-    /// What the chunks so far add up to.
-    pub(super) fn sum(&self) -> Sum {
-        self.sum
-    }
-
-    /// Whether there is anything left.
-    async fn fill(&mut self) -> Result<bool> {
-        while self.rest.is_empty() {
-            match self.content.try_next().await? {
-                Some(piece) => self.rest = piece,
-                None => return Ok(false),
-            }
-        }
-        Ok(true)
-    }
-
-    /// The next chunk, and whether it is the last one. All but the last are full.
-    async fn chunk(&mut self) -> Result<(Bytes, bool)> {
-        let mut chunk = BytesMut::new();
-        while chunk.len() < CHUNK && self.fill().await? {
-            let piece = self.rest.split_to(self.rest.len().min(CHUNK - chunk.len()));
-            chunk.extend_from_slice(&piece);
-        }
-        self.sum.add(&chunk);
-        let last = !self.fill().await?;
-        Ok((chunk.freeze(), last))
-    }
-
-    /// The same within its context. A content that is not what was announced fails with its last chunk, or as soon as it is too
-    /// long.
-    async fn next(&mut self, cx: &CallContext, request: &PutRequest, target: &str) -> Result<(Bytes, bool)> {
-        let read = cx.run(PUT.backend, PUT.operation, self.chunk()).await;
-        let (chunk, last) = read.map_err(|e| e.effect(Effect::None).on(target))?;
-        let too_long = request.size.is_some_and(|size| self.sum.bytes > size);
-        match request.contradicts(self.sum).filter(|_| last || too_long) {
-            Some(wrong) => Err(PUT.fail(ErrorKind::Invalid, format!("{wrong}; nothing was put")).on(target)),
-            None => Ok((chunk, last)),
-        }
-    }
-
-    /// Reads what is left, for its sum.
-    pub(super) async fn finish(&mut self, cx: &CallContext, request: &PutRequest, target: &str) -> Result<()> {
-        while !self.next(cx, request, target).await?.1 {}
-        Ok(())
-    }
-}
+pub(super) const CHUNK: usize = 8 << 20;
 
 impl CloudStorage {
     /// Writes a content where the object of that generation is; 0 is one that does not exist.
@@ -81,11 +20,10 @@ impl CloudStorage {
         &self,
         cx: &CallContext,
         request: &PutRequest,
-        source: &mut Source,
+        source: &mut Chunks<'_>,
         generation: &str,
     ) -> Result<Artifact> {
-        let uri = self.uri(&request.path);
-        let (chunk, last) = source.next(cx, request, &uri).await?;
+        let (chunk, last) = source.next(cx).await?;
         let answer = if last && request.resume.is_none() {
             self.at_once(cx, request, &chunk, generation).await?
         } else {
@@ -132,33 +70,33 @@ impl CloudStorage {
         &self,
         cx: &CallContext,
         request: &PutRequest,
-        source: &mut Source,
+        source: &mut Chunks<'_>,
         first: (Bytes, bool),
         generation: &str,
     ) -> Result<Answer> {
         let uri = self.uri(&request.path);
         let (session, mut stored) = match self.resumed(cx, request, &uri).await? {
             Some((_, Stored::All(answer))) => {
-                source.finish(cx, request, &uri).await?;
+                source.finish(cx).await?;
                 let there = answer.json::<Object>(PUT)?.artifact(&self.prefix, PUT)?;
-                return if there.is(source.sum) { Ok(answer) } else { Err(other_content(&uri)) };
+                return if there.is(source.sum()) { Ok(answer) } else { Err(source.other_content()) };
             }
             Some((session, Stored::Part(bytes))) => (session, bytes),
             None => (self.begin(cx, request, generation).await?, 0),
         };
         let (mut chunk, mut last) = first;
         loop {
-            let end = source.sum.bytes;
+            let end = source.sum().bytes;
             let begin = end - chunk.len() as u64;
             if let Some(checkpoint) = &request.resume
-                && (checkpoint.stored.bytes == end && checkpoint.stored != source.sum || last && stored > end)
+                && (checkpoint.stored.bytes == end && checkpoint.stored != source.sum() || last && stored > end)
             {
-                return Err(other_content(&uri));
+                return Err(source.other_content());
             }
             while stored < end || last {
                 let from = usize::try_from(stored.saturating_sub(begin)).unwrap_or(chunk.len()).min(chunk.len());
                 let part =
-                    Part { at: begin + from as u64, content: chunk.slice(from..), whole: last.then_some(source.sum) };
+                    Part { at: begin + from as u64, content: chunk.slice(from..), whole: last.then_some(source.sum()) };
                 match self.send(cx, &session, &uri, &part).await? {
                     Stored::All(answer) => return Ok(answer),
                     Stored::Part(bytes) if bytes > stored && bytes <= end => stored = bytes,
@@ -171,10 +109,10 @@ impl CloudStorage {
                 }
             }
             if stored == end {
-                let checkpoint = Checkpoint { upload: session.clone(), stored: source.sum };
+                let checkpoint = Checkpoint { upload: session.clone(), stored: source.sum() };
                 request.tell(&Progress::new(end, request.size).with_checkpoint(checkpoint));
             }
-            (chunk, last) = match source.next(cx, request, &uri).await {
+            (chunk, last) = match source.next(cx).await {
                 Ok(next) => next,
                 Err(error) => {
                     if error.kind() == ErrorKind::Invalid {
@@ -314,11 +252,6 @@ fn range_end(headers: &HeaderMap) -> Option<u64> {
     last.parse::<u64>().ok()?.checked_add(1)
 }
 
-fn other_content(uri: &str) -> Error {
-    let why = "it is not the content with which the upload was begun; nothing was put";
-    PUT.fail(ErrorKind::Invalid, why).on(uri).hint("put it without the checkpoint")
-}
-
 /// The server compares the checksum, and says so in its message only.
 fn if_corrupt(error: Error) -> Error {
     let said = error.message().to_ascii_lowercase();
@@ -332,35 +265,7 @@ fn if_corrupt(error: Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use futures::{StreamExt, stream};
-
     use super::*;
-
-    #[tokio::test]
-    async fn contents_are_cut_into_full_chunks_and_a_last_one() {
-        for (pieces, chunks) in [
-            (vec![], vec![0]),
-            (vec![0, 0], vec![0]),
-            (vec![1, 0, 2], vec![3]),
-            (vec![CHUNK], vec![CHUNK]),
-            (vec![CHUNK, 0], vec![CHUNK]),
-            (vec![CHUNK - 1, 2], vec![CHUNK, 1]),
-            (vec![2 * CHUNK + 1], vec![CHUNK, CHUNK, 1]),
-        ] {
-            let pieces = pieces.into_iter().map(|length| Ok(vec![7; length].into()));
-            let mut source = Source::new(stream::iter(pieces.collect::<Vec<_>>()).boxed());
-            let mut cut = Vec::new();
-            loop {
-                let (chunk, last) = source.chunk().await.unwrap();
-                cut.push(chunk.len());
-                if last {
-                    break;
-                }
-            }
-            assert_eq!(cut, chunks);
-            assert_eq!(source.sum(), Sum::of(&vec![7; chunks.iter().sum()]));
-        }
-    }
 
     #[test]
     fn ranges_are_written_and_read_as_the_api_wants_them() {

@@ -17,9 +17,10 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use self::inbox::Inbox;
+pub(crate) use self::object::PART;
 use self::object::{
-    CHUNK_PART, COMMAND_PART, FULL, Known, LARGEST, Map, Meta, Ownership, PART, RUN_PART, add_line, chunk_object, key,
-    own, run_object,
+    CHUNK_PART, COMMAND_PART, FULL, Known, LARGEST, Map, Meta, Ownership, RUN_PART, add_line, chunk_object, key, own,
+    run_object,
 };
 use self::session::{Lasts, Session, Sessions};
 use crate::Kube;

@@ -12,7 +12,7 @@ use crate::client::{CONFIG_MAP, Object};
 use crate::names::{MANAGED_BY, RUN};
 
 /// The label with what an object is for a journal: [`RUN_PART`], [`CHUNK_PART`], [`COMMAND_PART`].
-pub(super) const PART: &str = "moodify.dev/journal";
+pub(crate) const PART: &str = "moodify.dev/journal";
 pub(super) const RUN_PART: &str = "run";
 pub(super) const CHUNK_PART: &str = "chunk";
 pub(super) const COMMAND_PART: &str = "command";

@@ -24,11 +24,12 @@ pub enum BackendKind {
     Notifier,
     Approvals,
     ArtifactStore,
+    Configuration,
 }
 
 impl BackendKind {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Deployer,
         Self::Router,
         Self::Diagnostics,
@@ -43,6 +44,7 @@ impl BackendKind {
         Self::Notifier,
         Self::Approvals,
         Self::ArtifactStore,
+        Self::Configuration,
     ];
 
     /// Its name, as in errors.
@@ -63,6 +65,7 @@ impl BackendKind {
             Self::Notifier => "simulated notifier",
             Self::Approvals => "simulated approvals",
             Self::ArtifactStore => "simulated artifact store",
+            Self::Configuration => "simulated configuration",
         }
     }
 }

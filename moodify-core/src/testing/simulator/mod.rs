@@ -1,14 +1,15 @@
 //! Every backend in memory, on tokio's clock: on a paused runtime a release of 45 minutes takes milliseconds.
 //!
 //! `scenario` says what happens, `workload` and `service` and `state` are the world at a moment, `world` moves it on,
-//! logs and lets calls go wrong as `fault` says; `cluster`, `operations`, `jobs`, `artifacts`, `backups`, `nodes` and
-//! `surroundings` are the backends on it.
+//! logs and lets calls go wrong as `fault` says; `cluster`, `operations`, `jobs`, `artifacts`, `backups`, `configuration`,
+//! `nodes` and `surroundings` are the backends on it.
 
 mod artifacts;
 mod backups;
 mod caches;
 mod chance;
 mod cluster;
+mod configuration;
 mod fault;
 mod jobs;
 mod name;
@@ -158,6 +159,7 @@ impl Simulator {
             diagnostics: Some(facet.clone()),
             jobs: Some(facet.clone()),
             operations: Some(facet.clone()),
+            configuration_files: Some(facet.clone()),
             status_page: Some(facet.clone()),
             probe: Some(facet.clone()),
             approvals: Some(facet),

@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{ImageRef, Layout, RunId, Target, Track};
 
 use super::caches::SimCache;
+use super::configuration::{self, Objects};
 use super::fault::{BackendKind, Site};
 use super::jobs::SimJob;
 use super::nodes::SimNode;
@@ -187,6 +188,7 @@ pub(super) struct State {
     pub(super) artifacts: Vec<SimArtifact>,
     /// How many artifacts were ever written.
     pub(super) puts: u64,
+    pub(super) configuration: Objects,
     pub(super) connections: Vec<SimConnection>,
     pub(super) incidents: Vec<SimIncident>,
     /// Those that were changed; others are as at first.
@@ -218,6 +220,7 @@ impl State {
             restored: Vec::new(),
             artifacts: Vec::new(),
             puts: 0,
+            configuration: Objects::new(),
             connections: Vec::new(),
             incidents: Vec::new(),
             caches: BTreeMap::new(),
@@ -228,6 +231,7 @@ impl State {
             flows: Vec::new(),
             writes: Vec::new(),
         };
+        state.configuration = configuration::at_first(&state);
         state.settle();
         state
     }

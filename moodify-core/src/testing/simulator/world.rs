@@ -317,6 +317,20 @@ impl World {
         self.look(|state| state.artifacts.clone())
     }
 
+    /// Somebody deletes all that is configured in a namespace.
+    pub fn lose_configuration(&self, namespace: &str) {
+        self.change(|state| drop(state.configuration.remove(namespace)));
+    }
+
+    /// Somebody changes the first object that is configured in a namespace.
+    pub fn edit_configuration(&self, namespace: &str) {
+        self.change(|state| {
+            if let Some(mut first) = state.configuration.get_mut(namespace).and_then(|objects| objects.first_entry()) {
+                first.get_mut()["metadata"]["annotations"]["edited-by"] = "somebody".into();
+            }
+        });
+    }
+
     /// The nodes of the cache of that name.
     #[must_use]
     pub fn cache_nodes(&self, cache: &str) -> Vec<SimNode> {
