@@ -113,7 +113,8 @@ async fn what_nobody_goes_on_with_does_not_stay() {
     store.write(&cx(), "x", "y".into()).await.unwrap();
     assert_eq!(uploads(&dir), [] as [std::path::PathBuf; 0], "after a week");
     let endless = content(9).chain(stream::pending()).boxed();
-    let put = store.put(&cx(), &PutRequest::new("z"), endless);
+    let (cx, request) = (cx(), PutRequest::new("z"));
+    let put = store.put(&cx, &request, endless);
     drop(tokio::time::timeout(Duration::from_secs(1), put).await);
     assert_eq!(uploads(&dir), [] as [std::path::PathBuf; 0], "at once if nobody has a checkpoint");
 }

@@ -220,8 +220,8 @@ fn elsewhere(plan: &Plan) -> BTreeMap<String, Vec<Permission>> {
     let others = steps.filter_map(restored_into).filter(|into| *into != plan.environment.namespace);
     let needed = KINDS.into_iter().flat_map(|kind| {
         let permission =
-            move |verb: &&'static str| Permission { group: kind.group, resource: kind.plural, verb: *verb, name: None };
-        RESTORING.iter().map(permission)
+            move |verb: &'static str| Permission { group: kind.group, resource: kind.plural, verb, name: None };
+        RESTORING.iter().copied().map(permission)
     });
     let needed: Vec<Permission> = needed.collect();
     others.map(|namespace| (namespace, needed.clone())).collect()

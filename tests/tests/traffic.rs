@@ -406,7 +406,7 @@ async fn an_abort_loses_no_request() {
     let namespace = rig.namespace("abort").await.quiet();
     let (before, after) = ("v1-undrained", "v2-undrained");
     let Some(stage) = Stage::behind_traefik(&namespace, "http-route", PROMPT, before, after).await else { return };
-    stage.is_aborted(before).await;
+    stage.aborts(before).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -415,11 +415,11 @@ async fn an_abort_by_istio_loses_no_request() {
     let namespace = rig.namespace("abort-istio").await.quiet();
     let (before, after) = ("v1-undrained", "v2-undrained");
     let Some(stage) = Stage::behind_istio(&namespace, LATE, before, after).await else { return };
-    stage.is_aborted(before).await;
+    stage.aborts(before).await;
 }
 
 impl Stage<'_> {
-    async fn is_aborted(self, before: &str) {
+    async fn aborts(self, before: &str) {
         let mut running = self.scene.start_release();
         running.until_step("rollout-bake-50").await;
         tokio::time::sleep(Duration::from_secs(5)).await;

@@ -31,7 +31,7 @@ const DELETE: Call = ("delete object", Access::Write);
 
 const CRC32C: &str = "x-amz-checksum-crc32c";
 
-/// Keeps artifacts in a bucket of S3, or of a server that speaks its API and keeps a CRC32C of each object (MinIO, Ceph,
+/// Keeps artifacts in a bucket of S3, or of a server that speaks its API and keeps a CRC32C of each object (`MinIO`, Ceph,
 /// Versity).
 ///
 /// - What fits into 8 MiB is put by one request, what is larger by a multipart upload. Every part is sent with its

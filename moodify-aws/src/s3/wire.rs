@@ -10,6 +10,7 @@ use aws_config::SdkConfig;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use http::{HeaderMap, Method};
+use moodify_core::clock::{Clock as _, SystemClock};
 use moodify_core::secret;
 use moodify_core::{Error, ErrorKind, Result};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AwsAuthorizer, AwsCredential};
@@ -42,8 +43,9 @@ impl Identity {
 
     async fn credentials(&self, call: Call) -> Result<Credentials> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let fresh =
-            |credentials: &Credentials| credentials.expiry().is_none_or(|expiry| expiry > SystemTime::now() + MARGIN);
+        let fresh = |credentials: &Credentials| {
+            credentials.expiry().is_none_or(|expiry| expiry > SystemTime::from(SystemClock.now()) + MARGIN)
+        };
         let found = match (last.filter(fresh), &self.provider) {
             (Some(last), _) => last,
             (None, Some(provider)) => {
