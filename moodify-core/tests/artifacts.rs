@@ -11,6 +11,7 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use moodify_core::artifacts::ArtifactDirectory;
 use moodify_core::backend::{ArtifactStore, ArtifactStoreExt, Checkpoint, PutRequest, Sum, content_of};
+use moodify_core::clock::{Clock as _, SystemClock};
 use moodify_core::testing::conformance;
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
 
@@ -109,7 +110,7 @@ async fn what_nobody_goes_on_with_does_not_stay() {
     let store = ArtifactDirectory::open(dir.path()).unwrap();
     broken_off(&store).await;
     let old = std::fs::File::options().append(true).open(&uploads(&dir)[0]).unwrap();
-    old.set_modified(SystemTime::now() - Duration::from_secs(8 * 24 * 3600)).unwrap();
+    old.set_modified(SystemTime::from(SystemClock.now()) - Duration::from_secs(8 * 24 * 3600)).unwrap();
     store.write(&cx(), "x", "y".into()).await.unwrap();
     assert_eq!(uploads(&dir), [] as [std::path::PathBuf; 0], "after a week");
     let endless = content(9).chain(stream::pending()).boxed();
