@@ -95,7 +95,7 @@ fn yaml_that_is_not() {
 fn an_unknown_action() {
     let err = refused("action: notify", "action: notifiy");
     assert!(err.contains("unknown action \"notifiy\"; did you mean \"notify\"?"), "{err}");
-    assert!(err.contains("known here: admit-testers, approval, backup, bake, baseline"), "{err}");
+    assert!(err.contains("known here: admit-testers, approval, archive, backup, backup-configuration, bake"), "{err}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! The contracts of `BackupStore`, held against moto, which speaks the same API for Aurora, and of `ArtifactStore`, held
-//! against moto and a real server of S3.
+//! against a real server of S3.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
 
@@ -51,16 +51,7 @@ async fn it_keeps_the_contract_of_every_store() {
     backup_store(store(config(&moto.url(), "contract")).as_ref(), Duration::from_secs(60)).await;
 }
 
-#[tokio::test]
-async fn artifacts_in_moto() {
-    let Some(moto) = Moto::shared().await else { return };
-    moto.create_bucket("contract");
-    for prefix in ["", "production/", "part-of-a-name-"] {
-        let config = S3Config::new(api(&moto.url()), "contract").prefix(prefix);
-        artifact_store(&S3Artifacts::new(config).unwrap(), Duration::from_secs(300)).await;
-    }
-}
-
+/// Not in moto: of an upload in parts it keeps a checksum of checksums, also where one of the whole object was asked for.
 #[tokio::test]
 async fn artifacts_in_a_real_server() {
     let Some(server) = Gateway::start().await else { return };

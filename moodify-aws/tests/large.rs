@@ -44,7 +44,7 @@ fn store(url: &str) -> S3Artifacts {
 /// This program, running [`uploads`].
 fn upload(url: &str, dir: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "uploads", "--ignored"])
+        .args(["--exact", "uploads", "--ignored", "--nocapture"])
         .env(URL, url)
         .env(DIR, dir)
         .stdout(Stdio::null())

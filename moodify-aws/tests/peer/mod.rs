@@ -80,21 +80,6 @@ impl Moto {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Makes a bucket of S3.
-    pub(crate) fn create_bucket(&self, name: &str) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        write!(
-            stream,
-            "PUT /{name} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\nContent-Length: 0\r\nAuthorization: \
-             AWS4-HMAC-SHA256 Credential=AKIA/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0\r\n\r\n",
-            self.port,
-        )
-        .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    }
-
     /// Makes a cluster, not through the crate under test. moto refuses the engine docdb.
     pub(crate) fn create_cluster(&self, id: &str, encrypted: bool) {
         self.request(&format!(
