@@ -85,21 +85,34 @@ async fn a_gib_whose_upload_is_killed_goes_on_in_little_memory() {
 #[ignore = "a part of another test"]
 async fn uploads() {
     let (url, dir) = (std::env::var(URL).unwrap(), std::path::PathBuf::from(std::env::var(DIR).unwrap()));
-    let (file, mut begun) = (dir.join("checkpoint"), 0);
-    let mut request = PutRequest::new("large").size(GIB);
-    if let Ok(text) = std::fs::read_to_string(&file) {
-        let checkpoint: moodify_core::backend::Checkpoint = serde_json::from_str(&text).unwrap();
-        begun = checkpoint.stored.bytes;
-        request = request.resume(checkpoint);
-    }
-    let request = request.watched(move |progress| {
-        if let Some(checkpoint) = &progress.checkpoint {
-            assert!(checkpoint.stored.bytes > begun, "it goes on");
-            std::fs::write(file.with_extension("new"), serde_json::to_string(checkpoint).unwrap()).unwrap();
-            std::fs::rename(file.with_extension("new"), &file).unwrap();
+    let file = dir.join("checkpoint");
+    let checkpoint = || -> Option<moodify_core::backend::Checkpoint> {
+        serde_json::from_str(&std::fs::read_to_string(&file).ok()?).unwrap()
+    };
+    let begun = checkpoint().map_or(0, |checkpoint| checkpoint.stored.bytes);
+    // As a step does: the server may still be busy with a part of whoever was killed.
+    for attempt in 1.. {
+        let mut request = PutRequest::new("large").size(GIB);
+        let from = checkpoint();
+        let stored = from.as_ref().map_or(0, |checkpoint| checkpoint.stored.bytes);
+        if let Some(checkpoint) = from {
+            request = request.resume(checkpoint);
         }
-    });
-    store(&url).put(&CallContext::by_hand("upload", TIMEOUT), &request, content()).await.unwrap();
+        let file = file.clone();
+        let request = request.watched(move |progress| {
+            if let Some(checkpoint) = &progress.checkpoint {
+                assert!(checkpoint.stored.bytes > stored, "it goes on");
+                std::fs::write(file.with_extension("new"), serde_json::to_string(checkpoint).unwrap()).unwrap();
+                std::fs::rename(file.with_extension("new"), &file).unwrap();
+            }
+        });
+        match store(&url).put(&CallContext::by_hand("upload", TIMEOUT), &request, content()).await {
+            Ok(_) => break,
+            Err(e) if e.is_transient() && attempt < 5 => eprintln!("attempt {attempt}: {e}"),
+            Err(e) => panic!("attempt {attempt}: {e}"),
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
     std::fs::write(dir.join("sent"), (GIB - begun).to_string()).unwrap();
     std::fs::write(dir.join("memory"), highest_memory("self").to_string()).unwrap();
 }
