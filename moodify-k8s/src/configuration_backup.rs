@@ -174,7 +174,7 @@ fn portable(kind: Kind, mut object: Value) -> Option<Value> {
     if kind.kind == SERVICE.kind {
         without_addresses(&mut object["spec"], meta.get("managedFields").unwrap_or(&Value::Null));
     }
-    if let Some(templates) = object["spec"]["volumeClaimTemplates"].as_array_mut() {
+    if let Some(templates) = object.pointer_mut("/spec/volumeClaimTemplates").and_then(Value::as_array_mut) {
         for template in templates.iter_mut().filter_map(Value::as_object_mut) {
             template.remove("status");
         }
@@ -280,6 +280,8 @@ mod tests {
             "metadata": {"name": "web", "labels": {"app": "web"}, "annotations": {"team": "shop"}},
             "spec": {"ports": [{"port": 80, "protocol": "TCP", "nodePort": 30001}, {"port": 81, "protocol": "TCP"}]}});
         assert_eq!(portable(SERVICE, service), Some(expected));
+        let settings = json!({"metadata": {"name": "settings"}, "data": {"a": "b"}});
+        assert_eq!(portable(CONFIG_MAP, settings).unwrap().get("spec"), None, "it has none");
         let headless = json!({"metadata": {"name": "web"}, "spec": {"clusterIP": "None", "clusterIPs": ["None"]}});
         assert_eq!(portable(SERVICE, headless).unwrap()["spec"]["clusterIP"], "None");
         let template =
