@@ -232,7 +232,11 @@ async fn runs_back_it_up_and_restore_it_and_so_does_kubectl() {
     namespace.wait_ready("backend").await;
     for name in files.iter().map(|file| &file.name) {
         // It fails where there is a difference.
-        assert_eq!(namespace.kubectl(&["diff", "--server-side", "--filename", &file(name)]).await, "", "{name}");
+        assert_eq!(
+            namespace.kubectl(&["diff", "--server-side", "--force-conflicts", "--filename", &file(name)]).await,
+            "",
+            "{name}"
+        );
     }
     assert_eq!(run(&namespace, &restore, &store).await, json!({"created": 0, "configured": 0, "unchanged": 13}));
 
