@@ -33,6 +33,18 @@ async fn is(scene: &Scene<'_>, workload: &str, tag: &str, replicas: i32) {
     assert_eq!(scene.workload(workload).await, wanted, "{workload}");
 }
 
+/// An autoscaler of what the plan names, which finds no figures and so leaves the count as it is.
+async fn autoscale(namespace: &Namespace) {
+    let scaler = json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "backend"},
+        "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "backend"},
+            "minReplicas": 5, "maxReplicas": 9,
+            "metrics": [{"type": "Resource",
+                "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]},
+    });
+    namespace.apply(&scaler.to_string()).await;
+}
+
 /// How often a Deployment was rolled.
 async fn revisions(namespace: &Namespace, name: &str) -> usize {
     let sets: Api<ReplicaSet> = namespace.api().await;
@@ -91,14 +103,7 @@ async fn moodify_leaves_plain_objects() {
     let Some(rig) = Rig::shared().await else { return };
     let namespace = rig.namespace("turns-left").await;
     let Some(mut scene) = scene(&namespace, "v2", 1).await else { return };
-    let scaler = json!({
-        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "backend"},
-        "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "backend"},
-            "minReplicas": 5, "maxReplicas": 9,
-            "metrics": [{"type": "Resource",
-                "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]},
-    });
-    namespace.apply(&scaler.to_string()).await;
+    autoscale(&namespace).await;
     let budget = json!({
         "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "backend"},
         "spec": {"minAvailable": 3, "selector": {"matchLabels": {"app": "backend"}}},
@@ -171,14 +176,7 @@ async fn an_abort_while_the_old_one_is_kept_needs_no_pod_to_start() {
     let Some(rig) = Rig::shared().await else { return };
     let namespace = rig.namespace("turns-abort").await;
     let Some(scene) = scene(&namespace, "v2", 600).await else { return };
-    let scaler = json!({
-        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "backend"},
-        "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "backend"},
-            "minReplicas": 5, "maxReplicas": 9,
-            "metrics": [{"type": "Resource",
-                "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]},
-    });
-    namespace.apply(&scaler.to_string()).await;
+    autoscale(&namespace).await;
     let scales = async || {
         let scalers: Api<HorizontalPodAutoscaler> = namespace.api().await;
         scalers.get("backend").await.unwrap().spec.scale_target_ref.name
