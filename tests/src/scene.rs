@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use crate::rig::{AuditEntry, Namespace, Prometheus};
 use crate::routes::{ROUTERS, resource, route};
 
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// As whom `moodify` works where the users are the rig's own: allowed what `moodify rbac` says, and nothing else.
 const DEPLOYER: &str = "dave";
 
