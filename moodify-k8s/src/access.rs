@@ -329,8 +329,7 @@ pub fn roles_for(plan: &Plan, journal: Option<&str>) -> Vec<Value> {
     let mut namespaces = by_namespace(&released(plan));
     let of_plan = namespaces.entry(plan.environment.namespace.clone()).or_default();
     of_plan.extend(operations(plan));
-    let is_empty = of_plan.is_empty();
-    if is_empty {
+    if of_plan.is_empty() {
         namespaces.remove(&plan.environment.namespace);
     }
     for (namespace, permissions) in elsewhere(plan) {

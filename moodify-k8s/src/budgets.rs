@@ -14,7 +14,8 @@ use serde_json::{Map, Value, json};
 use crate::canary::{identity, object_labels, pod_labels};
 use crate::client::{Apply, BUDGET, Object};
 use crate::deployer::DeploymentDeployer;
-use crate::names::{MANAGED_BY, mark, with_suffix};
+use crate::names::{mark, with_suffix};
+use crate::ownership::is_made;
 
 /// Whether a budget is about pods with these labels.
 fn is_about(budget: &Value, labels: &BTreeMap<String, String>) -> bool {
@@ -31,8 +32,7 @@ fn text(labels: &Map<String, Value>) -> BTreeMap<String, String> {
 fn missing(all: &[Value], stable: &Value, canary: &Value, target: &Target, run: &RunId) -> Vec<Value> {
     const COPIED: [&str; 3] = ["minAvailable", "maxUnavailable", "unhealthyPodEvictionPolicy"];
     let (of_stable, of_canary) = (text(&pod_labels(stable)), text(&pod_labels(canary)));
-    let is_ours = |budget: &Value| budget["metadata"]["labels"][MANAGED_BY] == "moodify";
-    let lacks = |budget: &&Value| !is_ours(budget) && is_about(budget, &of_stable) && !is_about(budget, &of_canary);
+    let lacks = |budget: &&Value| !is_made(budget) && is_about(budget, &of_stable) && !is_about(budget, &of_canary);
     let made = all.iter().filter(lacks).map(|budget| {
         let name = budget["metadata"]["name"].as_str().unwrap_or_default();
         let mut spec: Map<String, Value> =
@@ -81,9 +81,7 @@ impl DeploymentDeployer {
                 let name = body["metadata"]["name"].as_str().unwrap_or_default();
                 let object = Object::new(BUDGET, &target.namespace, name);
                 // Ours of another run is taken over; somebody else's of that name is a conflict.
-                let is_ours = |budget: &Value| {
-                    budget["metadata"]["name"] == name && budget["metadata"]["labels"][MANAGED_BY] == "moodify"
-                };
+                let is_ours = |budget: &Value| budget["metadata"]["name"] == name && is_made(budget);
                 let how = Apply { force: all.iter().any(is_ours), dry_run: false };
                 let _: Value = self.kube.apply(cx, &object, &body, how).await?;
             }
@@ -97,6 +95,7 @@ impl DeploymentDeployer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::MANAGED_BY;
     use crate::testing::{stable_deployment, target};
     use moodify_core::model::{Color, Layout};
 

@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 
 use crate::Kube;
 use crate::client::{
-    AUTOSCALER, BUDGET, CONFIG_MAP, CRON_JOB, DAEMON_SET, DEPLOYMENT, GRPC_ROUTE, HTTP_ROUTE, INGRESS, Kind, SERVICE,
-    STATEFUL_SET, TRAEFIK_SERVICE, VIRTUAL_SERVICE,
+    AUTOSCALER, BUDGET, CONFIG_MAP, CRON_JOB, DAEMON_SET, DEPLOYMENT, GRPC_ROUTE, HTTP_ROUTE, INGRESS, INGRESS_ROUTE,
+    Kind, SERVICE, STATEFUL_SET, TRAEFIK_SERVICE, VIRTUAL_SERVICE,
 };
 use crate::error::BACKEND;
 use crate::journal::PART;
@@ -19,8 +19,6 @@ use crate::verbs::{ApplyOptions, Manifests, Outcome, Select};
 
 const DESTINATION_RULE: Kind =
     Kind { group: "networking.istio.io", version: "v1", kind: "DestinationRule", plural: "destinationrules" };
-const INGRESS_ROUTE: Kind =
-    Kind { group: "traefik.io", version: "v1alpha1", kind: "IngressRoute", plural: "ingressroutes" };
 
 /// The kinds, in the order in which they are applied: what others name goes first.
 pub(crate) const KINDS: [Kind; 15] = [

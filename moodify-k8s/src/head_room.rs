@@ -6,11 +6,9 @@ use std::fmt;
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint, Toleration};
 use moodify_core::model::Target;
 use moodify_core::{CallContext, ErrorKind, Result};
-use serde_json::Value;
 
 use crate::client::{Kube, NODE, POD};
-use crate::quota::{of_pod, peak};
-use crate::single;
+use crate::quota::of_pod;
 use crate::verbs::Select;
 use crate::verbs::quantity::nanos;
 
@@ -196,10 +194,8 @@ impl Kube {
     pub async fn head_room(&self, cx: &CallContext, targets: &[Target]) -> Result<HeadRoom> {
         let mut seekers = Vec::new();
         for target in targets {
-            let Some(workload) = self.find::<Value>(cx, &single::object_of(target)).await? else { continue };
-            let (pods, _) = peak(target, &workload);
-            let seeker = Seeker::new(&self.pod_spec(cx, target, &workload).await?);
-            seekers.extend(std::iter::repeat_n(seeker, pods as usize));
+            let Some(peak) = self.peak(cx, target).await? else { continue };
+            seekers.extend(std::iter::repeat_n(Seeker::new(&peak.spec), peak.pods as usize));
         }
         if seekers.is_empty() {
             return Ok(HeadRoom::Enough);
@@ -219,7 +215,7 @@ impl Kube {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn node(name: &str, cpu: &str, more: Value) -> Node {
         let mut node = json!({

@@ -5,6 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use moodify_core::{Error, ErrorKind, RunId};
+use serde_json::Value;
 
 use crate::error::{Ask, BACKEND};
 use crate::names::{MANAGED_BY, RUN};
@@ -80,6 +81,11 @@ fn by_rule(entry: &ManagedFieldsEntry) -> bool {
 /// Whether an object is this run's, by the one label that is put on what belongs to somebody else.
 pub(crate) fn is_of(meta: &ObjectMeta, run: &RunId) -> bool {
     meta.labels.as_ref().and_then(|labels| labels.get(RUN)).is_some_and(|owner| owner == run.as_str())
+}
+
+/// Whether moodify made an object, in whichever run.
+pub(crate) fn is_made(object: &Value) -> bool {
+    object["metadata"]["labels"][MANAGED_BY] == "moodify"
 }
 
 /// Checks that a workload which takes turns, and does not serve, is this run's and as this run wrote it.
@@ -161,7 +167,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn meta(entries: &serde_json::Value) -> ObjectMeta {
+    fn meta(entries: &Value) -> ObjectMeta {
         serde_json::from_value(json!({
             "labels": {MANAGED_BY: "moodify", RUN: "r1"},
             "managedFields": entries,
@@ -169,7 +175,7 @@ mod tests {
         .unwrap()
     }
 
-    fn ours(time: &str) -> serde_json::Value {
+    fn ours(time: &str) -> Value {
         json!({"manager": "moodify", "operation": "Apply", "time": time, "fieldsV1": {"f:spec": {"f:replicas": {}}}})
     }
 

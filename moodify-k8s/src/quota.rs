@@ -17,6 +17,17 @@ const QUOTA: Kind = Kind { group: "", version: "v1", kind: "ResourceQuota", plur
 /// One, in billionths, in which amounts are counted.
 const ONE: u128 = 1_000_000_000;
 
+/// What a release adds at its peak.
+#[derive(Debug)]
+pub(crate) struct Peak {
+    /// How many pods.
+    pub(crate) pods: u32,
+    /// What each of them is like.
+    pub(crate) spec: PodSpec,
+    /// Whether there is a second workload then.
+    second: bool,
+}
+
 /// How many pods of a workload are looked at to see what they are like.
 const SOME: u32 = 50;
 
@@ -109,7 +120,7 @@ fn told(name: &str, nanos: u128) -> String {
 }
 
 /// How many pods a workload adds at the peak of its release, and whether there is a second workload.
-pub(crate) fn peak(target: &Target, workload: &Value) -> (u32, bool) {
+fn peak(target: &Target, workload: &Value) -> (u32, bool) {
     let status = |at: &str| workload.pointer(at).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
     let capacity = status("/spec/replicas").unwrap_or(1);
     let surge = surge(workload, capacity);
@@ -153,11 +164,9 @@ impl Kube {
         }
         let mut added = Added::default();
         for target in targets {
-            let object = single::object_of(target);
-            let Some(workload) = self.find::<Value>(cx, &object).await? else { continue };
-            let (pods, second) = peak(target, &workload);
-            added.pods_of(&self.pod_spec(cx, target, &workload).await?, pods);
-            if second {
+            let Some(peak) = self.peak(cx, target).await? else { continue };
+            added.pods_of(&peak.spec, peak.pods);
+            if peak.second {
                 added.deployments += ONE;
                 added.services += u128::from(Router::of(target).is_some() || target.layout != Layout::InPlace) * ONE;
             }
@@ -173,8 +182,15 @@ impl Kube {
         Ok(refused.collect())
     }
 
+    /// What a release of this target adds at its peak; nothing if there is no workload.
+    pub(crate) async fn peak(&self, cx: &CallContext, target: &Target) -> Result<Option<Peak>> {
+        let Some(workload) = self.find::<Value>(cx, &single::object_of(target)).await? else { return Ok(None) };
+        let (pods, second) = peak(target, &workload);
+        Ok(Some(Peak { pods, spec: self.pod_spec(cx, target, &workload).await?, second }))
+    }
+
     /// What one of its pods is like: as it runs, with what a `LimitRange` has put in; else as the template says.
-    pub(crate) async fn pod_spec(&self, cx: &CallContext, target: &Target, workload: &Value) -> Result<PodSpec> {
+    async fn pod_spec(&self, cx: &CallContext, target: &Target, workload: &Value) -> Result<PodSpec> {
         let ask = single::object_of(target).ask(Access::Read, "check");
         let selector = crate::client::typed(&ask, workload["spec"]["selector"].clone())?;
         let params = ListParams::default().labels(&selector_text(&selector)).limit(SOME);

@@ -1,8 +1,6 @@
 //! Two Deployments that take turns: the one that the plan names is blue, the one beside it green. The Service of the plan
 //! leads to the one that serves; each has a Service of its own besides, by which a router reaches it.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
 use kube::core::params::ListParams;
@@ -19,8 +17,8 @@ use crate::deployer::{
     scaling, stable_service,
 };
 use crate::error::{Access, Ask};
-use crate::names::{MANAGED_BY, RUN, VERSION};
-use crate::ownership::{drift, is_of, last_foreign, last_if_foreign};
+use crate::names::{RUN, VERSION};
+use crate::ownership::{drift, is_made, is_of, last_foreign, last_if_foreign};
 use crate::patch::{self, put};
 use crate::workload::{container, desired, image, workload};
 
@@ -112,7 +110,7 @@ impl DeploymentDeployer {
             Ok::<_, Error>(Other { value, deployment, is_done })
         };
         let other = other.map(read).transpose()?;
-        if own.as_ref().is_some_and(|own| own["metadata"]["labels"][MANAGED_BY] != "moodify") {
+        if own.as_ref().is_some_and(|own| !is_made(own)) {
             return Err(is_taken(&canary_service(target)));
         }
         let selects: Service = typed(&ask, base.clone())?;
@@ -310,29 +308,19 @@ impl DeploymentDeployer {
             let message = format!("the Service {} leads to it: it serves", stable_service(target).name);
             return Err(ask.error(ErrorKind::Conflict, message));
         }
-        let (found, plain) = tokio::try_join!(self.kube.find::<Deployment>(cx, &green), self.value(cx, &blue))?;
-        let ours = |labels: Option<&BTreeMap<String, String>>| {
-            labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|by| by == "moodify")
-        };
-        let found = found.filter(|found| ours(found.metadata.labels.as_ref()));
-        if let Some(found) = &found
-            && desired(found) > 0
-            && !is_of(&found.metadata, cx.run_id())
-        {
-            return Err(ask
-                .error(ErrorKind::AlreadyExists, "it has instances, but does not serve")
-                .hint("let the run that it belongs to end; or scale it to 0, if nobody needs what it runs"));
+        let (found, plain) = tokio::try_join!(self.kube.find::<Value>(cx, &green), self.value(cx, &blue))?;
+        let found = found.filter(is_made);
+        if let Some(found) = &found {
+            let deployment: Deployment = typed(&ask, found.clone())?;
+            if desired(&deployment) > 0 && !is_of(&deployment.metadata, cx.run_id()) {
+                return Err(ask
+                    .error(ErrorKind::AlreadyExists, "it has instances, but does not serve")
+                    .hint("let the run that it belongs to end; or scale it to 0, if nobody needs what it runs"));
+            }
         }
-        let own = canary_service(&by_green);
-        if let Some(service) = self.kube.find::<Service>(cx, &own).await?
-            && ours(service.metadata.labels.as_ref())
-            && service.metadata.deletion_timestamp.is_none()
-        {
-            self.kube.delete(cx, &own, service.metadata.uid.unwrap_or_default()).await?;
-        }
-        let marks = [("/metadata/labels", RUN), ("/metadata/annotations", VERSION)];
-        let marks = marks.map(|(map, key)| (format!("{map}/{}", key.replace('/', "~1")), map, key));
-        let marks = marks.iter().filter_map(|(path, map, key)| Some((path, plain.pointer(map)?.get(*key)?)));
+        self.delete_own_service(cx, &by_green).await?;
+        let marks = [patch::label(RUN), patch::annotation(VERSION)];
+        let marks = marks.iter().filter_map(|path| Some((path, plain.pointer(path)?)));
         let patch: Vec<Value> = marks
             .flat_map(|(path, value)| {
                 [json!({"op": "test", "path": path, "value": value}), json!({"op": "remove", "path": path})]
@@ -341,12 +329,27 @@ impl DeploymentDeployer {
         if !patch.is_empty() {
             let _: Value = self.kube.patch(cx, &blue, patch).await?;
         }
+        // Its own Service goes with it: the Deployment owns it.
         match found {
-            // Its own Service goes with it: the Deployment owns it.
-            Some(found) if found.metadata.deletion_timestamp.is_none() => {
-                self.kube.delete(cx, &green, found.metadata.uid.unwrap_or_default()).await
-            }
-            _ => Ok(()),
+            Some(found) => self.delete_found(cx, &green, &found).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes an object as it was found, unless it goes already.
+    async fn delete_found(&self, cx: &CallContext, object: &Object, found: &Value) -> Result<()> {
+        if found["metadata"]["deletionTimestamp"].is_string() {
+            return Ok(());
+        }
+        self.kube.delete(cx, object, found["metadata"]["uid"].as_str().unwrap_or_default().to_owned()).await
+    }
+
+    /// Deletes the Service of the one that does not serve.
+    async fn delete_own_service(&self, cx: &CallContext, target: &Target) -> Result<()> {
+        let own = canary_service(target);
+        match self.kube.find::<Value>(cx, &own).await?.filter(is_made) {
+            Some(service) => self.delete_found(cx, &own, &service).await,
+            None => Ok(()),
         }
     }
 
@@ -369,20 +372,11 @@ impl DeploymentDeployer {
             let message = format!("the Service {} leads to it: it serves", base.name);
             return Err(ask.error(ErrorKind::Conflict, message));
         }
-        let uid = |meta: &Value| meta["uid"].as_str().unwrap_or_default().to_owned();
         if green {
-            if found["metadata"]["deletionTimestamp"].is_string() {
-                return Ok(());
-            }
             // Its own Service goes with it: the Deployment owns it.
-            return self.kube.delete(cx, &object, uid(&found["metadata"])).await;
+            return self.delete_found(cx, &object, &found).await;
         }
-        let own = canary_service(target);
-        if let Some(service) = self.kube.find::<Value>(cx, &own).await?
-            && service["metadata"]["labels"][MANAGED_BY] == "moodify"
-        {
-            self.kube.delete(cx, &own, uid(&service["metadata"])).await?;
-        }
+        self.delete_own_service(cx, target).await?;
         let owner = patch::label(RUN);
         let mut patch = vec![json!({"op": "test", "path": owner, "value": cx.run_id().as_str()})];
         patch.extend(scaling(desired(&deployment), 0));

@@ -3,11 +3,10 @@
 use moodify_core::action::{Archived, FetchedArtifact};
 use moodify_core::backend::{ArtifactStoreExt, Sum};
 use moodify_core::error::ErrorKind;
-use moodify_core::journal::{Outcome, StepStatus, fold};
-use moodify_core::model::{Phase, Plan, RetryPolicy, RunId, Step};
+use moodify_core::journal::Outcome;
+use moodify_core::model::{Phase, Plan, RetryPolicy, Step};
 use moodify_core::testing::conformance::context;
 use moodify_core::testing::{BackendKind, Fault, Rule, Scenario, Simulator};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::common::*;
@@ -34,14 +33,6 @@ fn stage(plan: Plan) -> Stage {
     Stage::new(plan, simulator)
 }
 
-async fn output<T: DeserializeOwned>(stage: &Stage, run: &RunId, step: &str) -> T {
-    let state = fold(&stage.journal.load(run).await.unwrap()).unwrap();
-    match state.status(step) {
-        StepStatus::Finished(output) => output.read().unwrap(),
-        other => panic!("{step}: {other:?}"),
-    }
-}
-
 #[test]
 fn files_go_there_and_come_back() {
     on_virtual_time(async {
@@ -58,7 +49,7 @@ fn files_go_there_and_come_back() {
         }
         let (run, ending) = stage.run().await;
         assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
-        let made: Archived = output(&stage, &run, "archive").await;
+        let made: Archived = stage.output(&run, "archive").await;
         let paths: Vec<&str> = made.artifacts.iter().map(|artifact| artifact.path.as_str()).collect();
         let place = |name: &str| format!("runs/{run}/archive/{name}");
         assert_eq!(paths, ["plan.json", "dump.rdb", "redis/2"].map(place));
@@ -76,7 +67,7 @@ fn files_go_there_and_come_back() {
             let again = Stage::new(fetch(), stage.simulator.clone());
             let (run, ending) = again.run().await;
             assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
-            let fetched: FetchedArtifact = output(&again, &run, "fetch-artifact").await;
+            let fetched: FetchedArtifact = again.output(&run, "fetch-artifact").await;
             assert_eq!(fetched, FetchedArtifact { file: file.clone(), sum: Sum::of(&dump), made });
             assert_eq!(std::fs::read(&file).unwrap(), dump);
         }

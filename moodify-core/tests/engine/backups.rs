@@ -6,11 +6,10 @@ use moodify_core::action::{RestoredBackup, VerifiedBackup};
 use moodify_core::backend::{BackupRequest, RestoreRequest};
 use moodify_core::engine::Ending;
 use moodify_core::error::ErrorKind;
-use moodify_core::journal::{Outcome, fold};
+use moodify_core::journal::Outcome;
 use moodify_core::model::{Phase, Plan, RetryPolicy, RunId, Step};
 use moodify_core::testing::conformance::context;
 use moodify_core::testing::{BackendKind, Scenario, Simulator};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -57,14 +56,6 @@ fn stage(plan: Plan, backups: &str) -> Stage {
     Stage::new(plan, simulator)
 }
 
-async fn output<T: DeserializeOwned>(stage: &Stage, run: &RunId, step: &str) -> T {
-    let state = fold(&stage.journal.load(run).await.unwrap()).unwrap();
-    match state.status(step) {
-        moodify_core::journal::StepStatus::Finished(output) => output.read().unwrap(),
-        other => panic!("{step}: {other:?}"),
-    }
-}
-
 fn summary(ending: &Ending) -> String {
     format!("{ending:?}")
 }
@@ -82,7 +73,7 @@ fn a_release_begins_when_its_backup_was_verified() {
         let verified = made.verified.unwrap();
         let first = world.writes().into_iter().find(|w| w.backend != Some(BackendKind::BackupStore)).unwrap();
         assert!(first.at >= verified && verified.as_secs() >= 600, "{first:?} before {verified:?}");
-        let told: VerifiedBackup = output(&stage, &run, "backup").await;
+        let told: VerifiedBackup = stage.output(&run, "backup").await;
         assert_eq!((told.store.as_str(), told.backup.id), (STORE, made.backup.id.clone()));
     });
 }
@@ -213,7 +204,7 @@ fn what_is_restored_is_new_and_tells_where_it_answers() {
             tokio::time::sleep(Duration::from_secs(3600)).await;
             let (run, ending) = stage.run().await;
             assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
-            let restored: RestoredBackup = output(&stage, &run, "restore").await;
+            let restored: RestoredBackup = stage.output(&run, "restore").await;
             assert_eq!(restored.endpoint, "moods-restored.simulated.invalid");
             let hours = restored.age.unwrap().get().as_secs() / 3600;
             if from.get("time").is_some() {
@@ -283,7 +274,7 @@ fn pruning_spares_what_an_open_run_made_or_names() {
         for _ in 0..4 {
             let (run, ending) = stage.run().await;
             assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
-            made.push(output::<VerifiedBackup>(&stage, &run, "backup").await.backup.id);
+            made.push(stage.output::<VerifiedBackup>(&run, "backup").await.backup.id);
             tokio::time::sleep(Duration::from_secs(60)).await;
         }
         let names = only(vec![phase("restore", vec![restore(&json!({"backup": made[1]}))])]);
@@ -300,7 +291,7 @@ fn pruning_spares_what_an_open_run_made_or_names() {
             let (run, ending) = stage.engine.run(&pruning, "test").await.unwrap();
             assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
             stop.cancel();
-            output::<Vec<String>>(&stage, &run, "prune").await
+            stage.output::<Vec<String>>(&run, "prune").await
         });
         assert!(matches!(driven.unwrap(), Ending::Interrupted));
         assert_eq!(last, [made[0].clone(), made[2].clone(), made[3].clone()]);

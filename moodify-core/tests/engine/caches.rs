@@ -3,10 +3,9 @@
 use moodify_core::action::{FlushedCache, WarmedCache};
 use moodify_core::backend::{CacheSnapshot, DeletedKeys, Warmed};
 use moodify_core::error::ErrorKind;
-use moodify_core::journal::{Outcome, StepStatus, fold};
-use moodify_core::model::{EnvironmentKind, Phase, Plan, RetryPolicy, RunId, Step};
+use moodify_core::journal::Outcome;
+use moodify_core::model::{EnvironmentKind, Phase, Plan, RetryPolicy, Step};
 use moodify_core::testing::{BackendKind, Fault, Rule, Scenario, Simulator};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::common::*;
@@ -29,14 +28,6 @@ fn stage(steps: Vec<Step>) -> Stage {
     let plan = only(steps);
     let simulator = Simulator::new(&plan.targets(), Scenario::default());
     Stage::new(plan, simulator)
-}
-
-async fn output<T: DeserializeOwned>(stage: &Stage, run: &RunId, step: &str) -> T {
-    let state = fold(&stage.journal.load(run).await.unwrap()).unwrap();
-    match state.status(step) {
-        StepStatus::Finished(output) => output.read().unwrap(),
-        other => panic!("{step}: {other:?}"),
-    }
 }
 
 fn delete(pattern: &str) -> Step {
@@ -65,11 +56,11 @@ fn keys_are_deleted_saved_written_and_checked() {
         ]);
         let (run, ending) = stage.run().await;
         assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
-        let deleted: DeletedKeys = output(&stage, &run, "cache-delete").await;
+        let deleted: DeletedKeys = stage.output(&run, "cache-delete").await;
         assert_eq!(deleted, DeletedKeys { found: 10, deleted: 10 });
-        let made: Vec<CacheSnapshot> = output(&stage, &run, "cache-snapshot").await;
+        let made: Vec<CacheSnapshot> = stage.output(&run, "cache-snapshot").await;
         assert_eq!((made.len(), made[0].keys), (1, 990));
-        let warmed: WarmedCache = output(&stage, &run, "cache-warm").await;
+        let warmed: WarmedCache = stage.output(&run, "cache-warm").await;
         assert_eq!(warmed.entries, Warmed { written: 1, present: 1 });
         assert_eq!(
             (stage.simulator.world().cache_keys(CACHE), stage.simulator.world().cache_snapshots(CACHE)),
@@ -97,7 +88,7 @@ fn a_flush_tells_what_was_there_and_production_must_be_meant() {
     on_virtual_time(async {
         let stage = stage(vec![flush()]);
         let (run, _) = stage.run().await;
-        let flushed: FlushedCache = output(&stage, &run, "cache-flush").await;
+        let flushed: FlushedCache = stage.output(&run, "cache-flush").await;
         assert_eq!((flushed.keys, stage.simulator.world().cache_keys(CACHE)), (1000, 0));
     });
 }

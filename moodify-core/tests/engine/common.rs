@@ -10,10 +10,11 @@ use async_trait::async_trait;
 use moodify_core::engine::Ending;
 use moodify_core::error::{Effect, Error, ErrorKind, Result};
 use moodify_core::event::{EventKind, Signal};
-use moodify_core::journal::{Command, Entry, JournalStore, Lease, MemoryJournal, Outcome};
+use moodify_core::journal::{Command, Entry, JournalStore, Lease, MemoryJournal, Outcome, StepStatus};
 use moodify_core::model::{ImageRef, Plan, RunId};
 use moodify_core::testing::{Scenario, Simulator};
 use moodify_core::{Engine, planfile};
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) fn root() -> &'static Path {
@@ -208,6 +209,14 @@ impl Stage {
     /// Another process on the same journal.
     pub(crate) fn another_engine(&self) -> Engine {
         engine(&self.journal, &self.simulator, &self.plan)
+    }
+
+    /// What a step of a run gave to later ones.
+    pub(crate) async fn output<T: DeserializeOwned>(&self, run: &RunId, step: &str) -> T {
+        match self.engine.state(run).await.unwrap().status(step) {
+            StepStatus::Finished(output) => output.read().unwrap(),
+            other => panic!("{step}: {other:?}"),
+        }
     }
 
     /// Runs the plan to its end.

@@ -3,11 +3,10 @@
 use moodify_core::action::BackedUpConfiguration;
 use moodify_core::backend::ConfigurationBackup;
 use moodify_core::error::ErrorKind;
-use moodify_core::journal::{Outcome, StepStatus, fold};
-use moodify_core::model::{Phase, Plan, RetryPolicy, RunId, Step};
+use moodify_core::journal::Outcome;
+use moodify_core::model::{Phase, Plan, RetryPolicy, Step};
 use moodify_core::testing::conformance::context;
 use moodify_core::testing::{BackendKind, Fault, Rule, Scenario, Simulator};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::common::*;
@@ -36,14 +35,6 @@ fn stage(plan: Plan) -> Stage {
     Stage::new(plan, simulator)
 }
 
-async fn output<T: DeserializeOwned>(stage: &Stage, run: &RunId, step: &str) -> T {
-    let state = fold(&stage.journal.load(run).await.unwrap()).unwrap();
-    match state.status(step) {
-        StepStatus::Finished(output) => output.read().unwrap(),
-        other => panic!("{step}: {other:?}"),
-    }
-}
-
 #[test]
 fn what_was_lost_is_restored_by_another_run() {
     on_virtual_time(async {
@@ -55,7 +46,7 @@ fn what_was_lost_is_restored_by_another_run() {
         let before = files.export(&cx, &namespace).await.unwrap();
         let (run, ending) = saving.run().await;
         assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
-        let made: BackedUpConfiguration = output(&saving, &run, "backup").await;
+        let made: BackedUpConfiguration = saving.output(&run, "backup").await;
         assert_eq!((made.path.clone(), made.store.as_str()), (format!("configuration/{run}/backup"), STORE));
         assert_eq!(made.secrets, ["app-secrets"]);
         let (kept, read) = ConfigurationBackup::read(store.as_ref(), &cx, &made.path).await.unwrap();
@@ -66,7 +57,7 @@ fn what_was_lost_is_restored_by_another_run() {
         let restoring = Stage::new(plan, saving.simulator.clone());
         let (run, ending) = restoring.run().await;
         assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
-        let done: moodify_core::backend::ImportedConfiguration = output(&restoring, &run, "restore").await;
+        let done: moodify_core::backend::ImportedConfiguration = restoring.output(&run, "restore").await;
         assert_eq!((done.created as usize, done.configured, done.unchanged), (made.objects, 0, 0));
         assert_eq!(files.export(&cx, &namespace).await.unwrap(), before);
     });
@@ -81,7 +72,7 @@ fn an_answer_that_was_lost_is_no_second_backup() {
             stage.simulator.faults().add(fault.nth(1));
             let (run, ending) = stage.run().await;
             assert_eq!(outcome(&ending), Outcome::Completed, "{operation}: {ending:?}");
-            let made: BackedUpConfiguration = output(&stage, &run, "backup").await;
+            let made: BackedUpConfiguration = stage.output(&run, "backup").await;
             let artifacts = stage.simulator.world().artifacts();
             assert!(artifacts.iter().all(|made_| made_.artifact.path.starts_with(&made.path)), "{artifacts:?}");
             assert_eq!(artifacts.len(), 3, "two files and the index: {artifacts:?}");
@@ -94,7 +85,7 @@ fn a_backup_that_is_damaged_restores_nothing() {
     on_virtual_time(async {
         let saving = stage(backup());
         let (run, _) = saving.run().await;
-        let made: BackedUpConfiguration = output(&saving, &run, "backup").await;
+        let made: BackedUpConfiguration = saving.output(&run, "backup").await;
         let backends = saving.simulator.backends_for(&saving.plan);
         let store = backends.artifact_store(STORE).unwrap();
         let cx = context("damage", std::time::Duration::from_secs(60));
