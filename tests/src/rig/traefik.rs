@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::Namespace;
 use super::process::{Process, free_port};
-use super::state::DATA_PLANE;
+use super::state::{ADMIN, DATA_PLANE};
 use crate::{http, require};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -77,10 +77,6 @@ impl Namespace {
                 "spec": {"controllerName": "traefik.io/gateway-controller"},
             },
             {
-                "apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": "nginx"},
-                "spec": {"controller": "k8s.io/ingress-nginx"},
-            },
-            {
                 "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "edge"},
                 "spec": {
                     "gatewayClassName": name,
@@ -89,6 +85,14 @@ impl Namespace {
             },
         ]});
         self.apply(&classes.to_string()).await;
+        // Of the whole cluster: of two tests that make it at the same time, a client-side apply would refuse one.
+        let class = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": "nginx"},
+            "spec": {"controller": "k8s.io/ingress-nginx"},
+        });
+        let apply = ["apply", "--server-side", "--filename", "-"];
+        let output = self.rig().try_kubectl(ADMIN, &apply, &class.to_string()).await;
+        assert!(output.status.success(), "kubectl apply: {}", String::from_utf8_lossy(&output.stderr));
 
         let dir = TempDir::new_in(&state.dir).expect("the rig's directory can be written");
         let kubeconfig = self.write_kubeconfig(DATA_PLANE, &state.server, None);
