@@ -2,10 +2,12 @@
 
 mod alb;
 mod gateway;
+mod gateway_mirror;
 mod ingress;
 mod istio;
 mod kind;
 mod list;
+mod mirror;
 mod nginx;
 mod router;
 mod rule;
@@ -16,6 +18,7 @@ mod traefik_testers;
 
 pub use kind::Router;
 pub(crate) use kind::preview;
+pub(crate) use mirror::RuleMirror;
 pub use nginx::NginxRouter;
 pub use router::RouteRouter;
 pub use selector::SelectorRouter;
