@@ -386,6 +386,10 @@ impl FilesHarness for Harness {
         (self.backend().namespace, "another".to_owned())
     }
 
+    fn key_and_value(&self) -> (String, String) {
+        ("simulated1key".to_owned(), "simulated-password".to_owned())
+    }
+
     async fn lose(&self) {
         self.simulator.world().lose_configuration(&self.backend().namespace);
     }

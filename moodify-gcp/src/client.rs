@@ -1,22 +1,26 @@
-//! Credentials, and one bounded request of the JSON API of Cloud Storage. Nothing is repeated by itself.
+//! Credentials, and one bounded request to Cloud Storage. Nothing is repeated by itself.
 //!
-//! It is spoken over plain HTTP and not through Google's SDK, which hides the upload sessions that a caller must be able
-//! to keep, and asks all but content over gRPC.
+//! Contents are read by Google's SDK. The rest of the JSON API is spoken over plain HTTP: the SDK hides the upload
+//! sessions that a caller must be able to keep, and asks all but contents over gRPC.
 
 use bytes::Bytes;
 use google_cloud_auth::credentials::{Builder, CacheableResource, Credentials, anonymous, service_account};
+use google_cloud_gax::retry_policy::NeverRetry;
+use google_cloud_storage::client::Storage;
+use google_cloud_storage::read_object::ReadObjectResponse;
+use google_cloud_storage::read_resume_policy::NeverResume;
 use http::{Extensions, HeaderMap};
 use moodify_core::secret::{self, ExposeSecret, Secret};
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
-use reqwest::{Client, RequestBuilder, Response, Url, redirect, retry};
+use reqwest::{Client, RequestBuilder, Url, redirect, retry};
 use rustls::crypto::{CryptoProvider, ring};
 use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 
 use crate::config::{ApiConfig, StorageConfig};
-use crate::error::{Call, from_answer, from_build, from_credentials, from_http, from_key};
+use crate::error::{Call, from_answer, from_build, from_credentials, from_http, from_key, from_sdk};
 
-/// The JSON API; connects and looks for credentials at its first request.
+/// Cloud Storage; connects and looks for credentials at its first request.
 #[derive(Debug)]
 pub(crate) struct Api {
     config: StorageConfig,
@@ -26,6 +30,7 @@ pub(crate) struct Api {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) http: Client,
+    sdk: Storage,
     credentials: Credentials,
     endpoint: Url,
 }
@@ -54,13 +59,29 @@ impl Api {
         Self { config, connection: OnceCell::new() }
     }
 
-    pub(crate) async fn connection(&self) -> Result<&Connection> {
-        self.connection.get_or_try_init(async || Connection::new(&self.config)).await
+    async fn connection(&self) -> Result<&Connection> {
+        self.connection.get_or_try_init(async || Connection::new(&self.config).await).await
     }
 
-    /// One request, bounded by the context and by the configured time: up to the head of the answer.
-    pub(crate) async fn begin(&self, cx: &CallContext, call: Call, target: &str, ask: Ask<'_>) -> Result<Response> {
-        self.bounded(cx, call, target, self.respond(call, ask)).await
+    /// Begins to read what an object was in a generation, as it is stored: what the server unpacks has another checksum.
+    /// Bounded as a request up to the head of the answer. The checksum is the caller's to compare.
+    pub(crate) async fn read(
+        &self,
+        cx: &CallContext,
+        call: Call,
+        target: &str,
+        name: &str,
+        generation: i64,
+    ) -> Result<ReadObjectResponse> {
+        let answer = async {
+            let connection = self.connection().await?;
+            // The SDK sends the same token, which is to be remembered.
+            connection.login(call).await?;
+            let bucket = format!("projects/_/buckets/{}", self.config.bucket);
+            let read = connection.sdk.read_object(bucket, name).set_generation(generation).compute_crc32c(false);
+            read.send().await.map_err(|e| from_sdk(e, call))
+        };
+        self.bounded(cx, call, target, answer).await
     }
 
     /// One request, bounded by the context and by the configured time. An answer that is no success is an error, unless
@@ -74,7 +95,12 @@ impl Api {
         fine: &[u16],
     ) -> Result<Answer> {
         let answer = async {
-            let response = self.respond(call, ask).await?;
+            let connection = self.connection().await?;
+            let request = match ask {
+                Ask::Api(request) => request(connection)?.headers(connection.login(call).await?),
+                Ask::Session(request) => request(&connection.http),
+            };
+            let response = request.send().await.map_err(|e| from_http(e, call))?;
             let (status, headers) = (response.status(), response.headers().clone());
             let body = response.bytes().await.map_err(|e| from_http(e, call))?;
             if status.is_success() || fine.contains(&status.as_u16()) {
@@ -83,15 +109,6 @@ impl Api {
             Err(from_answer(status.as_u16(), &headers, &body, call))
         };
         self.bounded(cx, call, target, answer).await
-    }
-
-    async fn respond(&self, call: Call, ask: Ask<'_>) -> Result<Response> {
-        let connection = self.connection().await?;
-        let request = match ask {
-            Ask::Api(request) => request(connection)?.headers(connection.login(call).await?),
-            Ask::Session(request) => request(&connection.http),
-        };
-        request.send().await.map_err(|e| from_http(e, call))
     }
 
     async fn bounded<T>(
@@ -118,14 +135,21 @@ pub(crate) enum Ask<'a> {
 }
 
 impl Connection {
-    fn new(config: &StorageConfig) -> Result<Self> {
+    async fn new(config: &StorageConfig) -> Result<Self> {
         install_provider();
         let call = Call::read(crate::error::STORAGE, "set up the client");
         let endpoint = config.api.endpoint.as_deref().unwrap_or("https://storage.googleapis.com");
         let http = Client::builder().redirect(redirect::Policy::none()).retry(retry::never());
+        let credentials = credentials(&config.api, call.backend)?;
+        let sdk = Storage::builder()
+            .with_endpoint(endpoint)
+            .with_credentials(credentials.clone())
+            .with_retry_policy(NeverRetry)
+            .with_read_resume_policy(NeverResume);
         Ok(Self {
             http: http.build().map_err(|e| from_build(e, call.backend))?,
-            credentials: credentials(&config.api, call.backend)?,
+            sdk: sdk.build().await.map_err(|e| from_build(e, call.backend))?,
+            credentials,
             endpoint: endpoint.parse().map_err(|e| from_build(e, call.backend))?,
         })
     }

@@ -4,6 +4,7 @@
 
 mod peer;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use peer::storage::{Fault, StrictStorage};
 use peer::{FakeGcs, always, answering};
 
 const MIB: u64 = 1 << 20;
+/// That `x` is `123456789`.
+const NINE_DIGITS: &str = "Content-Length: 75\r\n\r\n{\"name\": \"x\", \"size\": \"9\", \"generation\": \"7\", \"crc32c\": \"4waSgw==\"        }";
 
 fn cx_of(timeout: Duration) -> CallContext {
     CallContext::new(RunId::new("r1").unwrap(), IdempotencyKey::new("r1/export"), timeout)
@@ -199,8 +202,41 @@ async fn what_was_damaged_in_the_store_is_noticed_at_the_end() {
 }
 
 #[tokio::test]
+async fn a_content_that_cannot_be_read_is_asked_for_once() {
+    const BROKEN: &str = "X-Goog-Generation: 7\r\nContent-Length: 9\r\n\r\n12345";
+    const SHORT: &str = "X-Goog-Generation: 7\r\nContent-Length: 5\r\n\r\n12345";
+    const NONE: &str = "Retry-After: 7\r\nContent-Length: 0\r\n\r\n";
+    let gone = (404, NONE);
+    for (answer, expected) in [
+        ((200, BROKEN), Err(ErrorKind::Unavailable)),
+        ((200, SHORT), Err(ErrorKind::Unhealthy)),
+        (gone, Ok(None)),
+        ((401, NONE), Err(ErrorKind::Unauthenticated)),
+        ((403, NONE), Err(ErrorKind::Forbidden)),
+        ((412, NONE), Err(ErrorKind::Conflict)),
+        ((429, NONE), Err(ErrorKind::Throttled)),
+        ((503, NONE), Err(ErrorKind::Unavailable)),
+    ] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = asked.clone();
+        let url = answering(move |_| match counter.fetch_add(1, Ordering::Relaxed) {
+            0 => Some((200, NINE_DIGITS)),
+            _ => Some(answer),
+        })
+        .await;
+        let read = store(&url).read(&cx(), "x").await;
+        assert_eq!(read.as_ref().map_err(Error::kind).map(|content| content.as_ref().map(Bytes::len)), expected);
+        if let Err(error) = read {
+            assert_eq!(error.effect_of(), Effect::None, "{error}");
+            let after = error.is_transient() && answer.0 != 200;
+            assert_eq!(error.retry_after_of(), after.then_some(Duration::from_secs(7)), "{error}");
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "what it is, and what is in it: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn who_was_faster_is_not_overwritten() {
-    const NINE_DIGITS: &str = "Content-Length: 75\r\n\r\n{\"name\": \"x\", \"size\": \"9\", \"generation\": \"7\", \"crc32c\": \"4waSgw==\"        }";
     for (content, expected) in [("123456789", Ok("7")), ("987654321", Err(ErrorKind::AlreadyExists))] {
         let mut raced = false;
         let url = answering(move |method| match method {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use moodify_core::action::{
-    ApplicationParams, ExecParams, RestoreConfigurationParams, RunJobParams, SetCronJobsParams, SuspendCronJobsParams,
-    kinds,
+    ApplicationParams, BackUpConfigurationParams, ExecParams, RestoreConfigurationParams, RunJobParams,
+    SetCronJobsParams, SuspendCronJobsParams, kinds,
 };
 use moodify_core::backend::{Connection, WorkloadRef};
 use moodify_core::model::{ConfigKind, Layout, Plan, Step, Target, Track, WorkloadKind};
@@ -225,17 +225,26 @@ pub(crate) fn cluster_wide(plan: &Plan) -> Vec<Permission> {
     [GATEWAY, GATEWAY_CLASS].map(get).into()
 }
 
+/// The kinds that a step restores.
+fn restored(step: &Step) -> impl Iterator<Item = Kind> {
+    let params = RestoreConfigurationParams::deserialize(&step.with).ok();
+    params.is_some_and(|params| params.secrets).then_some(SECRET).into_iter().chain(KINDS)
+}
+
 /// What steps need in other namespaces than that of the plan: to restore configuration.
 fn elsewhere(plan: &Plan) -> BTreeMap<String, Vec<Permission>> {
-    let steps = plan.steps().map(|(_, step)| step).filter(|step| step.action == kinds::RESTORE_CONFIGURATION);
-    let others = steps.filter_map(restored_into).filter(|into| *into != plan.environment.namespace);
-    let needed = KINDS.into_iter().flat_map(|kind| {
-        let permission =
-            move |verb: &'static str| Permission { group: kind.group, resource: kind.plural, verb, name: None };
-        RESTORING.iter().copied().map(permission)
-    });
-    let needed: Vec<Permission> = needed.collect();
-    others.map(|namespace| (namespace, needed.clone())).collect()
+    let mut all = BTreeMap::<String, Vec<Permission>>::new();
+    for (_, step) in plan.steps().filter(|(_, step)| step.action == kinds::RESTORE_CONFIGURATION) {
+        let Some(into) = restored_into(step).filter(|into| *into != plan.environment.namespace) else { continue };
+        let needed = all.entry(into).or_default();
+        for (kind, verb) in restored(step).flat_map(|kind| RESTORING.iter().map(move |verb| (kind, verb))) {
+            let permission = Permission { group: kind.group, resource: kind.plural, verb, name: None };
+            if !needed.contains(&permission) {
+                needed.push(permission);
+            }
+        }
+    }
+    all
 }
 
 /// What the steps of a plan need that act on the application as a whole, or run jobs.
@@ -298,11 +307,17 @@ pub(crate) fn operations(plan: &Plan) -> Vec<Permission> {
                 let Ok(params) = SuspendCronJobsParams::deserialize(&step.with) else { continue };
                 params.cron_jobs.iter().for_each(|name| need(CRON_JOB, Some(name), &["get", "patch"]));
             }
-            kinds::BACKUP_CONFIGURATION => KINDS.into_iter().for_each(|kind| need(kind, None, &["list"])),
+            kinds::BACKUP_CONFIGURATION => {
+                KINDS.into_iter().for_each(|kind| need(kind, None, &["list"]));
+                let params = BackUpConfigurationParams::deserialize(&step.with).ok();
+                if params.is_some_and(|params| !params.encrypt_secrets_to.is_empty()) {
+                    need(SECRET, None, &["list"]);
+                }
+            }
             kinds::RESTORE_CONFIGURATION
                 if restored_into(step).is_none_or(|into| into == plan.environment.namespace) =>
             {
-                KINDS.into_iter().for_each(|kind| need(kind, None, RESTORING));
+                restored(step).for_each(|kind| need(kind, None, RESTORING));
             }
             _ => {}
         }

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::ready;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +29,9 @@ use crate::error::{self, Access, Ask, BACKEND};
 use crate::jobs::KubeJobs;
 use crate::journal::KubeJournal;
 use crate::operations::NamespaceOperations;
-use crate::traffic::{NginxRouter, RouteRouter, Router, RuleMirror, RuleTesters, SelectorRouter, TraefikTesters};
+use crate::traffic::{
+    AlbTesters, NginxRouter, RouteRouter, Router, RuleMirror, RuleTesters, SelectorRouter, TraefikTesters,
+};
 use crate::verbs::Verbs;
 
 /// A connection to one cluster, cheap to clone; makes the backends.
@@ -44,6 +47,8 @@ struct Inner {
     server: String,
     timeout: Duration,
     manager: String,
+    /// The file of private keys.
+    identity: Option<PathBuf>,
 }
 
 impl Kube {
@@ -63,11 +68,11 @@ impl Kube {
 
     /// With a client of the caller's own, as one with layers that trace, count or sign requests. It must not repeat
     /// requests and must not limit how long an answer is read: the first is the engine's, the second would end watches.
-    /// `server` is its address, for people; of `config` only the field manager and the time limit count.
+    /// `server` is its address, for people; of `config` the field manager, the time limit and the private keys count.
     #[must_use]
     pub fn from_client(client: kube::Client, server: String, config: &KubeConfig) -> Self {
-        let manager = config.manager().to_owned();
-        Self { inner: Arc::new(Inner { client, server, timeout: config.timeout(), manager }) }
+        let (manager, identity) = (config.manager().to_owned(), config.identity());
+        Self { inner: Arc::new(Inner { client, server, timeout: config.timeout(), manager, identity }) }
     }
 
     /// The address of the API server.
@@ -144,7 +149,7 @@ impl Kube {
         backends
     }
 
-    /// Routes for testers, of a router that has them: all but [`Router::Alb`].
+    /// Routes for testers, of a router that has them: each of these does.
     ///
     /// - [`HttpRoute`](Router::HttpRoute), [`GrpcRoute`](Router::GrpcRoute) and [`Istio`](Router::Istio): rules in the routing
     ///   object itself. A cookie is told by a regular expression, which the gateway has to support.
@@ -152,11 +157,13 @@ impl Kube {
     ///   leads to the `TraefikService`.
     /// - [`IngressNginx`](Router::IngressNginx): annotations of the canary's `Ingress`. Of a cookie nginx knows the value
     ///   `always` only; another one is refused, and requests whose cookie is `never` do not get the new version.
+    /// - [`Alb`](Router::Alb): paths and actions in the `Ingress` itself, by a header, whose value is compared without case.
     #[must_use]
     pub fn tester_routes(&self, router: Router) -> Option<Arc<dyn TesterRoutes>> {
         match router {
             Router::IngressNginx => Some(Arc::new(NginxRouter::new(self.clone()))),
             Router::Traefik => Some(Arc::new(TraefikTesters::new(self.clone()))),
+            Router::Alb => Some(Arc::new(AlbTesters::new(self.clone()))),
             _ => Some(Arc::new(RuleTesters::new(self.clone(), router)?)),
         }
     }
@@ -185,7 +192,7 @@ impl Kube {
     /// Backs up and restores what people have configured in a namespace.
     #[must_use]
     pub fn configuration_files(&self) -> Arc<dyn ConfigurationFiles> {
-        Arc::new(NamespaceConfiguration { kube: self.clone() })
+        Arc::new(NamespaceConfiguration { kube: self.clone(), identity: self.inner.identity.clone() })
     }
 
     /// Does in a namespace what people do with kubectl.

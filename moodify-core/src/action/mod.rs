@@ -103,7 +103,7 @@ pub use baseline::{Baseline, BaselineParams, Baselines};
 pub use cache_flush::FlushedCache;
 pub use cache_restart::RestartedCache;
 pub use cache_warm::WarmedCache;
-pub use configuration_backup::{BackedUpConfiguration, RestoreConfigurationParams};
+pub use configuration_backup::{BackUpConfigurationParams, BackedUpConfiguration, RestoreConfigurationParams};
 pub use context::{Answers, CheckContext, StepContext};
 pub use exec::ExecParams;
 pub use mirror::MirrorParams;

@@ -59,8 +59,8 @@ pub use cache_nodes::{
 };
 pub use chunks::Chunks;
 pub use configuration_files::{
-    BackedUpFile, ConfigurationBackup, ConfigurationFile, ConfigurationFiles, ExportedConfiguration, ImportRequest,
-    ImportedConfiguration,
+    BackedUpFile, ConfigurationBackup, ConfigurationFile, ConfigurationFiles, ExportRequest, ExportedConfiguration,
+    ImportRequest, ImportedConfiguration,
 };
 pub use connection::{Connection, Endpoint};
 pub use deployer::{

@@ -14,7 +14,7 @@ use tracing::info;
 
 use crate::client::{Api, Ask, Connection, absent};
 use crate::config::StorageConfig;
-use crate::error::{Call, STORAGE, from_answer, from_http};
+use crate::error::{Call, STORAGE, from_sdk};
 use object::{FIELDS, Object, Page};
 use upload::CHUNK;
 
@@ -161,22 +161,12 @@ impl ArtifactStore for CloudStorage {
 
     async fn get(&self, cx: &CallContext, path: &str) -> Result<Option<(Artifact, Content)>> {
         let Some(artifact) = self.find(cx, GET, path).await? else { return Ok(None) };
-        let generation = artifact.version.clone().unwrap_or_default();
-        let ask = |connection: &Connection| {
-            let request = self.object(connection, Method::GET, path)?;
-            // As it is stored: what the server unpacks has another checksum.
-            let request = request.header(http::header::ACCEPT_ENCODING, "gzip");
-            Ok(request.query(&[("alt", "media"), ("generation", &generation)]))
-        };
         let uri = self.uri(path);
-        let response = self.api.begin(cx, GET, &uri, Ask::Api(&ask)).await?;
-        let status = response.status();
-        if !status.is_success() {
-            let (headers, body) = (response.headers().clone(), response.bytes().await.unwrap_or_default());
-            return absent(Err(from_answer(status.as_u16(), &headers, &body, GET).on(uri)));
-        }
+        let generation = artifact.version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default();
+        let response = self.api.read(cx, GET, &uri, &self.name(path), generation).await;
+        let Some(response) = absent(response)? else { return Ok(None) };
         let pieces = stream::try_unfold(response, async |mut response| {
-            let piece = response.chunk().await.map_err(|e| from_http(e, GET))?;
+            let piece = response.next().await.transpose().map_err(|e| from_sdk(e, GET))?;
             Ok(piece.map(|piece| (piece, response)))
         });
         let content = checked(pieces.boxed(), cx, &artifact, origin(GET));

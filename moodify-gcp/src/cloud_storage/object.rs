@@ -34,7 +34,7 @@ impl Object {
         let broken = |field: &str| {
             call.fail(ErrorKind::Internal, format!("the answer has no usable {field}")).effect(call.unanswered())
         };
-        if self.generation.parse::<u64>().is_err() {
+        if self.generation.parse::<i64>().is_err() {
             return Err(broken("generation"));
         }
         Ok(Artifact {

@@ -178,7 +178,9 @@ impl State {
                 self.objects.remove(name);
                 StatusCode::NO_CONTENT.into_response()
             }
-            (_, Some("media")) => object.content.clone().into_response(),
+            (_, Some("media")) => {
+                ([("x-goog-generation", object.generation.to_string())], object.content.clone()).into_response()
+            }
             _ => described(name, object).to_string().into_response(),
         }
     }

@@ -1,6 +1,7 @@
 //! Traffic by weights in routing objects: one file for the requests, one for what all kinds share, one for each kind.
 
 mod alb;
+mod alb_testers;
 mod gateway;
 mod gateway_mirror;
 mod ingress;
@@ -16,6 +17,7 @@ mod testers;
 mod traefik;
 mod traefik_testers;
 
+pub(crate) use alb_testers::AlbTesters;
 pub use kind::Router;
 pub(crate) use kind::preview;
 pub(crate) use mirror::RuleMirror;

@@ -143,7 +143,7 @@ fn led_to_stable(rules: &[Rule]) -> impl Iterator<Item = (usize, usize)> + '_ {
     rules.iter().filter_map(|rule| Some((rule.path.split('/').nth(3)?.parse().ok()?, rule.stable?.index)))
 }
 
-fn twice(rule: &str, header: &str) -> String {
+pub(super) fn twice(rule: &str, header: &str) -> String {
     format!("{rule} asks for the header {header} already, and cannot ask for another value besides")
 }
 
