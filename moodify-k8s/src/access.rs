@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::client::{
-    AUTOSCALER, CONFIG_MAP, CRON_JOB, DEPLOYMENT, INGRESS_ROUTE, JOB, Kind, POD, SECRET, STATEFUL_SET,
+    AUTOSCALER, CONFIG_MAP, CRON_JOB, DEPLOYMENT, GATEWAY, GATEWAY_CLASS, INGRESS_ROUTE, JOB, Kind, POD, SECRET,
+    STATEFUL_SET,
 };
 use crate::configuration_backup::KINDS;
 use crate::names::{self, MANAGED_BY, canary_of, canary_service, with_suffix};
@@ -220,6 +221,16 @@ fn restored(step: &Step) -> impl Iterator<Item = Kind> {
     params.is_some_and(|params| params.secrets).then_some(SECRET).into_iter().chain(KINDS)
 }
 
+/// What steps need of the whole cluster: a gateway may be in any namespace, and what it can its class reports.
+pub(crate) fn cluster_wide(plan: &Plan) -> Vec<Permission> {
+    let mut mirrors = plan.steps().map(|(_, step)| step).filter(|step| step.action == kinds::MIRROR);
+    if !mirrors.any(|step| routes_of(plan, step, Router::HttpRoute).next().is_some()) {
+        return Vec::new();
+    }
+    let get = |kind: Kind| Permission { group: kind.group, resource: kind.plural, verb: "get", name: None };
+    [GATEWAY, GATEWAY_CLASS].map(get).into()
+}
+
 /// What steps need in other namespaces than that of the plan: to restore configuration.
 fn elsewhere(plan: &Plan) -> BTreeMap<String, Vec<Permission>> {
     let mut all = BTreeMap::<String, Vec<Permission>>::new();
@@ -327,7 +338,8 @@ pub(crate) fn operations(plan: &Plan) -> Vec<Permission> {
 
 /// The Roles named `moodify` that are enough for a plan: for the release of its targets, and for the steps that stop the
 /// application, point it to another database, start it and run commands beside it, and that back configuration up and
-/// restore it; with `journal`, as for [`roles`].
+/// restore it; with `journal`, as for [`roles`]. Last comes a `ClusterRole` `moodify-NAMESPACE`, where a step has to look at
+/// what belongs to no namespace: whether the gateways of `HTTPRoute`s can mirror requests.
 ///
 /// ```
 /// # let plan: moodify_core::model::Plan = serde_json::from_value(serde_json::json!({"name": "back", "environment":
@@ -350,7 +362,17 @@ pub fn roles_for(plan: &Plan, journal: Option<&str>) -> Vec<Value> {
     for (namespace, permissions) in elsewhere(plan) {
         namespaces.entry(namespace).or_default().extend(permissions);
     }
-    with_journal(namespaces, journal)
+    let mut roles = with_journal(namespaces, journal);
+    let everywhere = cluster_wide(plan);
+    if !everywhere.is_empty() {
+        let mut role = role(&plan.environment.namespace, &everywhere);
+        role["kind"] = "ClusterRole".into();
+        // Those of other namespaces are bound to other people.
+        role["metadata"]["name"] = format!("moodify-{}", plan.environment.namespace).into();
+        role["metadata"].as_object_mut().map(|fields| fields.remove("namespace"));
+        roles.push(role);
+    }
+    roles
 }
 
 /// The Roles named `moodify` that are enough for a release of these targets, one a namespace; with `journal`, also for
@@ -470,6 +492,33 @@ mod tests {
             "ingresses: web-route-canary: get watch patch delete",
         ];
         assert_eq!(rules("ingress-nginx"), nginx, "the Ingress of others is only read");
+    }
+
+    #[test]
+    fn copies_by_a_gateway_need_a_look_at_what_it_can() {
+        let roles = |router: &str| {
+            let traffic = json!({"router": router, "service": "web", "route": "web-route"});
+            let service =
+                json!({"name": "web", "workload": "web", "image": "registry.test/web:v2", "traffic": traffic});
+            let steps = json!([{"name": "b", "action": "baseline"},
+                {"name": "m", "action": "mirror", "with": {"percent": 10}}, {"name": "s", "action": "stop-mirror"}]);
+            let plan: Plan = serde_json::from_value(json!({
+                "name": "p", "environment": {"name": "production", "kind": "production", "namespace": "ns"},
+                "release": {"version": "v2", "services": [service]}, "phases": [{"name": "p", "steps": steps}],
+            }))
+            .unwrap();
+            roles_for(&plan, None)
+        };
+        let [of_namespace, everywhere] = roles("http-route").try_into().unwrap();
+        assert_eq!(of_namespace["kind"], "Role");
+        assert_eq!(everywhere["kind"], "ClusterRole");
+        assert_eq!(everywhere["metadata"]["name"], "moodify-ns");
+        assert_eq!(everywhere["metadata"].get("namespace"), None);
+        let rule =
+            |what: &str| json!({"apiGroups": ["gateway.networking.k8s.io"], "resources": [what], "verbs": ["get"]});
+        assert_eq!(everywhere["rules"], json!([rule("gateways"), rule("gatewayclasses")]));
+        // A route that is written anyway.
+        assert_eq!(roles("istio").len(), 1);
     }
 
     #[test]

@@ -14,7 +14,8 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use moodify_core::backend::{
-    ConfigurationFiles, Deployer, Diagnostics, Jobs, Operations, ReplicaRatio, TesterRoutes, TrafficRouter,
+    ConfigurationFiles, Deployer, Diagnostics, Jobs, Operations, ReplicaRatio, TesterRoutes, TrafficMirror,
+    TrafficRouter,
 };
 use moodify_core::{Backends, CallContext, Error, ErrorKind, Result, secret};
 use serde::de::DeserializeOwned;
@@ -28,7 +29,9 @@ use crate::error::{self, Access, Ask, BACKEND};
 use crate::jobs::KubeJobs;
 use crate::journal::KubeJournal;
 use crate::operations::NamespaceOperations;
-use crate::traffic::{AlbTesters, NginxRouter, RouteRouter, Router, RuleTesters, SelectorRouter, TraefikTesters};
+use crate::traffic::{
+    AlbTesters, NginxRouter, RouteRouter, Router, RuleMirror, RuleTesters, SelectorRouter, TraefikTesters,
+};
 use crate::verbs::Verbs;
 
 /// A connection to one cluster, cheap to clone; makes the backends.
@@ -139,6 +142,9 @@ impl Kube {
             if let Some(routes) = self.tester_routes(router) {
                 backends.tester_routes.insert(router.name().to_owned(), routes);
             }
+            if let Some(mirror) = self.mirror(router) {
+                backends.mirrors.insert(router.name().to_owned(), mirror);
+            }
         }
         backends
     }
@@ -160,6 +166,21 @@ impl Kube {
             Router::Alb => Some(Arc::new(AlbTesters::new(self.clone()))),
             _ => Some(Arc::new(RuleTesters::new(self.clone(), router)?)),
         }
+    }
+
+    /// Copies of requests, by a router whose routing object can say so.
+    ///
+    /// - [`Istio`](Router::Istio): `mirror` and `mirrorPercentage` of each HTTP route that leads to the stable Service. What
+    ///   it leads there by connections (TLS, TCP) is not copied, nor are the requests of testers.
+    ///
+    /// - [`HttpRoute`](Router::HttpRoute): a filter `RequestMirror` in each rule that leads to the stable Service. The class of
+    ///   the route's Gateway has to report that it can (`HTTPRouteRequestMirror`, and
+    ///   `HTTPRouteRequestPercentageMirror` for less than all), or to be Istio's; one that cannot would answer with errors.
+    ///
+    /// A route that mirrors to somebody else already is refused.
+    #[must_use]
+    pub fn mirror(&self, router: Router) -> Option<Arc<dyn TrafficMirror>> {
+        Some(Arc::new(RuleMirror::new(self.clone(), router)?))
     }
 
     /// Runs Jobs, and sets the images of `CronJob`s.
@@ -239,6 +260,10 @@ pub(crate) const HTTP_ROUTE: Kind =
     Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "HTTPRoute", plural: "httproutes" };
 pub(crate) const GRPC_ROUTE: Kind =
     Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "GRPCRoute", plural: "grpcroutes" };
+pub(crate) const GATEWAY: Kind =
+    Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "Gateway", plural: "gateways" };
+pub(crate) const GATEWAY_CLASS: Kind =
+    Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "GatewayClass", plural: "gatewayclasses" };
 pub(crate) const TRAEFIK_SERVICE: Kind =
     Kind { group: "traefik.io", version: "v1alpha1", kind: "TraefikService", plural: "traefikservices" };
 pub(crate) const INGRESS_ROUTE: Kind =
