@@ -215,6 +215,12 @@ fn restored_into(step: &Step) -> Option<String> {
     RestoreConfigurationParams::deserialize(&step.with).ok()?.namespace
 }
 
+/// The kinds that a step restores.
+fn restored(step: &Step) -> impl Iterator<Item = Kind> {
+    let params = RestoreConfigurationParams::deserialize(&step.with).ok();
+    params.is_some_and(|params| params.secrets).then_some(SECRET).into_iter().chain(KINDS)
+}
+
 /// What steps need of the whole cluster: a gateway may be in any namespace, and what it can its class reports.
 pub(crate) fn cluster_wide(plan: &Plan) -> Vec<Permission> {
     let mut mirrors = plan.steps().map(|(_, step)| step).filter(|step| step.action == kinds::MIRROR);
@@ -223,12 +229,6 @@ pub(crate) fn cluster_wide(plan: &Plan) -> Vec<Permission> {
     }
     let get = |kind: Kind| Permission { group: kind.group, resource: kind.plural, verb: "get", name: None };
     [GATEWAY, GATEWAY_CLASS].map(get).into()
-}
-
-/// The kinds that a step restores.
-fn restored(step: &Step) -> impl Iterator<Item = Kind> {
-    let params = RestoreConfigurationParams::deserialize(&step.with).ok();
-    params.is_some_and(|params| params.secrets).then_some(SECRET).into_iter().chain(KINDS)
 }
 
 /// What steps need in other namespaces than that of the plan: to restore configuration.

@@ -102,6 +102,11 @@ impl FakeFirestore {
         self.lock().faults.push((request, fault));
     }
 
+    /// All requests since the last time, method first.
+    pub(crate) fn take_requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().requests)
+    }
+
     /// How many requests contained this.
     pub(crate) fn count(&self, request: &str) -> usize {
         self.lock().requests.iter().filter(|made| made.contains(request)).count()
