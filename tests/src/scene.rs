@@ -172,6 +172,9 @@ impl<'a> Scene<'a> {
             wanted.extend(name(&service["workload"]).map(|name| ("patch", format!("{kind}s.apps/{name}"))));
             let router = service["traffic"]["router"].as_str().expect("a router");
             let route = name(&service["traffic"]["route"]);
+            if router == "http-route" && self.plan["phases"][0]["strategy"].pointer("/canary/mirror").is_some() {
+                wanted.push(("get", "gatewayclasses.gateway.networking.k8s.io".to_owned()));
+            }
             if router == "traefik" && self.plan["phases"][0]["strategy"].pointer("/canary/testers").is_some() {
                 let own = route.iter().map(|name| ("delete", format!("ingressroutes.traefik.io/{name}-testers")));
                 wanted.extend(own);

@@ -12,6 +12,7 @@ use moodify_core::strategy::split;
 use moodify_tests::load::{Aim, Load, Report};
 use moodify_tests::rig::{Istio, KubeProxy, Namespace, PROMPT, Rig, Traefik};
 use moodify_tests::scene::{Finished, Scene};
+use moodify_tests::wall_clock;
 use serde_json::{Value, json};
 
 /// Requests a second of each test, where nothing else is asked for; they share the machine.
@@ -124,6 +125,18 @@ impl<'a> Stage<'a> {
         namespace.apply(&subsets.to_string()).await;
         let scene = Self::scene(namespace, "istio", before, after).await?;
         let host = "istio.test";
+        istio.serves(host).await;
+        let aim = Aim { address: istio.address(), host: host.into(), rate: rate(), kept: 24, fresh: 8 };
+        let (division, load) = (Division::Chance, Load::start(&aim));
+        Some(Self { namespace, scene, division, load, _plane: Plane::Istio { _processes: istio } })
+    }
+
+    /// The same behind a gateway of Istio that is told by the Gateway API.
+    async fn behind_istio_gateway(namespace: &'a Namespace, before: &str, after: &str) -> Option<Self> {
+        let istio = namespace.istio_gateway(PROMPT).await?;
+        others(namespace).await;
+        let scene = Self::scene(namespace, "http-route", before, after).await?;
+        let host = "http.test";
         istio.serves(host).await;
         let aim = Aim { address: istio.address(), host: host.into(), rate: rate(), kept: 24, fresh: 8 };
         let (division, load) = (Division::Chance, Load::start(&aim));
@@ -484,6 +497,80 @@ impl Stage<'_> {
         report.assert_none_failed();
         check_shares(&first.events, &report, self.division);
     }
+}
+
+/// Some of the requests are copied to the new version before it gets any: it does what they ask for, and nobody hears of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_by_istio_reach_the_new_version_and_no_client() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("mirror-istio").await.quiet();
+    let Some(stage) = Stage::behind_istio(&namespace, PROMPT, "v1", "v2").await else { return };
+    stage.copies_reach_no_client().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_by_the_gateway_api_reach_the_new_version_and_no_client() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("mirror-gateway").await.quiet();
+    let Some(stage) = Stage::behind_istio_gateway(&namespace, "v1", "v2").await else { return };
+    stage.copies_reach_no_client().await;
+}
+
+impl Stage<'_> {
+    async fn copies_reach_no_client(mut self) {
+        const PERCENT: f64 = 20.0;
+        self.scene.canary()["mirror"] = json!({"percent": PERCENT as u8, "for": "30s"});
+        self.scene.grant().await;
+        let stage = self;
+        let mut running = stage.scene.start_release();
+        let counts = async || (stage.namespace.answered("backend-canary-").await, stage.load.so_far().requests());
+        running.until_step("rollout-watch-mirror").await;
+        while counts().await.0 == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let before = counts().await;
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        let after = counts().await;
+        let (copies, requests) = ((after.0 - before.0) as f64, (after.1 - before.1) as f64);
+        println!("  {copies} copies of {requests} requests");
+        let share = PERCENT / 100.0;
+        // The two are not counted at the same moment, which may be off by what is sent in half a second at either end.
+        let slack = stage.division.slack(share, requests as usize) + share * f64::from(rate());
+        assert!((copies - share * requests).abs() <= slack, "{copies} copies of {requests} requests");
+        assert_eq!(stage.load.so_far().last("v2"), None, "no client is answered by it");
+
+        // With a share of its own, it gets that and no copies: they would be twice as many again.
+        running.until_step("rollout-bake-10").await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let (from, before) = (wall_clock(), counts().await.0);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let (to, after) = (wall_clock(), counts().await.0);
+        let (got, own) = (after - before, stage.load.so_far().share("v2", from, to).of as u64);
+        println!("  then {got} requests, of which clients know {own}");
+        assert!(own > 20 && got < own * 3 / 2 + 30, "it got {got}, of which clients know {own}");
+        let finished = running.finish().await;
+        stage.end(finished, "completed", "v2").await;
+    }
+}
+
+/// What only copies of requests have shown is taken back before a client has seen it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_on_copies_by_istio_no_client_gets() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("mirror-back").await.quiet();
+    let Some(mut stage) = Stage::behind_istio(&namespace, LATE, "v1", "v2-err30").await else { return };
+    stage.scene.canary()["mirror"] = json!({"for": "60s"});
+    stage.scene.grant().await;
+    let finished = stage.scene.release().await;
+    let summary = finished.ended("rolled-back");
+    assert!(!finished.began("rollout-shift-10"), "{summary}");
+    stage.scene.assert_serves("v1").await;
+    tokio::time::sleep(LATE + Duration::from_secs(1)).await;
+    let report = stage.load.stop().await;
+    println!("mirror-back: {report}");
+    explain(&namespace, &finished.events, &report);
+    report.assert_none_failed();
+    assert_eq!(report.last("v2"), None);
 }
 
 /// What served before has all its pods: the way back is a switch.

@@ -24,7 +24,7 @@ const SETTINGS: [(&str, &str); 11] = [
     ("XDS_AUTH", "false"),
     ("VALIDATION_WEBHOOK_CONFIG_NAME", ""),
     ("INJECTION_WEBHOOK_CONFIG_NAME", ""),
-    ("PILOT_ENABLE_GATEWAY_API", "false"),
+    ("PILOT_ENABLE_GATEWAY_API_DEPLOYMENT_CONTROLLER", "false"),
     ("PILOT_ENABLE_IP_AUTOALLOCATE", "false"),
     ("ENABLE_LEADER_ELECTION", "false"),
     ("PILOT_ENABLE_METADATA_EXCHANGE", "false"),
@@ -69,6 +69,19 @@ impl Namespace {
     ///
     /// When it does not start; and on a cluster that is not the rig's own, where it would have to be installed.
     pub async fn istio(&self, lag: Duration) -> Option<Istio> {
+        self.istio_of(lag, false).await
+    }
+
+    /// The same, but that the gateway `edge` is one of the Gateway API.
+    ///
+    /// # Panics
+    ///
+    /// As [`Namespace::istio`].
+    pub async fn istio_gateway(&self, lag: Duration) -> Option<Istio> {
+        self.istio_of(lag, true).await
+    }
+
+    async fn istio_of(&self, lag: Duration, gateway_api: bool) -> Option<Istio> {
         let (istiod, envoy) = (require("pilot-discovery")?, require("envoy")?);
         let state = self.rig().state();
         assert!(state.is_own(), "a test with a data plane takes Rig::own");
@@ -85,7 +98,22 @@ impl Namespace {
                 }],
             },
         });
-        self.apply(&gateway.to_string()).await;
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "edge"},
+            "spec": {"selector": {"istio": "edge"}, "ports": [{"name": "http", "port": address.port()}]},
+        });
+        // One that istiod does not deploy: the Service says where it is.
+        let of_gateway_api = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "edge"},
+            "spec": {
+                "gatewayClassName": "istio",
+                "addresses": [{"type": "Hostname", "value": format!("edge.{name}.svc.cluster.local")}],
+                "listeners": [{"name": "http", "port": address.port(), "protocol": "HTTP"}],
+            },
+        });
+        for object in if gateway_api { vec![service, of_gateway_api] } else { vec![gateway] } {
+            self.apply(&object.to_string()).await;
+        }
 
         let dir = TempDir::new_in(&state.dir).expect("the rig's directory can be written");
         let write = |file: &str, content: Value| {
@@ -115,6 +143,7 @@ impl Namespace {
             "--kubernetesApiBurst=2000".to_owned(),
         ]);
         let lag = format!("{}ms", lag.as_millis());
+        command.env("PILOT_ENABLE_GATEWAY_API", gateway_api.to_string());
         command.env("PILOT_DEBOUNCE_AFTER", &lag).env("PILOT_DEBOUNCE_MAX", &lag);
         command.env("POD_NAMESPACE", name).env("POD_NAME", "istiod").env("ISTIO_WATCH_NAMESPACE", name);
         let istiod = Process::start("istiod", &mut command, dir.path()).expect("istiod can be run");

@@ -1,15 +1,16 @@
 //! A test's own part of the rig.
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::Namespace as Resource;
-use kube::api::PostParams;
-use kube::{Api, Client};
+use k8s_openapi::api::core::v1::{Namespace as Resource, Pod};
+use kube::api::{ListParams, PostParams};
+use kube::{Api, Client, ResourceExt as _};
 use rustix::process::Signal;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -20,8 +21,8 @@ use super::process::send;
 use super::prometheus::Prometheus;
 use super::state::ADMIN;
 use super::{AuditEntry, Rig, audit};
-use crate::missing;
 use crate::node::{LOAD, MARK};
+use crate::{http, missing};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -230,6 +231,30 @@ impl Namespace {
             }
             sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// How many requests the pods have answered whose names begin so, by their own count. Probes are none of them.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such pod, or one does not say.
+    pub async fn answered(&self, pods: &str) -> u64 {
+        let all: Api<Pod> = self.api().await;
+        let mut answered = 0;
+        let mut asked = 0;
+        for pod in all.list(&ListParams::default()).await.expect("a list") {
+            let Some(ip) = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()) else { continue };
+            if !pod.name_any().starts_with(pods) {
+                continue;
+            }
+            let address = SocketAddr::new(ip.parse().expect("an address"), 8080);
+            let (_, text) = http::get(address, "/metrics").await.expect("a pod says what it did");
+            let counts = text.lines().filter(|line| line.starts_with("http_requests_total{"));
+            answered += counts.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum::<u64>();
+            asked += 1;
+        }
+        assert!(asked > 0, "there are no pods {pods}*");
+        answered
     }
 
     /// The answered requests that concern this namespace, except those of the rig's own components.
