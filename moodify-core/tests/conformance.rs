@@ -16,7 +16,7 @@ use moodify_core::analysis::metrics;
 use moodify_core::backend::{
     CacheAdmin, CanarySpec, ConfigurationFiles, Connection, CronJobRef, Deployer, DeployerExt, Endpoint, ExecRequest,
     JobRequest, JobTemplate, Jobs, MetricQuery, MetricSource, Notifier, Operations, StatusPages, TesterRoutes, Testers,
-    TrafficRouter, WeightChange, WorkloadRef,
+    TrafficMirror, TrafficRouter, WeightChange, WorkloadRef,
 };
 use moodify_core::model::{ConfigVersion, ImageRef, Layout, Target, Track, Weight, WorkloadKind};
 use moodify_core::testing::conformance::{
@@ -295,6 +295,37 @@ async fn routes_for_testers() {
     conformance::tester_routes(&Shipping(simulator, target)).await;
 }
 
+#[async_trait]
+impl conformance::MirrorHarness for Shipping {
+    fn mirror(&self) -> Arc<dyn TrafficMirror> {
+        self.0.backends().mirrors["http-route"].clone()
+    }
+
+    fn target(&self) -> Target {
+        self.1.clone()
+    }
+
+    async fn mirrored(&self) -> Weight {
+        self.0.world().service(&self.1.service.name).unwrap().mirrored.unwrap_or(Weight::ZERO)
+    }
+
+    async fn object(&self) -> String {
+        let view = self.0.world().service(&self.1.service.name).unwrap();
+        format!("{:?}", (view.route, view.testers, view.mirrored))
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mirror() {
+    let target = target("backend", "http-route");
+    let simulator = Simulator::new(std::slice::from_ref(&target), Scenario::default());
+    conformance::traffic_mirror(&Shipping(simulator, target)).await;
+}
+
 /// A service that ships configuration, in a world that nobody else is in.
 struct Shipping(Simulator, Target);
 
@@ -353,6 +384,10 @@ impl FilesHarness for Harness {
 
     fn namespaces(&self) -> (String, String) {
         (self.backend().namespace, "another".to_owned())
+    }
+
+    fn key_and_value(&self) -> (String, String) {
+        ("simulated1key".to_owned(), "simulated-password".to_owned())
     }
 
     async fn lose(&self) {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use moodify_core::action::{
-    ApplicationParams, ExecParams, RestoreConfigurationParams, RunJobParams, SetCronJobsParams, SuspendCronJobsParams,
-    kinds,
+    ApplicationParams, BackUpConfigurationParams, ExecParams, RestoreConfigurationParams, RunJobParams,
+    SetCronJobsParams, SuspendCronJobsParams, kinds,
 };
 use moodify_core::backend::{Connection, WorkloadRef};
 use moodify_core::model::{ConfigKind, Layout, Plan, Step, Target, Track, WorkloadKind};
@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::client::{
-    AUTOSCALER, CONFIG_MAP, CRON_JOB, DEPLOYMENT, INGRESS_ROUTE, JOB, Kind, POD, SECRET, STATEFUL_SET,
+    AUTOSCALER, CONFIG_MAP, CRON_JOB, DEPLOYMENT, GATEWAY, GATEWAY_CLASS, INGRESS_ROUTE, JOB, Kind, POD, SECRET,
+    STATEFUL_SET,
 };
 use crate::configuration_backup::KINDS;
 use crate::names::{self, MANAGED_BY, canary_of, canary_service, with_suffix};
@@ -214,17 +215,36 @@ fn restored_into(step: &Step) -> Option<String> {
     RestoreConfigurationParams::deserialize(&step.with).ok()?.namespace
 }
 
+/// The kinds that a step restores.
+fn restored(step: &Step) -> impl Iterator<Item = Kind> {
+    let params = RestoreConfigurationParams::deserialize(&step.with).ok();
+    params.is_some_and(|params| params.secrets).then_some(SECRET).into_iter().chain(KINDS)
+}
+
+/// What steps need of the whole cluster: a gateway may be in any namespace, and what it can its class reports.
+pub(crate) fn cluster_wide(plan: &Plan) -> Vec<Permission> {
+    let mut mirrors = plan.steps().map(|(_, step)| step).filter(|step| step.action == kinds::MIRROR);
+    if !mirrors.any(|step| routes_of(plan, step, Router::HttpRoute).next().is_some()) {
+        return Vec::new();
+    }
+    let get = |kind: Kind| Permission { group: kind.group, resource: kind.plural, verb: "get", name: None };
+    [GATEWAY, GATEWAY_CLASS].map(get).into()
+}
+
 /// What steps need in other namespaces than that of the plan: to restore configuration.
 fn elsewhere(plan: &Plan) -> BTreeMap<String, Vec<Permission>> {
-    let steps = plan.steps().map(|(_, step)| step).filter(|step| step.action == kinds::RESTORE_CONFIGURATION);
-    let others = steps.filter_map(restored_into).filter(|into| *into != plan.environment.namespace);
-    let needed = KINDS.into_iter().flat_map(|kind| {
-        let permission =
-            move |verb: &'static str| Permission { group: kind.group, resource: kind.plural, verb, name: None };
-        RESTORING.iter().copied().map(permission)
-    });
-    let needed: Vec<Permission> = needed.collect();
-    others.map(|namespace| (namespace, needed.clone())).collect()
+    let mut all = BTreeMap::<String, Vec<Permission>>::new();
+    for (_, step) in plan.steps().filter(|(_, step)| step.action == kinds::RESTORE_CONFIGURATION) {
+        let Some(into) = restored_into(step).filter(|into| *into != plan.environment.namespace) else { continue };
+        let needed = all.entry(into).or_default();
+        for (kind, verb) in restored(step).flat_map(|kind| RESTORING.iter().map(move |verb| (kind, verb))) {
+            let permission = Permission { group: kind.group, resource: kind.plural, verb, name: None };
+            if !needed.contains(&permission) {
+                needed.push(permission);
+            }
+        }
+    }
+    all
 }
 
 /// What the steps of a plan need that act on the application as a whole, or run jobs.
@@ -287,11 +307,17 @@ pub(crate) fn operations(plan: &Plan) -> Vec<Permission> {
                 let Ok(params) = SuspendCronJobsParams::deserialize(&step.with) else { continue };
                 params.cron_jobs.iter().for_each(|name| need(CRON_JOB, Some(name), &["get", "patch"]));
             }
-            kinds::BACKUP_CONFIGURATION => KINDS.into_iter().for_each(|kind| need(kind, None, &["list"])),
+            kinds::BACKUP_CONFIGURATION => {
+                KINDS.into_iter().for_each(|kind| need(kind, None, &["list"]));
+                let params = BackUpConfigurationParams::deserialize(&step.with).ok();
+                if params.is_some_and(|params| !params.encrypt_secrets_to.is_empty()) {
+                    need(SECRET, None, &["list"]);
+                }
+            }
             kinds::RESTORE_CONFIGURATION
                 if restored_into(step).is_none_or(|into| into == plan.environment.namespace) =>
             {
-                KINDS.into_iter().for_each(|kind| need(kind, None, RESTORING));
+                restored(step).for_each(|kind| need(kind, None, RESTORING));
             }
             _ => {}
         }
@@ -312,7 +338,8 @@ pub(crate) fn operations(plan: &Plan) -> Vec<Permission> {
 
 /// The Roles named `moodify` that are enough for a plan: for the release of its targets, and for the steps that stop the
 /// application, point it to another database, start it and run commands beside it, and that back configuration up and
-/// restore it; with `journal`, as for [`roles`].
+/// restore it; with `journal`, as for [`roles`]. Last comes a `ClusterRole` `moodify-NAMESPACE`, where a step has to look at
+/// what belongs to no namespace: whether the gateways of `HTTPRoute`s can mirror requests.
 ///
 /// ```
 /// # let plan: moodify_core::model::Plan = serde_json::from_value(serde_json::json!({"name": "back", "environment":
@@ -335,7 +362,17 @@ pub fn roles_for(plan: &Plan, journal: Option<&str>) -> Vec<Value> {
     for (namespace, permissions) in elsewhere(plan) {
         namespaces.entry(namespace).or_default().extend(permissions);
     }
-    with_journal(namespaces, journal)
+    let mut roles = with_journal(namespaces, journal);
+    let everywhere = cluster_wide(plan);
+    if !everywhere.is_empty() {
+        let mut role = role(&plan.environment.namespace, &everywhere);
+        role["kind"] = "ClusterRole".into();
+        // Those of other namespaces are bound to other people.
+        role["metadata"]["name"] = format!("moodify-{}", plan.environment.namespace).into();
+        role["metadata"].as_object_mut().map(|fields| fields.remove("namespace"));
+        roles.push(role);
+    }
+    roles
 }
 
 /// The Roles named `moodify` that are enough for a release of these targets, one a namespace; with `journal`, also for
@@ -455,6 +492,33 @@ mod tests {
             "ingresses: web-route-canary: get watch patch delete",
         ];
         assert_eq!(rules("ingress-nginx"), nginx, "the Ingress of others is only read");
+    }
+
+    #[test]
+    fn copies_by_a_gateway_need_a_look_at_what_it_can() {
+        let roles = |router: &str| {
+            let traffic = json!({"router": router, "service": "web", "route": "web-route"});
+            let service =
+                json!({"name": "web", "workload": "web", "image": "registry.test/web:v2", "traffic": traffic});
+            let steps = json!([{"name": "b", "action": "baseline"},
+                {"name": "m", "action": "mirror", "with": {"percent": 10}}, {"name": "s", "action": "stop-mirror"}]);
+            let plan: Plan = serde_json::from_value(json!({
+                "name": "p", "environment": {"name": "production", "kind": "production", "namespace": "ns"},
+                "release": {"version": "v2", "services": [service]}, "phases": [{"name": "p", "steps": steps}],
+            }))
+            .unwrap();
+            roles_for(&plan, None)
+        };
+        let [of_namespace, everywhere] = roles("http-route").try_into().unwrap();
+        assert_eq!(of_namespace["kind"], "Role");
+        assert_eq!(everywhere["kind"], "ClusterRole");
+        assert_eq!(everywhere["metadata"]["name"], "moodify-ns");
+        assert_eq!(everywhere["metadata"].get("namespace"), None);
+        let rule =
+            |what: &str| json!({"apiGroups": ["gateway.networking.k8s.io"], "resources": [what], "verbs": ["get"]});
+        assert_eq!(everywhere["rules"], json!([rule("gateways"), rule("gatewayclasses")]));
+        // A route that is written anyway.
+        assert_eq!(roles("istio").len(), 1);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::ready;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use moodify_core::backend::{
-    ConfigurationFiles, Deployer, Diagnostics, Jobs, Operations, ReplicaRatio, TesterRoutes, TrafficRouter,
+    ConfigurationFiles, Deployer, Diagnostics, Jobs, Operations, ReplicaRatio, TesterRoutes, TrafficMirror,
+    TrafficRouter,
 };
 use moodify_core::{Backends, CallContext, Error, ErrorKind, Result, secret};
 use serde::de::DeserializeOwned;
@@ -27,7 +29,9 @@ use crate::error::{self, Access, Ask, BACKEND};
 use crate::jobs::KubeJobs;
 use crate::journal::KubeJournal;
 use crate::operations::NamespaceOperations;
-use crate::traffic::{NginxRouter, RouteRouter, Router, RuleTesters, SelectorRouter, TraefikTesters};
+use crate::traffic::{
+    AlbTesters, NginxRouter, RouteRouter, Router, RuleMirror, RuleTesters, SelectorRouter, TraefikTesters,
+};
 use crate::verbs::Verbs;
 
 /// A connection to one cluster, cheap to clone; makes the backends.
@@ -43,6 +47,8 @@ struct Inner {
     server: String,
     timeout: Duration,
     manager: String,
+    /// The file of private keys.
+    identity: Option<PathBuf>,
 }
 
 impl Kube {
@@ -62,11 +68,11 @@ impl Kube {
 
     /// With a client of the caller's own, as one with layers that trace, count or sign requests. It must not repeat
     /// requests and must not limit how long an answer is read: the first is the engine's, the second would end watches.
-    /// `server` is its address, for people; of `config` only the field manager and the time limit count.
+    /// `server` is its address, for people; of `config` the field manager, the time limit and the private keys count.
     #[must_use]
     pub fn from_client(client: kube::Client, server: String, config: &KubeConfig) -> Self {
-        let manager = config.manager().to_owned();
-        Self { inner: Arc::new(Inner { client, server, timeout: config.timeout(), manager }) }
+        let (manager, identity) = (config.manager().to_owned(), config.identity());
+        Self { inner: Arc::new(Inner { client, server, timeout: config.timeout(), manager, identity }) }
     }
 
     /// The address of the API server.
@@ -136,11 +142,14 @@ impl Kube {
             if let Some(routes) = self.tester_routes(router) {
                 backends.tester_routes.insert(router.name().to_owned(), routes);
             }
+            if let Some(mirror) = self.mirror(router) {
+                backends.mirrors.insert(router.name().to_owned(), mirror);
+            }
         }
         backends
     }
 
-    /// Routes for testers, of a router that has them: all but [`Router::Alb`].
+    /// Routes for testers, of a router that has them: each of these does.
     ///
     /// - [`HttpRoute`](Router::HttpRoute), [`GrpcRoute`](Router::GrpcRoute) and [`Istio`](Router::Istio): rules in the routing
     ///   object itself. A cookie is told by a regular expression, which the gateway has to support.
@@ -148,13 +157,30 @@ impl Kube {
     ///   leads to the `TraefikService`.
     /// - [`IngressNginx`](Router::IngressNginx): annotations of the canary's `Ingress`. Of a cookie nginx knows the value
     ///   `always` only; another one is refused, and requests whose cookie is `never` do not get the new version.
+    /// - [`Alb`](Router::Alb): paths and actions in the `Ingress` itself, by a header, whose value is compared without case.
     #[must_use]
     pub fn tester_routes(&self, router: Router) -> Option<Arc<dyn TesterRoutes>> {
         match router {
             Router::IngressNginx => Some(Arc::new(NginxRouter::new(self.clone()))),
             Router::Traefik => Some(Arc::new(TraefikTesters::new(self.clone()))),
+            Router::Alb => Some(Arc::new(AlbTesters::new(self.clone()))),
             _ => Some(Arc::new(RuleTesters::new(self.clone(), router)?)),
         }
+    }
+
+    /// Copies of requests, by a router whose routing object can say so.
+    ///
+    /// - [`Istio`](Router::Istio): `mirror` and `mirrorPercentage` of each HTTP route that leads to the stable Service. What
+    ///   it leads there by connections (TLS, TCP) is not copied, nor are the requests of testers.
+    ///
+    /// - [`HttpRoute`](Router::HttpRoute): a filter `RequestMirror` in each rule that leads to the stable Service. The class of
+    ///   the route's Gateway has to report that it can (`HTTPRouteRequestMirror`, and
+    ///   `HTTPRouteRequestPercentageMirror` for less than all), or to be Istio's; one that cannot would answer with errors.
+    ///
+    /// A route that mirrors to somebody else already is refused.
+    #[must_use]
+    pub fn mirror(&self, router: Router) -> Option<Arc<dyn TrafficMirror>> {
+        Some(Arc::new(RuleMirror::new(self.clone(), router)?))
     }
 
     /// Runs Jobs, and sets the images of `CronJob`s.
@@ -166,7 +192,7 @@ impl Kube {
     /// Backs up and restores what people have configured in a namespace.
     #[must_use]
     pub fn configuration_files(&self) -> Arc<dyn ConfigurationFiles> {
-        Arc::new(NamespaceConfiguration { kube: self.clone() })
+        Arc::new(NamespaceConfiguration { kube: self.clone(), identity: self.inner.identity.clone() })
     }
 
     /// Does in a namespace what people do with kubectl.
@@ -234,6 +260,10 @@ pub(crate) const HTTP_ROUTE: Kind =
     Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "HTTPRoute", plural: "httproutes" };
 pub(crate) const GRPC_ROUTE: Kind =
     Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "GRPCRoute", plural: "grpcroutes" };
+pub(crate) const GATEWAY: Kind =
+    Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "Gateway", plural: "gateways" };
+pub(crate) const GATEWAY_CLASS: Kind =
+    Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "GatewayClass", plural: "gatewayclasses" };
 pub(crate) const TRAEFIK_SERVICE: Kind =
     Kind { group: "traefik.io", version: "v1alpha1", kind: "TraefikService", plural: "traefikservices" };
 pub(crate) const INGRESS_ROUTE: Kind =

@@ -34,6 +34,9 @@ pub struct KubeConfig {
     /// The field manager under which everything is written: whatever another manager writes into a canary is drift.
     #[serde(default = "field_manager")]
     field_manager: String,
+    /// The file of private keys, as `age-keygen` writes it, that opens the Secrets of a backup of configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    age_identity: Option<PathBuf>,
 }
 
 fn request_timeout() -> Period {
@@ -46,7 +49,8 @@ fn field_manager() -> String {
 
 impl Default for KubeConfig {
     fn default() -> Self {
-        Self { kubeconfig: None, context: None, request_timeout: request_timeout(), field_manager: field_manager() }
+        let (request_timeout, field_manager) = (request_timeout(), field_manager());
+        Self { kubeconfig: None, context: None, request_timeout, field_manager, age_identity: None }
     }
 }
 
@@ -85,7 +89,14 @@ impl KubeConfig {
         self
     }
 
-    /// Reads `MOODIFY_KUBE_KUBECONFIG`, `_CONTEXT`, `_REQUEST_TIMEOUT` and `_FIELD_MANAGER`, all optional.
+    /// The file of private keys that opens the Secrets of a backup of configuration, when it is restored.
+    #[must_use]
+    pub fn age_identity(mut self, file: impl Into<PathBuf>) -> Self {
+        self.age_identity = Some(file.into());
+        self
+    }
+
+    /// Reads `MOODIFY_KUBE_KUBECONFIG`, `_CONTEXT`, `_REQUEST_TIMEOUT`, `_FIELD_MANAGER` and `_AGE_IDENTITY`, all optional.
     ///
     /// # Errors
     /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
@@ -102,6 +113,7 @@ impl KubeConfig {
         let mut config = Self::new();
         config.kubeconfig = vars.get("KUBECONFIG").map(Into::into);
         config.context = vars.get("CONTEXT");
+        config.age_identity = vars.get("AGE_IDENTITY").map(Into::into);
         config.field_manager = vars.get("FIELD_MANAGER").unwrap_or(config.field_manager);
         vars.parse("REQUEST_TIMEOUT", &mut config.request_timeout);
         vars.finish(BACKEND, config.problems()).map(|()| config)
@@ -132,6 +144,10 @@ impl KubeConfig {
 
     pub(crate) fn timeout(&self) -> Duration {
         self.request_timeout.get()
+    }
+
+    pub(crate) fn identity(&self) -> Option<PathBuf> {
+        self.age_identity.clone()
     }
 
     pub(crate) fn manager(&self) -> &str {

@@ -1,8 +1,10 @@
 //! The objects by which people configure an application in a namespace, as manifests: what `kubectl apply` takes.
 
 use async_trait::async_trait;
+use std::path::PathBuf;
+
 use moodify_core::backend::{
-    ConfigurationFile, ConfigurationFiles, ExportedConfiguration, ImportRequest, ImportedConfiguration,
+    ConfigurationFile, ConfigurationFiles, ExportRequest, ExportedConfiguration, ImportRequest, ImportedConfiguration,
 };
 use moodify_core::{CallContext, Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
@@ -10,11 +12,12 @@ use serde_json::{Map, Value, json};
 use crate::Kube;
 use crate::client::{
     AUTOSCALER, BUDGET, CONFIG_MAP, CRON_JOB, DAEMON_SET, DEPLOYMENT, GRPC_ROUTE, HTTP_ROUTE, INGRESS, INGRESS_ROUTE,
-    Kind, SERVICE, STATEFUL_SET, TRAEFIK_SERVICE, VIRTUAL_SERVICE,
+    Kind, SECRET, SERVICE, STATEFUL_SET, TRAEFIK_SERVICE, VIRTUAL_SERVICE,
 };
 use crate::error::BACKEND;
 use crate::journal::PART;
 use crate::names::TRACK;
+use crate::sealed;
 use crate::verbs::{ApplyOptions, Manifests, Outcome, Select};
 
 const DESTINATION_RULE: Kind =
@@ -39,6 +42,10 @@ pub(crate) const KINDS: [Kind; 15] = [
     INGRESS_ROUTE,
 ];
 
+/// Secrets that no person made: of service accounts, of nodes that join, and what Helm remembers of its releases.
+const GENERATED_SECRETS: [&str; 3] =
+    ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token", "helm.sh/release.v1"];
+
 /// What the cluster writes into every namespace by itself.
 const OF_THE_CLUSTER: [&str; 2] = ["kube-root-ca.crt", "istio-ca-root-cert"];
 
@@ -57,22 +64,34 @@ const OWN_NOTES: [&str; 6] = [
 /// In it are Deployments, stateful and daemon sets, `CronJob`s, Services, `ConfigMap`s, autoscalers, disruption budgets,
 /// `Ingress`es and the routes of the Gateway API, Istio and Traefik, as far as the cluster knows these kinds: one file of
 /// manifests a kind, which `kubectl apply -n NAMESPACE -f` takes too. Left out are what has an owner, what moodify
-/// itself keeps (journals, canaries of a run) and what the cluster makes. Of Secrets only the names are told that the
-/// objects use; so nobody needs to be allowed to read them.
+/// itself keeps (journals, canaries of a run) and what the cluster makes.
+///
+/// Of Secrets only the names are told that the objects use, so that nobody needs to be allowed to read them; or, where
+/// public keys of [age](https://age-encryption.org) are given, the Secrets that people made are in a file
+/// `secrets.yaml.age`. It is read with the private key that [`KubeConfig::age_identity`](crate::KubeConfig::age_identity)
+/// names, or by hand: `age --decrypt -i KEYFILE secrets.yaml.age | kubectl apply -n NAMESPACE -f -`.
 ///
 /// Objects have no namespace in it, so that they can be restored into another one. A name inside of an object, such as
 /// a host `web.shop.svc`, stays as it is.
 #[derive(Debug, Clone)]
 pub struct NamespaceConfiguration {
     pub(crate) kube: Kube,
+    /// The file of private keys.
+    pub(crate) identity: Option<PathBuf>,
 }
 
 #[async_trait]
 impl ConfigurationFiles for NamespaceConfiguration {
-    async fn export(&self, cx: &CallContext, namespace: &str) -> Result<ExportedConfiguration> {
-        let verbs = self.kube.verbs(namespace);
+    fn check_export(&self, request: &ExportRequest) -> Result<()> {
+        sealed::check(&request.encrypt_secrets_to)
+    }
+
+    async fn export(&self, cx: &CallContext, request: &ExportRequest) -> Result<ExportedConfiguration> {
+        self.check_export(request)?;
+        let (verbs, keys) = (self.kube.verbs(&request.namespace), &request.encrypt_secrets_to);
         let mut exported = ExportedConfiguration::default();
-        for kind in KINDS {
+        let (mut encrypted, sealing) = (Vec::new(), (!keys.is_empty()).then_some(SECRET));
+        for kind in sealing.into_iter().chain(KINDS) {
             let all: Vec<Value> = match verbs.list(cx, kind, &Select::all()).await {
                 // A kind that is not installed.
                 Err(e) if e.kind() == ErrorKind::Unsupported => continue,
@@ -81,12 +100,20 @@ impl ConfigurationFiles for NamespaceConfiguration {
             let mut objects: Vec<Value> = all.into_iter().filter_map(|object| portable(kind, object)).collect();
             objects.sort_by_key(name);
             objects.iter().for_each(|object| secrets(object, &mut exported.secrets));
-            if !objects.is_empty() {
-                exported.files.push(file(kind, &objects));
+            if objects.is_empty() {
+                continue;
+            }
+            let file = file(kind, &objects);
+            if kind.kind == SECRET.kind {
+                encrypted.clone_from(&file.objects);
+                exported.files.push(sealed::seal(keys, &file)?);
+            } else {
+                exported.files.push(file);
             }
         }
         exported.secrets.sort();
         exported.secrets.dedup();
+        exported.secrets.retain(|name| !encrypted.contains(name));
         Ok(exported)
     }
 
@@ -98,7 +125,8 @@ impl ConfigurationFiles for NamespaceConfiguration {
     ) -> Result<ImportedConfiguration> {
         let mut all = Vec::new();
         for file in files {
-            let manifests = Manifests::read(&file.text, &file.name)?;
+            let opened = if file.sealed { Some(sealed::open(self.identity.as_deref(), file).await?) } else { None };
+            let manifests = Manifests::read(opened.as_ref().unwrap_or(&file.text), &file.name)?;
             let elsewhere =
                 manifests.objects().iter().find(|object| object.object["metadata"]["namespace"].is_string());
             if let Some(object) = elsewhere {
@@ -134,6 +162,7 @@ fn file(kind: Kind, objects: &[Value]) -> ConfigurationFile {
         name: format!("{}{group}.yaml", kind.plural),
         objects: objects.iter().map(name).collect(),
         text: texts.join("---\n"),
+        sealed: false,
     }
 }
 
@@ -155,6 +184,7 @@ fn portable(kind: Kind, mut object: Value) -> Option<Value> {
     let goes = meta.contains_key("deletionTimestamp");
     let name = meta.get("name")?.as_str()?.to_owned();
     let generated = kind.kind == CONFIG_MAP.kind && OF_THE_CLUSTER.contains(&name.as_str())
+        || kind.kind == SECRET.kind && object["type"].as_str().is_some_and(|of| GENERATED_SECRETS.contains(&of))
         || kind.kind == SERVICE.kind && label("component") == Some("apiserver");
     if is_owned || is_ours || goes || generated {
         return None;
@@ -299,6 +329,9 @@ mod tests {
         ] {
             assert_eq!(portable(kind, json!({"metadata": meta})), None, "{meta}");
         }
+        let secret = |of: &str| portable(SECRET, json!({"metadata": {"name": "a"}, "type": of, "data": {}}));
+        assert!(GENERATED_SECRETS.iter().all(|of| secret(of).is_none()));
+        assert!(secret("kubernetes.io/tls").is_some());
     }
 
     #[test]

@@ -43,6 +43,11 @@ mod patch;
 mod pod;
 mod preflight;
 mod quota;
+#[cfg(feature = "age")]
+mod sealed;
+#[cfg(not(feature = "age"))]
+#[path = "unsealed.rs"]
+mod sealed;
 mod single;
 mod traffic;
 mod turns;

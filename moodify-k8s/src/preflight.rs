@@ -3,19 +3,21 @@
 use std::collections::BTreeSet;
 
 use futures::StreamExt;
-use moodify_core::action::{ApplicationParams, RunJobParams, SetCronJobsParams, SuspendCronJobsParams, kinds};
+use moodify_core::action::{
+    ApplicationParams, MirrorParams, RunJobParams, SetCronJobsParams, SuspendCronJobsParams, kinds,
+};
 use moodify_core::backend::{Application, CronJobRef, Jobs as _};
 use moodify_core::model::{Layout, Plan, Target};
 use moodify_core::{CallContext, Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::access::{Permission, connections, operations, permissions, released};
+use crate::access::{Permission, cluster_wide, connections, operations, permissions, released};
 use crate::client::Kube;
 use crate::deployer::DeploymentDeployer;
 use crate::error::{Access, Ask};
 use crate::jobs::KubeJobs;
-use crate::traffic::{NginxRouter, RouteRouter, Router};
+use crate::traffic::{NginxRouter, RouteRouter, Router, RuleMirror};
 
 /// `patch deployments.apps`.
 fn told(Permission { group, resource, verb, .. }: &Permission) -> String {
@@ -50,6 +52,9 @@ impl Kube {
     /// database. That what they name is there, and could be stopped and switched, is looked at too.
     pub async fn preflight_plan(&self, cx: &CallContext, plan: &Plan) -> Vec<Error> {
         let mut problems = self.preflight(cx, &released(plan)).await;
+        if problems.is_empty() {
+            problems.extend(self.examine_mirrors(cx, plan).await);
+        }
         let (needed, namespace) = (operations(plan), &plan.environment.namespace);
         if needed.is_empty() || problems.iter().any(|e| e.kind() == ErrorKind::Unauthenticated || e.is_transient()) {
             return problems;
@@ -70,6 +75,28 @@ impl Kube {
         problems.extend(self.examine_jobs(cx, plan).await);
         for connection in connections(plan) {
             problems.extend(self.operations().endpoint(cx, namespace, &connection).await.err());
+        }
+        problems
+    }
+
+    /// Whether requests that are to be mirrored can be.
+    async fn examine_mirrors(&self, cx: &CallContext, plan: &Plan) -> Vec<Error> {
+        let everywhere = cluster_wide(plan);
+        if !everywhere.is_empty()
+            && let Err(e) = self.check_permissions(cx, "", everywhere).await
+        {
+            return vec![e];
+        }
+        let mut problems = Vec::new();
+        for (_, step) in plan.steps().filter(|(_, step)| step.action == kinds::MIRROR) {
+            let Ok(params) = MirrorParams::deserialize(&step.with) else { continue };
+            let wanted = |target: &Target| params.services.is_empty() || params.services.contains(&target.service.name);
+            for target in plan.targets().into_iter().filter(wanted) {
+                let mirror = Router::of(&target).and_then(|router| RuleMirror::new(self.clone(), router));
+                // That a router cannot is told by the step's own check.
+                let Some(mirror) = mirror else { continue };
+                problems.extend(mirror.examine(cx, &target, params.percent).await.err());
+            }
         }
         problems
     }
@@ -168,10 +195,14 @@ impl Kube {
         }
         let who = self.whoami(cx).await.unwrap_or_else(|| "our user".to_owned());
         let ask = Ask::new(Access::Read, "check permissions", namespace);
-        let message = format!("{who} may not {} in the namespace {namespace}; nothing was changed", missing.join(", "));
+        let (place, grant) = match namespace {
+            "" => ("of the whole cluster".to_owned(), "a ClusterRole and a ClusterRoleBinding"),
+            namespace => (format!("in the namespace {namespace}"), "a Role and a RoleBinding in the namespace"),
+        };
+        let message = format!("{who} may not {} {place}; nothing was changed", missing.join(", "));
         Err(ask
             .error(ErrorKind::Forbidden, message)
-            .hint("grant it with a Role and a RoleBinding in the namespace: `moodify rbac PLAN` prints them"))
+            .hint(format!("grant it with {grant}: `moodify rbac PLAN` prints them")))
     }
 
     async fn may(&self, cx: &CallContext, namespace: &str, needed: &Permission) -> Result<bool> {

@@ -3,21 +3,25 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use moodify_core::action::{BackedUpConfiguration, kinds};
 use moodify_core::artifacts::ArtifactDirectory;
-use moodify_core::backend::{ConfigurationBackup, ConfigurationFiles};
+use moodify_core::backend::{ConfigurationBackup, ConfigurationFiles, ExportRequest};
 use moodify_core::engine::Ending;
 use moodify_core::journal::{JournalStore, MemoryJournal, Outcome, StepStatus};
 use moodify_core::model::Plan;
 use moodify_core::testing::conformance::{self, FilesHarness};
 use moodify_core::{CallContext, Engine};
 use moodify_k8s::{Kube, KubeConfig, roles_for};
+use moodify_tests::require;
 use moodify_tests::rig::{Namespace, Rig};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -31,8 +35,37 @@ fn cx() -> CallContext {
     CallContext::by_hand("backup", PATIENCE)
 }
 
-async fn kube(namespace: &Namespace, user: &str) -> Kube {
-    Kube::connect(&KubeConfig::new().kubeconfig(namespace.kubeconfig(user))).await.unwrap()
+/// The value of the Secret.
+const VALUE: &str = "hunter2-hunter2";
+
+/// A pair of keys as people make it.
+struct Keys {
+    dir: TempDir,
+    public: String,
+}
+
+impl Keys {
+    fn new() -> Option<Self> {
+        let (keygen, dir) = (require("age-keygen")?, tempfile::tempdir().unwrap());
+        let said = |arguments: &[&str], file: &Path| {
+            let output = Command::new(&keygen).args(arguments).arg(file).output().unwrap();
+            assert!(output.status.success(), "age-keygen: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        let file = dir.path().join("key");
+        said(&["-o"], &file);
+        let public = said(&["-y"], &file);
+        Some(Self { dir, public })
+    }
+
+    fn private(&self) -> PathBuf {
+        self.dir.path().join("key")
+    }
+}
+
+async fn kube(namespace: &Namespace, user: &str, keys: &Keys) -> Kube {
+    let config = KubeConfig::new().kubeconfig(namespace.kubeconfig(user)).age_identity(keys.private());
+    Kube::connect(&config).await.unwrap()
 }
 
 /// One object of each kind that people configure, and some that they do not.
@@ -106,7 +139,7 @@ async fn configure(namespace: &Namespace) {
     let data = json!({"answer": "yes", "mode": "0644", "script": "a: b\n---\nc\n"});
     for object in [
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": data}),
-        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "app-secrets"}, "stringData": {"k": "hunter2"}}),
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "app-secrets"}, "stringData": {"k": VALUE}}),
     ] {
         namespace.apply(&object.to_string()).await;
     }
@@ -114,13 +147,14 @@ async fn configure(namespace: &Namespace) {
 
 /// Deletes all that is backed up.
 async fn lose(namespace: &Namespace) {
-    namespace.kubectl(&["delete", "--all", "--wait", ALL]).await;
+    namespace.kubectl(&["delete", "--all", "--wait", &format!("{ALL},secrets")]).await;
 }
 
 struct Harness {
     full: Namespace,
     empty: Namespace,
     files: Arc<dyn ConfigurationFiles>,
+    keys: Keys,
 }
 
 #[async_trait]
@@ -131,6 +165,10 @@ impl FilesHarness for Harness {
 
     fn namespaces(&self) -> (String, String) {
         (self.full.name().to_owned(), self.empty.name().to_owned())
+    }
+
+    fn key_and_value(&self) -> (String, String) {
+        (self.keys.public.clone(), VALUE.to_owned())
     }
 
     async fn lose(&self) {
@@ -149,20 +187,19 @@ impl FilesHarness for Harness {
 
 #[tokio::test]
 async fn it_keeps_the_contract() {
-    let Some(rig) = Rig::shared().await else { return };
+    let (Some(rig), Some(keys)) = (Rig::shared().await, Keys::new()) else { return };
     let (full, empty) = (rig.namespace("saved").await, rig.namespace("copied").await);
     configure(&full).await;
-    let files = kube(&full, "admin").await.configuration_files();
-    let exported = files.export(&cx(), full.name()).await.unwrap();
+    let files = kube(&full, "admin", &keys).await.configuration_files();
+    let exported = files.export(&cx(), &ExportRequest::of_namespace(full.name())).await.unwrap();
     let names: Vec<&str> = exported.files.iter().map(|file| file.name.as_str()).collect();
     assert_eq!(names.len(), 11, "{names:?}");
     assert_eq!(exported.secrets, ["app-secrets", "shop-tls"]);
     let text: String = exported.files.iter().map(|file| file.text.as_str()).collect();
-    for never in ["hunter2", "uid", "resourceVersion", "managedFields", "nodePort", "status:", "10.96.", "kube-root-ca"]
-    {
+    for never in [VALUE, "uid", "resourceVersion", "managedFields", "nodePort", "status:", "10.96.", "kube-root-ca"] {
         assert!(!text.contains(never), "{never} in\n{text}");
     }
-    conformance::configuration_files(&Harness { full, empty, files }).await;
+    conformance::configuration_files(&Harness { full, empty, files, keys }).await;
 }
 
 fn plan(namespace: &Namespace, action: &str, with: &Value) -> Plan {
@@ -195,8 +232,8 @@ async fn grant(namespace: &Namespace, plan: &Plan, verb: &str) {
     }
 }
 
-async fn run(namespace: &Namespace, plan: &Plan, store: &ArtifactDirectory) -> Value {
-    let mut backends = kube(namespace, DEPLOYER).await.backends();
+async fn run(namespace: &Namespace, plan: &Plan, store: &ArtifactDirectory, keys: &Keys) -> Value {
+    let mut backends = kube(namespace, DEPLOYER, keys).await.backends();
     backends.artifact_stores.insert(STORE.to_owned(), Arc::new(store.clone()));
     let journal: Arc<dyn JournalStore> = Arc::new(MemoryJournal::new());
     let engine = Engine::new(journal, backends);
@@ -210,27 +247,30 @@ async fn run(namespace: &Namespace, plan: &Plan, store: &ArtifactDirectory) -> V
 
 #[tokio::test]
 async fn runs_back_it_up_and_restore_it_and_so_does_kubectl() {
-    let Some(rig) = Rig::own().await else { return };
+    let (Some(rig), Some(keys), Some(age)) = (Rig::own().await, Keys::new(), require("age")) else { return };
     let namespace = rig.namespace("restored").await;
     configure(&namespace).await;
     let dir = tempfile::tempdir().unwrap();
     let store = ArtifactDirectory::open(dir.path()).unwrap();
 
-    let backup = plan(&namespace, kinds::BACKUP_CONFIGURATION, &json!({"store": STORE}));
+    let backup =
+        plan(&namespace, kinds::BACKUP_CONFIGURATION, &json!({"store": STORE, "encrypt-secrets-to": [keys.public]}));
     grant(&namespace, &backup, "list").await;
-    let made: BackedUpConfiguration = serde_json::from_value(run(&namespace, &backup, &store).await).unwrap();
+    let made: BackedUpConfiguration = serde_json::from_value(run(&namespace, &backup, &store, &keys).await).unwrap();
     let (kept, files) = ConfigurationBackup::read(&store, &cx(), &made.path).await.unwrap();
-    assert_eq!((kept.objects(), files.len()), (13, 11), "{kept:?}");
+    assert_eq!((kept.objects(), files.len()), (14, 12), "{kept:?}");
+    assert_eq!(made.secrets, ["shop-tls"], "it is named, and not there");
     let place = dir.path().join(&made.path);
     let file = |name: &str| place.join(name).display().to_string();
 
     lose(&namespace).await;
-    let restore = plan(&namespace, kinds::RESTORE_CONFIGURATION, &json!({"store": STORE, "path": made.path}));
+    let restore =
+        plan(&namespace, kinds::RESTORE_CONFIGURATION, &json!({"store": STORE, "path": made.path, "secrets": true}));
     grant(&namespace, &restore, "create").await;
-    let done = run(&namespace, &restore, &store).await;
-    assert_eq!(done, json!({"created": 13, "configured": 0, "unchanged": 0}));
+    let done = run(&namespace, &restore, &store, &keys).await;
+    assert_eq!(done, json!({"created": 14, "configured": 0, "unchanged": 0}));
     namespace.wait_ready("backend").await;
-    for name in files.iter().map(|file| &file.name) {
+    for name in files.iter().filter(|file| !file.sealed).map(|file| &file.name) {
         // It fails where there is a difference.
         assert_eq!(
             namespace.kubectl(&["diff", "--server-side", "--force-conflicts", "--filename", &file(name)]).await,
@@ -238,16 +278,30 @@ async fn runs_back_it_up_and_restore_it_and_so_does_kubectl() {
             "{name}"
         );
     }
-    assert_eq!(run(&namespace, &restore, &store).await, json!({"created": 0, "configured": 0, "unchanged": 13}));
+    let done = run(&namespace, &restore, &store, &keys).await;
+    assert_eq!(done, json!({"created": 0, "configured": 0, "unchanged": 14}));
+    let value = async |namespace: &Namespace| {
+        namespace.kubectl(&["get", "secret", "app-secrets", "--template", "{{.data.k | base64decode}}"]).await
+    };
+    assert_eq!(value(&namespace).await, VALUE);
 
-    // The files are all that a person with kubectl needs, in another namespace too.
+    // The files are all that a person with kubectl and age needs, in another namespace too.
     let other = rig.namespace("by-hand").await;
     let copied = tempfile::tempdir().unwrap();
     for one in &files {
-        std::fs::write(copied.path().join(&one.name), &one.text).unwrap();
+        let path = copied.path().join(&one.name);
+        std::fs::write(&path, &one.text).unwrap();
+        if one.sealed {
+            let mut opening = Command::new(&age);
+            opening.arg("--decrypt").arg("-i").arg(keys.private()).arg("-o").arg(path.with_extension("")).arg(&path);
+            let opened = opening.output().unwrap();
+            assert!(opened.status.success(), "age: {}", String::from_utf8_lossy(&opened.stderr));
+        }
     }
     other.kubectl(&["apply", "--filename", &copied.path().display().to_string()]).await;
     other.wait_ready("backend").await;
-    let there = kube(&other, "admin").await.configuration_files().export(&cx(), other.name()).await.unwrap();
-    assert_eq!(there.files, files);
+    assert_eq!(value(&other).await, VALUE);
+    let request = ExportRequest::of_namespace(other.name());
+    let there = kube(&other, "admin", &keys).await.configuration_files().export(&cx(), &request).await.unwrap();
+    assert_eq!(there.files, files.into_iter().filter(|file| !file.sealed).collect::<Vec<_>>());
 }

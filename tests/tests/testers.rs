@@ -106,6 +106,19 @@ impl TestersHarness for Harness {
                 rule["match"] == format!("(PathPrefix(`/`)) && {asks}")
                     && rule["services"][0]["name"] == "backend-canary"
             }),
+            (Router::Alb, mark) => {
+                let annotation = |key: &str| -> Value {
+                    let key = format!("alb.ingress.kubernetes.io/{key}.to-service-testers");
+                    serde_json::from_str(object["metadata"]["annotations"][key].as_str().unwrap_or("null")).unwrap()
+                };
+                // Before the path for all.
+                let path = &object["spec"]["rules"][0]["http"]["paths"][1];
+                let Mark::Header(name) = mark else { panic!("no cookies") };
+                let header = json!({"httpHeaderName": name, "values": [testers.value]});
+                path["backend"]["service"]["name"] == "to-service-testers"
+                    && annotation("conditions") == json!([{"field": "http-header", "httpHeaderConfig": header}])
+                    && annotation("actions")["forwardConfig"]["targetGroups"][0]["serviceName"] == "backend-canary"
+            }
             (Router::Istio, mark) => {
                 // Before the rule for all.
                 let rule = &object["spec"]["http"][1];
@@ -148,7 +161,7 @@ impl TestersHarness for Harness {
 #[tokio::test]
 async fn routes_for_testers_keep_the_contract() {
     let Some(rig) = Rig::shared().await else { return };
-    for router in Router::ALL.into_iter().filter(|router| *router != Router::Alb) {
+    for router in Router::ALL {
         let namespace = rig.namespace(&format!("testers-{}", router.name())).await;
         println!("{}", router.name());
         conformance::tester_routes(&Harness::new(namespace, router).await).await;

@@ -230,8 +230,11 @@ impl<'a> Watch<'a> {
             0 => format!("was beyond its limit of {}", status.limit),
             _ => format!("is {} (limit {})", status.shown, status.limit),
         };
-        let message =
-            format!("{} of {} {is}{times}, at {} of the traffic", status.metric, status.service, self.params.weight);
+        let at = match self.params.weight {
+            Weight::ZERO => "before it gets traffic of its own".to_owned(),
+            weight => format!("at {weight} of the traffic"),
+        };
+        let message = format!("{} of {} {is}{times}, {at}", status.metric, status.service);
         Err(Error::new(ErrorKind::Unhealthy, "analysis", "watch the new version", message)
             .on(self.target(*service).to_string()))
     }

@@ -3,7 +3,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Action, CheckContext, Observed, StepContext, kinds};
-use crate::backend::{ConfigurationBackup, ImportRequest, ImportedConfiguration};
+use crate::backend::{ConfigurationBackup, ExportRequest, ImportRequest, ImportedConfiguration};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Step;
 
@@ -12,16 +12,26 @@ fn check(cx: &CheckContext<'_>, store: &str) -> Vec<Error> {
     missing.into_iter().flatten().collect()
 }
 
-/// Writes the objects of the environment's namespace, without the values of Secrets, as files to an artifact store, under
-/// the id of the run, and verifies them. Undone, they are kept: they take nothing from what serves.
+/// Writes the objects of the environment's namespace, with Secrets encrypted or by their names only, as files to an
+/// artifact store, under the id of the run, and verifies them. Undone, they are kept: they take nothing from what serves.
 #[derive(Debug)]
 pub(super) struct BackUpConfiguration;
 
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct BackUp {
+/// What a `backup-configuration` step is to do.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BackUpConfigurationParams {
     /// The artifact store, by its name among the backends.
-    store: String,
+    pub store: String,
+    /// The public keys for which Secrets are encrypted, such as `age1…`; left out, only their names are told.
+    #[serde(default)]
+    pub encrypt_secrets_to: Vec<String>,
+}
+
+impl BackUpConfigurationParams {
+    fn request(&self, namespace: &str) -> ExportRequest {
+        ExportRequest::of_namespace(namespace).encrypt_secrets_to(&self.encrypt_secrets_to)
+    }
 }
 
 /// What a `backup-configuration` step gives to later ones.
@@ -33,7 +43,7 @@ pub struct BackedUpConfiguration {
     pub path: String,
     /// How many objects are in it.
     pub objects: usize,
-    /// The Secrets that the objects name, which are not in it.
+    /// The Secrets that the objects name and that are not in it.
     pub secrets: Vec<String>,
 }
 
@@ -50,22 +60,26 @@ fn path(cx: &StepContext) -> String {
 
 #[async_trait]
 impl Action for BackUpConfiguration {
-    type Params = BackUp;
+    type Params = BackUpConfigurationParams;
     type Output = BackedUpConfiguration;
 
-    async fn check(&self, cx: &CheckContext<'_>, params: &BackUp) -> Result<(), Vec<Error>> {
-        let wrong = check(cx, &params.store);
+    async fn check(&self, cx: &CheckContext<'_>, params: &BackUpConfigurationParams) -> Result<(), Vec<Error>> {
+        let mut wrong = check(cx, &params.store);
+        if let Ok(files) = cx.backends.configuration_files() {
+            let request = params.request(&cx.plan.environment.namespace);
+            wrong.extend(files.check_export(&request).err().map(|e| e.on(cx.step.name.as_str())));
+        }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
-    async fn execute(&self, cx: &StepContext, params: &BackUp) -> Result<BackedUpConfiguration> {
+    async fn execute(&self, cx: &StepContext, params: &BackUpConfigurationParams) -> Result<BackedUpConfiguration> {
         if let Observed::Done(done) = self.observe(cx, params).await? {
             return Ok(done);
         }
         let store = cx.backends().artifact_store(&params.store)?.as_ref();
         let namespace = &cx.plan().environment.namespace;
         let taken = cx.clock().now();
-        let exported = cx.backends().configuration_files()?.export(&cx.call()?, namespace).await?;
+        let exported = cx.backends().configuration_files()?.export(&cx.call()?, &params.request(namespace)).await?;
         let backup = ConfigurationBackup::write(store, &cx.call()?, &path(cx), namespace, taken, &exported).await?;
         cx.note(format!("{backup}"));
         if !backup.secrets.is_empty() {
@@ -74,7 +88,11 @@ impl Action for BackUpConfiguration {
         Ok(BackedUpConfiguration::of(&params.store, backup))
     }
 
-    async fn observe(&self, cx: &StepContext, params: &BackUp) -> Result<Observed<BackedUpConfiguration>> {
+    async fn observe(
+        &self,
+        cx: &StepContext,
+        params: &BackUpConfigurationParams,
+    ) -> Result<Observed<BackedUpConfiguration>> {
         let store = cx.backends().artifact_store(&params.store)?.as_ref();
         match ConfigurationBackup::read(store, &cx.call()?, &path(cx)).await {
             Ok((backup, _)) => Ok(Observed::Done(BackedUpConfiguration::of(&params.store, backup))),
@@ -83,7 +101,12 @@ impl Action for BackUpConfiguration {
         }
     }
 
-    async fn undo(&self, cx: &StepContext, _: &BackUp, output: Option<&BackedUpConfiguration>) -> Result<()> {
+    async fn undo(
+        &self,
+        cx: &StepContext,
+        _: &BackUpConfigurationParams,
+        output: Option<&BackedUpConfiguration>,
+    ) -> Result<()> {
         if let Some(made) = output {
             cx.note(format!("the backup in {} is kept", made.path));
         }
@@ -110,6 +133,9 @@ pub struct RestoreConfigurationParams {
     /// Whether what others changed since is set back too.
     #[serde(default)]
     pub force: bool,
+    /// Whether Secrets that are encrypted in it are restored too.
+    #[serde(default)]
+    pub secrets: bool,
 }
 
 #[async_trait]
@@ -139,7 +165,10 @@ impl Action for RestoreConfiguration {
             Some(path) => path.clone(),
             None => cx.output_of_kind::<BackedUpConfiguration>(kinds::BACKUP_CONFIGURATION)?.path,
         };
-        let (backup, files) = ConfigurationBackup::read(store, &cx.call()?, &path).await?;
+        let (backup, mut files) = ConfigurationBackup::read(store, &cx.call()?, &path).await?;
+        for file in files.extract_if(.., |file| file.sealed && !params.secrets) {
+            cx.note(format!("{} is left alone: `secrets` is not asked for", file.name));
+        }
         if !backup.secrets.is_empty() {
             cx.note(format!("these Secrets must be there, and are not restored: {}", backup.secrets.join(", ")));
         }

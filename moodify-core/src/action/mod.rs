@@ -64,6 +64,7 @@ mod deploy_canary;
 mod exec;
 mod hand_over;
 mod leave;
+mod mirror;
 mod notify;
 mod probe;
 mod promote;
@@ -102,9 +103,10 @@ pub use baseline::{Baseline, BaselineParams, Baselines};
 pub use cache_flush::FlushedCache;
 pub use cache_restart::RestartedCache;
 pub use cache_warm::WarmedCache;
-pub use configuration_backup::{BackedUpConfiguration, RestoreConfigurationParams};
+pub use configuration_backup::{BackUpConfigurationParams, BackedUpConfiguration, RestoreConfigurationParams};
 pub use context::{Answers, CheckContext, StepContext};
 pub use exec::ExecParams;
+pub use mirror::MirrorParams;
 pub use proposal::Proposal;
 pub use registry::{Kind, Registry};
 pub use restore::{RestoreFrom, RestoredBackup};
@@ -127,6 +129,10 @@ pub mod kinds {
     pub const SHIFT_TRAFFIC: &str = "shift-traffic";
     /// Sends the requests of testers to the new version.
     pub const ADMIT_TESTERS: &str = "admit-testers";
+    /// Sends a copy of the requests to the new version.
+    pub const MIRROR: &str = "mirror";
+    /// Sends no more copies.
+    pub const STOP_MIRROR: &str = "stop-mirror";
     /// Sends the requests of testers where all go.
     pub const DISMISS_TESTERS: &str = "dismiss-testers";
     /// Watches the new version for a time.

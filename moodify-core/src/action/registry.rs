@@ -11,9 +11,9 @@ use serde_json::Value;
 use super::{
     Action, CheckContext, Observed, StepContext, application, approval, archive, backup, bake, baseline, cache_check,
     cache_delete, cache_flush, cache_restart, cache_snapshot, cache_warm, configuration_backup, deploy_canary, exec,
-    hand_over, kinds, leave, notify, probe, promote, recreate, restore, retire_canary, retire_old, return_traffic,
-    roll_batch, run_job, set_cron_jobs, shift_traffic, status_page, suspend_cron_jobs, switch_connection, testers,
-    wait,
+    hand_over, kinds, leave, mirror, notify, probe, promote, recreate, restore, retire_canary, retire_old,
+    return_traffic, roll_batch, run_job, set_cron_jobs, shift_traffic, status_page, suspend_cron_jobs,
+    switch_connection, testers, wait,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Step;
@@ -41,6 +41,8 @@ impl Registry {
             .register(kinds::SHIFT_TRAFFIC, shift_traffic::ShiftTraffic)
             .register(kinds::ADMIT_TESTERS, testers::AdmitTesters)
             .register(kinds::DISMISS_TESTERS, testers::DismissTesters)
+            .register(kinds::MIRROR, mirror::Mirror)
+            .register(kinds::STOP_MIRROR, mirror::StopMirror)
             .register(kinds::BAKE, bake::Bake)
             .register(kinds::PROMOTE, promote::Promote { after_canary: true })
             .register(kinds::ROLL, promote::Promote { after_canary: false })

@@ -21,6 +21,34 @@ pub struct ConfigurationFile {
     pub objects: Vec<String>,
     /// Its text.
     pub text: String,
+    /// Whether it is encrypted. What is in it are Secrets then.
+    pub sealed: bool,
+}
+
+/// What is exported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExportRequest {
+    /// The namespace.
+    pub namespace: String,
+    /// The public keys for which Secrets are encrypted, as the backend writes them. Without any, only the names of Secrets
+    /// are told.
+    pub encrypt_secrets_to: Vec<String>,
+}
+
+impl ExportRequest {
+    /// A namespace without its Secrets.
+    #[must_use]
+    pub fn of_namespace(namespace: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), encrypt_secrets_to: Vec::new() }
+    }
+
+    /// The same with its Secrets, which whoever has the private key of one of these can read.
+    #[must_use]
+    pub fn encrypt_secrets_to(mut self, keys: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.encrypt_secrets_to = keys.into_iter().map(Into::into).collect();
+        self
+    }
 }
 
 /// The configuration of a namespace.
@@ -28,7 +56,7 @@ pub struct ConfigurationFile {
 pub struct ExportedConfiguration {
     /// In the order in which they are to be imported.
     pub files: Vec<ConfigurationFile>,
-    /// The Secrets that the objects name. Neither they nor their values are a part of it.
+    /// The Secrets that the objects name and that are in no file.
     pub secrets: Vec<String>,
 }
 
@@ -79,8 +107,10 @@ impl fmt::Display for ImportedConfiguration {
 /// # Contract
 /// - `export` gives what people or their tools made, without what the cluster keeps in it by itself (states, versions,
 ///   addresses) and without what it makes of it (pods, and whatever has an owner). It changes nothing. Of what is the
-///   same two exports are the same.
-/// - No value of a Secret is in it.
+///   same two exports are the same, but for what is encrypted.
+/// - No value of a Secret is in it, unless the request names keys; then one file has them, which only the private keys
+///   open. The backend has its private keys by its own configuration: no plan and no journal knows them.
+/// - `check_export` refuses a request that `export` would refuse for what it says.
 /// - `import` makes the objects what the files say, in that namespace, also where they are not there; others it leaves
 ///   alone. Done again it changes nothing. Where somebody else has changed what it would change it fails as
 ///   [`ErrorKind::Drift`], unless the request says so.
@@ -88,16 +118,23 @@ impl fmt::Display for ImportedConfiguration {
 #[cfg_attr(feature = "testing", mockall::automock)]
 #[async_trait]
 pub trait ConfigurationFiles: Send + Sync + fmt::Debug {
+    /// Refuses what could not be exported. Asks nobody.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for keys that are none; [`ErrorKind::Unsupported`] if nothing can be encrypted here.
+    fn check_export(&self, request: &ExportRequest) -> Result<()>;
+
     /// The configuration of a namespace.
     ///
     /// # Errors
-    /// When the cluster cannot be asked, or refuses.
-    async fn export(&self, cx: &CallContext, namespace: &str) -> Result<ExportedConfiguration>;
+    /// Those of [`check_export`](Self::check_export); when the cluster cannot be asked, or refuses.
+    async fn export(&self, cx: &CallContext, request: &ExportRequest) -> Result<ExportedConfiguration>;
 
     /// Makes the objects what the files say.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for files that cannot be read; as in the contract; and when the cluster refuses.
+    /// [`ErrorKind::Invalid`] for files that cannot be read, also for want of the private key; as in the contract; and
+    /// when the cluster refuses.
     async fn import(
         &self,
         cx: &CallContext,
@@ -120,7 +157,7 @@ pub trait ConfigurationFiles: Send + Sync + fmt::Debug {
 ///
 /// let cx = CallContext::by_hand("backup", Duration::from_secs(60));
 /// let file = ConfigurationFile {
-///     name: "services.yaml".into(), objects: vec!["web".into()], text: "kind: Service".into(),
+///     name: "services.yaml".into(), objects: vec!["web".into()], text: "kind: Service".into(), sealed: false,
 /// };
 /// let exported = ExportedConfiguration { files: vec![file], secrets: vec!["web-key".into()] };
 /// let taken = "2026-11-24T15:00:00Z".parse().unwrap();
@@ -158,6 +195,9 @@ pub struct BackedUpFile {
     pub objects: Vec<String>,
     /// Its size in bytes and its CRC32C.
     pub sum: Sum,
+    /// Whether it is encrypted, and has Secrets in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sealed: bool,
 }
 
 impl fmt::Display for ConfigurationBackup {
@@ -194,7 +234,12 @@ impl ConfigurationBackup {
             let sum = Sum::of(file.text.as_bytes());
             let request = PutRequest::new(format!("{path}/{}", file.name)).sum(sum).replace();
             store.put(cx, &request, content_of(file.text.clone())).await?;
-            files.push(BackedUpFile { name: file.name.clone(), objects: file.objects.clone(), sum });
+            files.push(BackedUpFile {
+                name: file.name.clone(),
+                objects: file.objects.clone(),
+                sum,
+                sealed: file.sealed,
+            });
         }
         let (path, namespace) = (path.to_owned(), namespace.to_owned());
         let run = cx.run_id().clone();
@@ -246,7 +291,8 @@ impl ConfigurationBackup {
                 return Err(damaged(format!("it is {sum}, but was {}", file.sum)));
             }
             let text = String::from_utf8(bytes.into()).map_err(|_| damaged("it is no text".to_owned()))?;
-            files.push(ConfigurationFile { name: file.name.clone(), objects: file.objects.clone(), text });
+            let (name, objects) = (file.name.clone(), file.objects.clone());
+            files.push(ConfigurationFile { name, objects, text, sealed: file.sealed });
         }
         Ok((backup, files))
     }

@@ -34,6 +34,7 @@ mod status_page;
 mod status_pages;
 mod tester_routes;
 mod traffic;
+mod traffic_mirror;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -58,8 +59,8 @@ pub use cache_nodes::{
 };
 pub use chunks::Chunks;
 pub use configuration_files::{
-    BackedUpFile, ConfigurationBackup, ConfigurationFile, ConfigurationFiles, ExportedConfiguration, ImportRequest,
-    ImportedConfiguration,
+    BackedUpFile, ConfigurationBackup, ConfigurationFile, ConfigurationFiles, ExportRequest, ExportedConfiguration,
+    ImportRequest, ImportedConfiguration,
 };
 pub use connection::{Connection, Endpoint};
 pub use deployer::{
@@ -82,6 +83,7 @@ pub use status_page::{Incident, IncidentStatus, IncidentUpdate, Maintenance, Sta
 pub use status_pages::StatusPages;
 pub use tester_routes::{Mark, TesterRoutes, Testers};
 pub use traffic::{Granularity, RouterCapabilities, Traffic, TrafficRouter, Verification, WeightChange};
+pub use traffic_mirror::TrafficMirror;
 
 #[cfg(feature = "testing")]
 pub(crate) mod mocks {
@@ -101,6 +103,7 @@ pub(crate) mod mocks {
     pub use super::status_page::MockStatusPage;
     pub use super::tester_routes::MockTesterRoutes;
     pub use super::traffic::MockTrafficRouter;
+    pub use super::traffic_mirror::MockTrafficMirror;
 }
 
 use crate::error::{Error, ErrorKind, Result};
@@ -121,6 +124,8 @@ pub struct Backends {
     pub routers: BTreeMap<String, Arc<dyn TrafficRouter>>,
     /// Send testers to the new version, by the name of the router.
     pub tester_routes: BTreeMap<String, Arc<dyn TesterRoutes>>,
+    /// Send a copy of the requests to the new version, by the name of the router.
+    pub mirrors: BTreeMap<String, Arc<dyn TrafficMirror>>,
     /// Sees pods, events and logs.
     pub diagnostics: Option<Arc<dyn Diagnostics>>,
     /// Runs programs to their end.
@@ -173,6 +178,19 @@ impl Backends {
             let known: Vec<&str> = self.tester_routes.keys().map(String::as_str).collect();
             let message = format!("the router {router:?} has no routes for testers");
             let hint = format!("leave `testers` out, or take one that has: {}", known.join(", "));
+            Error::new(ErrorKind::Unsupported, "moodify", "find a backend", message).hint(hint)
+        })
+    }
+
+    /// What mirrors the requests of the router of that name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if nothing does.
+    pub fn mirror(&self, router: &str) -> Result<&Arc<dyn TrafficMirror>> {
+        self.mirrors.get(router).ok_or_else(|| {
+            let known: Vec<&str> = self.mirrors.keys().map(String::as_str).collect();
+            let message = format!("the router {router:?} cannot mirror requests");
+            let hint = format!("leave `mirror` out, or take one that can: {}", known.join(", "));
             Error::new(ErrorKind::Unsupported, "moodify", "find a backend", message).hint(hint)
         })
     }
@@ -311,6 +329,7 @@ fn object_safe(
     _: &dyn Deployer,
     _: &dyn TrafficRouter,
     _: &dyn TesterRoutes,
+    _: &dyn TrafficMirror,
     _: &dyn Diagnostics,
     _: &dyn Jobs,
     _: &dyn Operations,

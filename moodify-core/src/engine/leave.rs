@@ -46,6 +46,15 @@ pub(super) async fn plan(engine: &Engine, plan: &Plan, reason: &str) -> Result<P
     let expect: BTreeMap<_, _> = looked.iter().map(|(s, _)| (s.name.clone(), s.image.clone())).collect();
     let baseline = BaselineParams { services: Vec::new(), expect };
     let mut steps = vec![step("leave-baseline", kinds::BASELINE, json!(baseline))];
+    // What a run left behind that nobody could take back.
+    let mirrored: Vec<&String> = looked
+        .iter()
+        .filter(|(service, _)| engine.backends.mirror(&service.traffic.router).is_ok())
+        .map(|(service, _)| &service.name)
+        .collect();
+    if !mirrored.is_empty() {
+        steps.push(step("leave-stop-mirror", kinds::STOP_MIRROR, json!({"services": mirrored})));
+    }
     if !moved.is_empty() {
         let services = json!(Services { services: moved.clone() });
         let deploy = json!({"weight": Weight::FULL, "plain": true, "services": moved});

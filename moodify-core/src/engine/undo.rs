@@ -56,7 +56,7 @@ pub(super) fn plan(state: &RunState, reason: &str) -> Result<Plan> {
     let baseline = step("undo-baseline", kinds::BASELINE, baseline);
     // Where two workloads take turns, the other one has the version before already.
     let turn = state.plan.steps().any(|(_, step)| step.action == kinds::HAND_OVER);
-    let steps = match turn {
+    let mut steps = match turn {
         true => vec![
             baseline,
             step("undo-deploy", kinds::DEPLOY_CANARY, json!({"weight": Weight::FULL, "restore": true})),
@@ -65,6 +65,11 @@ pub(super) fn plan(state: &RunState, reason: &str) -> Result<Plan> {
         ],
         false => vec![baseline, step("undo-roll", kinds::ROLL, Value::Null)],
     };
+    // A plan of somebody's own may have left the copies on.
+    if let Some((_, mirror)) = state.plan.steps().find(|(_, step)| step.action == kinds::MIRROR) {
+        let services = json!({"services": mirror.with["services"].as_array().cloned().unwrap_or_default()});
+        steps.insert(1, step("undo-mirror", kinds::STOP_MIRROR, services));
+    }
     let name = match reason {
         "" => format!("undo of {}", state.plan.name),
         reason => format!("undo of {}: {reason}", state.plan.name),

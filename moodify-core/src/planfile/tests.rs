@@ -196,7 +196,7 @@ p.yaml:18:25: unknown key \"wieghts\"; did you mean \"weights\"?
    |
 18 |     strategy: {canary: {wieghts: [100]}}
    |                         ^
-   = known here: weights, bake, analysis, ready-deadline, testers";
+   = known here: weights, bake, analysis, ready-deadline, testers, mirror";
     assert_eq!(read(&text, "p.yaml").unwrap_err().to_string(), expected);
 }
 

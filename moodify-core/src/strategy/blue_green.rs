@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Bake, Canary, TestingFirst};
+use super::{Bake, Canary, Mirrored, TestingFirst};
 use crate::analysis::Analysis;
 use crate::model::{Period, Weight};
 
@@ -31,6 +31,9 @@ pub struct BlueGreen {
     /// Testers who see the new version before it gets a share of the traffic, where the router has routes for them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub testers: Option<TestingFirst>,
+    /// A copy of the requests for the new version before it gets a share of them, where the router can mirror.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Mirrored>,
     /// How long the version before keeps its instances after it has handed over.
     pub keep: Period,
 }
@@ -39,8 +42,8 @@ impl Default for BlueGreen {
     /// The runbook's blue-green deployment (section 3): 10, 50 and 100 % with a bake of 15 minutes each; what served
     /// before stays for 30 minutes.
     fn default() -> Self {
-        let Canary { weights, bake, analysis, ready_deadline, testers } = Canary::default();
-        Self { weights, bake, analysis, ready_deadline, testers, keep: Period::from_mins(30) }
+        let Canary { weights, bake, analysis, ready_deadline, testers, mirror } = Canary::default();
+        Self { weights, bake, analysis, ready_deadline, testers, mirror, keep: Period::from_mins(30) }
     }
 }
 
@@ -53,7 +56,7 @@ impl BlueGreen {
 
     /// The part of it that is the same as of a canary.
     pub(super) fn rising(&self) -> Canary {
-        let Self { weights, bake, analysis, ready_deadline, testers, keep: _ } = self.clone();
-        Canary { weights, bake, analysis, ready_deadline, testers }
+        let Self { weights, bake, analysis, ready_deadline, testers, mirror, keep: _ } = self.clone();
+        Canary { weights, bake, analysis, ready_deadline, testers, mirror }
     }
 }

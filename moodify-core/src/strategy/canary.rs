@@ -3,7 +3,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::TestingFirst;
+use super::{Mirrored, TestingFirst};
 use crate::analysis::Analysis;
 use crate::model::{Period, Weight};
 
@@ -30,6 +30,9 @@ pub struct Canary {
     /// Testers who see the new version before it gets a share of the traffic, where the router has routes for them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub testers: Option<TestingFirst>,
+    /// A copy of the requests for the new version before it gets a share of them, where the router can mirror.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Mirrored>,
 }
 
 impl Default for Canary {
@@ -41,6 +44,7 @@ impl Default for Canary {
             analysis: Analysis::default(),
             ready_deadline: Period::from_mins(10),
             testers: None,
+            mirror: None,
         }
     }
 }
@@ -63,6 +67,9 @@ impl Canary {
         }
         if let Some(testers) = &self.testers {
             problems.extend(testers.testers().problems().into_iter().map(|(at, what)| (format!("/testers{at}"), what)));
+        }
+        if let Some(mirror) = &self.mirror {
+            problems.extend(mirror.problems().into_iter().map(|(at, what)| (format!("/mirror{at}"), what)));
         }
         problems.extend(self.analysis_problems());
         problems

@@ -3,6 +3,7 @@
 mod blue_green;
 mod canary;
 mod database_rollback;
+mod mirrored;
 mod ratio;
 mod rolling;
 mod steps;
@@ -11,6 +12,7 @@ mod testers;
 pub use blue_green::BlueGreen;
 pub use canary::{Bake, Canary};
 pub use database_rollback::{Check, DatabaseRollback};
+pub use mirrored::Mirrored;
 pub use ratio::{Split, batch, split};
 pub use rolling::{Recreate, Rolling};
 pub use testers::TestingFirst;

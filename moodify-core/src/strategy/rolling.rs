@@ -30,7 +30,7 @@ pub struct Rolling {
 impl Default for Rolling {
     /// The runbook's shares (section 3): 10, 50 and 100 % of the instances, with a bake of 15 minutes each.
     fn default() -> Self {
-        let Canary { weights, bake, analysis, ready_deadline, testers: _ } = Canary::default();
+        let Canary { weights, bake, analysis, ready_deadline, .. } = Canary::default();
         Self { batches: weights, bake, analysis, ready_deadline }
     }
 }
@@ -40,7 +40,7 @@ impl Rolling {
     #[must_use]
     pub fn problems(&self) -> Vec<(String, String)> {
         let Self { batches, bake, analysis, ready_deadline } = self.clone();
-        let problems = Canary { weights: batches, bake, analysis, ready_deadline, testers: None }.problems();
+        let problems = Canary { weights: batches, bake, analysis, ready_deadline, ..Canary::default() }.problems();
         problems.into_iter().map(|(at, what)| (at.replacen("/weights", "/batches", 1), what)).collect()
     }
 }
@@ -77,6 +77,6 @@ impl Recreate {
     pub fn problems(&self) -> Vec<(String, String)> {
         let Self { bake, analysis, ready_deadline } = self.clone();
         let bake = Bake::Same(bake);
-        Canary { weights: vec![Weight::FULL], bake, analysis, ready_deadline, testers: None }.problems()
+        Canary { weights: vec![Weight::FULL], bake, analysis, ready_deadline, ..Canary::default() }.problems()
     }
 }

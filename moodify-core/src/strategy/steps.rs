@@ -1,8 +1,9 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{BlueGreen, Canary, Check, DatabaseRollback, Recreate, Rolling, TestingFirst};
-use crate::action::{AdmitParams, BakeParams, LAG, Proposal, RestoreFrom, ShiftParams, kinds};
+use super::{BlueGreen, Canary, Check, DatabaseRollback, Mirrored, Recreate, Rolling, TestingFirst};
+use crate::action::{AdmitParams, BakeParams, LAG, MirrorParams, Proposal, RestoreFrom, ShiftParams, kinds};
+use crate::analysis::Analysis;
 use crate::model::{Period, Phase, RetryPolicy, Step, Weight};
 
 impl Canary {
@@ -34,6 +35,8 @@ impl Canary {
     fn rise(&self, name: &str) -> Vec<Phase> {
         let (ready, moved) = (Some(self.ready_deadline), Some(moving(self.ready_deadline)));
         let first = self.weights.first().copied().unwrap_or_default();
+        // Copies are work as the requests themselves are.
+        let first = self.mirror.as_ref().map_or(first, |mirror| first.max(mirror.percent));
         let mut phases = vec![Phase {
             name: format!("{name}: prepare"),
             parallel: false,
@@ -43,6 +46,7 @@ impl Canary {
             ],
         }];
         phases.extend(self.testers.as_ref().map(|testers| testers.phase(name)));
+        phases.extend(self.mirror.as_ref().map(|mirror| mirror.phase(name, &self.analysis)));
         for (index, &weight) in self.weights.iter().enumerate() {
             let percent = weight.percent();
             let shift = ShiftParams { weight, services: Vec::new() };
@@ -166,6 +170,21 @@ impl TestingFirst {
         let wait = |period: Period| step(name, "testers", kinds::WAIT, &json!({"period": period}), None);
         steps.extend(self.period.map(wait));
         Phase { name: format!("{name}: testers"), parallel: false, steps }
+    }
+}
+
+impl Mirrored {
+    /// Sends copies for a time, and watches what becomes of them.
+    fn phase(&self, name: &str, analysis: &Analysis) -> Phase {
+        let mirror = MirrorParams { percent: self.percent, services: Vec::new() };
+        let (weight, period) = (Weight::ZERO, self.period);
+        let bake = BakeParams { weight, period, analysis: analysis.clone(), services: Vec::new() };
+        let steps = vec![
+            step(name, "mirror", kinds::MIRROR, &mirror, None),
+            step(name, "watch-mirror", kinds::BAKE, &bake, None),
+            step(name, "stop-mirror", kinds::STOP_MIRROR, &Value::Null, None),
+        ];
+        Phase { name: format!("{name}: mirror"), parallel: false, steps }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A run backs the configuration of its namespace up, and another restores it.
 
 use moodify_core::action::BackedUpConfiguration;
-use moodify_core::backend::ConfigurationBackup;
+use moodify_core::backend::{ConfigurationBackup, ExportRequest};
 use moodify_core::error::ErrorKind;
 use moodify_core::journal::Outcome;
 use moodify_core::model::{Phase, Plan, RetryPolicy, Step};
@@ -43,7 +43,8 @@ fn what_was_lost_is_restored_by_another_run() {
         let backends = saving.simulator.backends_for(&saving.plan);
         let (files, store) = (backends.configuration_files().unwrap(), backends.artifact_store(STORE).unwrap());
         let cx = context("look", std::time::Duration::from_secs(60));
-        let before = files.export(&cx, &namespace).await.unwrap();
+        let request = ExportRequest::of_namespace(&namespace);
+        let before = files.export(&cx, &request).await.unwrap();
         let (run, ending) = saving.run().await;
         assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
         let made: BackedUpConfiguration = saving.output(&run, "backup").await;
@@ -59,7 +60,7 @@ fn what_was_lost_is_restored_by_another_run() {
         assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
         let done: moodify_core::backend::ImportedConfiguration = restoring.output(&run, "restore").await;
         assert_eq!((done.created as usize, done.configured, done.unchanged), (made.objects, 0, 0));
-        assert_eq!(files.export(&cx, &namespace).await.unwrap(), before);
+        assert_eq!(files.export(&cx, &request).await.unwrap(), before);
     });
 }
 
@@ -113,5 +114,37 @@ fn a_restore_without_a_backup_is_refused_when_it_is_checked() {
         let stage = Stage::new(both, stage.simulator.clone());
         let (_, ending) = stage.run().await;
         assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
+    });
+}
+
+#[test]
+fn secrets_are_restored_only_where_the_plan_says_so() {
+    on_virtual_time(async {
+        let saving =
+            stage(only(vec![step("backup", json!({"store": STORE, "encrypt-secrets-to": ["simulated1key"]}))]));
+        let namespace = saving.plan.environment.namespace.clone();
+        let (run, ending) = saving.run().await;
+        assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
+        let made: BackedUpConfiguration = saving.output(&run, "backup").await;
+        assert_eq!((made.objects, made.secrets.len()), (5, 0), "{made:?}");
+        saving.simulator.world().lose_configuration(&namespace);
+        for (secrets, created, unchanged) in [(false, 4, 0), (true, 1, 4)] {
+            let plan = only(vec![step("restore", json!({"store": STORE, "path": made.path, "secrets": secrets}))]);
+            let restoring = Stage::new(plan, saving.simulator.clone());
+            let (run, ending) = restoring.run().await;
+            assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
+            let done: moodify_core::backend::ImportedConfiguration = restoring.output(&run, "restore").await;
+            assert_eq!((done.created, done.unchanged), (created, unchanged), "secrets: {secrets}");
+        }
+    });
+}
+
+#[test]
+fn a_key_that_is_none_is_refused_before_anything_happens() {
+    on_virtual_time(async {
+        let stage = stage(only(vec![step("backup", json!({"store": STORE, "encrypt-secrets-to": ["tomorrow"]}))]));
+        let findings = stage.engine.check(&stage.plan).await;
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert!(findings[0].to_string().contains("tomorrow"), "{}", findings[0]);
     });
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::list::{self, Destination};
 use super::rule::{Edit, Kind, Rule, Services, remembered};
+use super::testers;
 use crate::patch;
 
 /// An `Ingress` whose paths name an action (`use-annotation`) that forwards to target groups. What the load balancer
@@ -15,9 +16,9 @@ use crate::patch;
 #[derive(Debug)]
 pub(super) struct Alb;
 
-const ACTIONS: &str = "alb.ingress.kubernetes.io/actions.";
+pub(super) const ACTIONS: &str = "alb.ingress.kubernetes.io/actions.";
 /// The name of the port in a path that leads to an action and not to a Service.
-const BY_ACTION: &str = "use-annotation";
+pub(super) const BY_ACTION: &str = "use-annotation";
 
 impl Destination for Alb {
     fn leads_to(&self, group: &Value, service: &str, _: &str) -> bool {
@@ -35,7 +36,7 @@ impl Destination for Alb {
 }
 
 /// The controller reads names whatever their case.
-fn field<'a>(object: &'a Value, name: &str) -> &'a Value {
+pub(super) fn field<'a>(object: &'a Value, name: &str) -> &'a Value {
     let found = object.as_object().and_then(|fields| fields.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)));
     found.map_or(&Value::Null, |(_, value)| value)
 }
@@ -43,7 +44,9 @@ fn field<'a>(object: &'a Value, name: &str) -> &'a Value {
 impl Kind for Alb {
     fn rules(&self, object: &Value, services: &Services) -> Vec<Rule> {
         let annotations = object["metadata"]["annotations"].as_object().into_iter().flatten();
+        let of_testers = testers::made(object);
         let actions = annotations.filter_map(|(key, value)| Some((key, key.strip_prefix(ACTIONS)?, value)));
+        let actions = actions.filter(|(_, action, _)| !of_testers.iter().any(|name| name == action));
         let divided = actions.filter_map(|(key, action, value)| {
             let parsed: Value = serde_json::from_str(value.as_str()?).ok()?;
             let groups = field(field(&parsed, "forwardConfig"), "targetGroups").as_array()?;

@@ -1,11 +1,14 @@
 //! Traffic by weights in routing objects: one file for the requests, one for what all kinds share, one for each kind.
 
 mod alb;
+mod alb_testers;
 mod gateway;
+mod gateway_mirror;
 mod ingress;
 mod istio;
 mod kind;
 mod list;
+mod mirror;
 mod nginx;
 mod router;
 mod rule;
@@ -14,8 +17,10 @@ mod testers;
 mod traefik;
 mod traefik_testers;
 
+pub(crate) use alb_testers::AlbTesters;
 pub use kind::Router;
 pub(crate) use kind::preview;
+pub(crate) use mirror::RuleMirror;
 pub use nginx::NginxRouter;
 pub use router::RouteRouter;
 pub use selector::SelectorRouter;

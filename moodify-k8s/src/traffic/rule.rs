@@ -111,7 +111,8 @@ impl Rule {
         names.map(|name| format!("f:{}", name.replace("~1", "/").replace("~0", "~"))).collect()
     }
 
-    fn check(&self, ask: &Ask) -> Result<(), Error> {
+    /// Whether its traffic is ours to divide.
+    pub(super) fn check(&self, ask: &Ask) -> Result<(), Error> {
         if self.stable.is_none() {
             let message = format!("{} leads to the canary but not to the stable Service", self.name);
             return Err(ask.error(ErrorKind::Drift, message).hint("find out what they want; it is not overwritten"));
@@ -257,7 +258,10 @@ pub(super) mod testing {
             let (parent, key) = (object.pointer_mut(parent).unwrap(), key.replace("~1", "/"));
             match operation["op"].as_str().unwrap() {
                 "remove" => assert!(parent.as_object_mut().unwrap().remove(&key).is_some(), "{path}"),
-                _ => parent[&key] = operation["value"].clone(),
+                _ => match parent.as_array_mut() {
+                    Some(list) => list[key.parse::<usize>().unwrap()] = operation["value"].clone(),
+                    None => parent[&key] = operation["value"].clone(),
+                },
             }
         }
         let annotations = object["metadata"]["annotations"].as_object();

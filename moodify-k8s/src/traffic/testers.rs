@@ -11,9 +11,8 @@ use moodify_core::{CallContext, ErrorKind, Result};
 use serde_json::{Value, json};
 
 use super::kind::{self, Router};
-use super::list::Destination;
 use super::rule::{Kind as _, Rule, Services};
-use super::{gateway, istio};
+use super::{gateway, istio, mirror};
 use crate::client::{Kube, Object, typed};
 use crate::error::Access;
 use crate::ownership::{drift, last_foreign};
@@ -84,6 +83,7 @@ impl Form for gateway::Gateway {
             to["name"] = services.canary.as_str().into();
             to["weight"] = 1.into();
             copy["backendRefs"] = json!([to]);
+            copy = mirror::Form::without(self, &copy, services);
             // A name is one rule's only.
             copy.as_object_mut().map(|fields| fields.remove("name"));
             Ok((last, copy))
@@ -128,10 +128,8 @@ impl Form for istio::Istio {
             istio::redirect(&mut to, &services.canary);
             to.as_object_mut().map(|fields| fields.remove("weight"));
             copy["route"] = json!([to]);
-            if self.leads_to(&json!({"destination": copy["mirror"]}), &services.canary, &services.namespace) {
-                for field in ["mirror", "mirrorPercentage"] {
-                    copy.as_object_mut().map(|fields| fields.remove(field));
-                }
+            if matches!(mirror::Form::copies(self, &copy, services), mirror::Copies::Ours(_)) {
+                copy = mirror::Form::without(self, &copy, services);
             }
             copy.as_object_mut().map(|fields| fields.remove("name"));
             Ok((index, copy))
@@ -145,7 +143,7 @@ fn led_to_stable(rules: &[Rule]) -> impl Iterator<Item = (usize, usize)> + '_ {
     rules.iter().filter_map(|rule| Some((rule.path.split('/').nth(3)?.parse().ok()?, rule.stable?.index)))
 }
 
-fn twice(rule: &str, header: &str) -> String {
+pub(super) fn twice(rule: &str, header: &str) -> String {
     format!("{rule} asks for the header {header} already, and cannot ask for another value besides")
 }
 

@@ -1,12 +1,15 @@
 //! The figures of a release, measured on the rig and printed; nothing is asserted.
 //!
 //! ```sh
-//! cargo build --release --bin moodify && tests/run --exec target/debug/figures
+//! cargo build --release --bin moodify && tests/run --exec target/debug/figures [BREACHES [AT ONCE]]
 //! ```
+//!
+//! Five breaches, one after the other, take about ten minutes; the 99th percentile needs a hundred.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use moodify_core::journal::MemoryJournal;
 use moodify_core::testing::{Scenario, Simulator};
@@ -16,16 +19,21 @@ use moodify_tests::rig::{Namespace, PROMPT, Rig};
 use moodify_tests::scene::Scene;
 use moodify_tests::{BoxError, wall_clock};
 
-/// How often the breach is measured.
+/// How often the breach is measured, if nobody says it.
 const BREACHES: usize = 5;
 
 fn main() -> Result<(), BoxError> {
+    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<usize>());
+    let count = arguments.next().transpose()?.unwrap_or(BREACHES);
+    let at_once = arguments.next().transpose()?.unwrap_or(1);
     simulated()?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let Some(rig) = Rig::own().await else { return Ok(()) };
-        breaches(rig, Signal::Errors).await?;
-        breaches(rig, Signal::Readiness).await
+        for signal in [Signal::Readiness, Signal::Errors] {
+            breaches(rig, signal, count, at_once).await?;
+        }
+        Ok(())
     })
 }
 
@@ -55,13 +63,18 @@ fn simulated() -> Result<(), BoxError> {
 
 /// From the breach being visible to the write that sends all traffic back, and to the last request that went to the new
 /// version all the same.
-async fn breaches(rig: &'static Rig, signal: Signal) -> Result<(), BoxError> {
-    let (mut written, mut followed) = (Vec::new(), Vec::new());
-    for _ in 0..BREACHES {
+async fn breaches(rig: &'static Rig, signal: Signal, count: usize, at_once: usize) -> Result<(), BoxError> {
+    let one = async |_| {
         let namespace = rig.namespace("breach").await.quiet();
-        let Some((write, last)) = breach(&namespace, signal).await? else { return Ok(()) };
+        breach(&namespace, signal).await
+    };
+    let (mut written, mut followed) = (Vec::new(), Vec::new());
+    let mut all = stream::iter(0..count).map(one).buffer_unordered(at_once.max(1));
+    while let Some(measured) = all.next().await {
+        let Some((write, last)) = measured? else { return Ok(()) };
         written.push(write);
         followed.push(last);
+        eprintln!("{} of {count}: {write:.2} s in the API, {last:.2} s in the data plane", written.len());
     }
     println!("\nbreach visible in {}, measured every second, none tolerated:", signal.name());
     println!("  to all traffic back in the API:        {}", spread(written));
@@ -72,7 +85,9 @@ async fn breaches(rig: &'static Rig, signal: Signal) -> Result<(), BoxError> {
 fn spread(mut seconds: Vec<f64>) -> String {
     seconds.sort_by(f64::total_cmp);
     let (n, last) = (seconds.len(), seconds.len() - 1);
-    format!("n {n}, min {:.2}, median {:.2}, max {:.2} s", seconds[0], seconds[n / 2], seconds[last])
+    let high = (n * 99).div_ceil(100) - 1;
+    let [min, median, high, max] = [0, n / 2, high, last].map(|at| seconds[at]);
+    format!("n {n}, min {min:.2}, median {median:.2}, 99th percentile {high:.2}, max {max:.2} s")
 }
 
 /// What tells that the new version is bad.

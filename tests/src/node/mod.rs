@@ -144,7 +144,7 @@ async fn register(client: &Client, identity: &Identity, port: u16) -> Result<(),
     let name = &identity.name;
     let taints = identity.block.map(|_| json!([{"key": MARK, "value": name, "effect": "NoSchedule"}]));
     let now = wall_clock();
-    let capacity = json!({"cpu": "1000", "memory": "1000Gi", "ephemeral-storage": "1000Gi", "pods": "1000"});
+    let capacity = json!({"cpu": "1000", "memory": "1000Gi", "ephemeral-storage": "1000Gi", "pods": "10000"});
     let condition = |kind: &str, status: &str, reason: &str| {
         json!({
             "type": kind, "status": status, "reason": reason, "lastHeartbeatTime": now, "lastTransitionTime": now,

@@ -397,17 +397,18 @@ impl Case {
             analysis: self.analysis(),
             ready_deadline: Period::from_secs(60),
             testers: None,
+            mirror: None,
         };
         let turns = self.keep.or((self.flaw == Some(Flaw::TurnsByRatio)).then_some(1));
         let mut phases = match turns.map(Period::from_secs) {
             None if self.alone => {
-                let Canary { weights: batches, bake, analysis, ready_deadline, testers: _ } = canary;
+                let Canary { weights: batches, bake, analysis, ready_deadline, .. } = canary;
                 Rolling { batches, bake, analysis, ready_deadline }.phases(STRATEGY)
             }
             None => canary.phases(STRATEGY),
             Some(keep) => {
-                let Canary { weights, bake, analysis, ready_deadline, testers } = canary;
-                BlueGreen { weights, bake, analysis, ready_deadline, testers, keep }.phases(STRATEGY)
+                let Canary { weights, bake, analysis, ready_deadline, testers, mirror } = canary;
+                BlueGreen { weights, bake, analysis, ready_deadline, testers, mirror, keep }.phases(STRATEGY)
             }
         };
         let mut index = 0;

@@ -29,11 +29,12 @@ fn subjects(args: &Rbac) -> Vec<Value> {
 }
 
 fn binding(role: &Value, subjects: &[Value]) -> Value {
+    let kind = role["kind"].as_str().unwrap_or("Role");
     json!({
         "apiVersion": role["apiVersion"],
-        "kind": "RoleBinding",
+        "kind": format!("{kind}Binding"),
         "metadata": role["metadata"],
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role["metadata"]["name"]},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role["metadata"]["name"]},
         "subjects": subjects,
     })
 }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::backend::{
-    ConfigurationFile, ConfigurationFiles, ExportedConfiguration, ImportRequest, ImportedConfiguration,
+    ConfigurationFile, ConfigurationFiles, ExportRequest, ExportedConfiguration, ImportRequest, ImportedConfiguration,
 };
 use crate::context::CallContext;
 use crate::error::{ErrorKind, Result};
@@ -20,6 +22,9 @@ pub(super) type Objects = BTreeMap<String, BTreeMap<(String, String), Value>>;
 
 const DEPLOYMENTS: &str = "deployments.apps.json";
 const SERVICES: &str = "services.json";
+const SECRETS: &str = "secrets.json.sealed";
+/// What public keys begin with in here.
+const KEY: &str = "simulated1";
 
 /// What the services of the world were configured by.
 pub(super) fn at_first(state: &State) -> Objects {
@@ -33,22 +38,36 @@ pub(super) fn at_first(state: &State) -> Objects {
             "spec": {"selector": {"app": workload}}});
         here.insert((DEPLOYMENTS.to_owned(), workload.clone()), deployment);
         here.insert((SERVICES.to_owned(), name.clone()), selecting);
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "app-secrets"},
+            "stringData": {"password": "simulated-password"}});
+        here.insert((SECRETS.to_owned(), "app-secrets".to_owned()), secret);
     }
     objects
 }
 
-fn export(objects: &BTreeMap<(String, String), Value>) -> ExportedConfiguration {
+/// What stands for encryption in here: nobody reads it by accident.
+fn reversed(text: &[u8]) -> Vec<u8> {
+    text.iter().rev().copied().collect()
+}
+
+fn export(objects: &BTreeMap<(String, String), Value>, keys: &[String]) -> ExportedConfiguration {
     let mut files: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
-    for ((file, _), object) in objects {
+    for ((file, _), object) in objects.iter().filter(|((file, _), _)| file != SECRETS || !keys.is_empty()) {
         files.entry(file).or_default().push(object);
     }
     let name = |object: &Value| object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let file = |(file, objects): (&str, Vec<&Value>)| ConfigurationFile {
-        name: file.to_owned(),
-        objects: objects.iter().map(|object| name(object)).collect(),
-        text: Value::from(objects.into_iter().cloned().collect::<Vec<_>>()).to_string(),
+    let file = |(file, objects): (&str, Vec<&Value>)| {
+        let names = objects.iter().map(|object| name(object)).collect();
+        let text = Value::from(objects.into_iter().cloned().collect::<Vec<_>>()).to_string();
+        let text = if file == SECRETS {
+            format!("{}:{}", keys.join(","), STANDARD.encode(reversed(text.as_bytes())))
+        } else {
+            text
+        };
+        ConfigurationFile { name: file.to_owned(), objects: names, text, sealed: file == SECRETS }
     };
-    let secrets = files.contains_key(DEPLOYMENTS).then(|| "app-secrets".to_owned());
+    let is_told = files.contains_key(DEPLOYMENTS) && !files.contains_key(SECRETS);
+    let secrets = is_told.then(|| "app-secrets".to_owned());
     ExportedConfiguration { files: files.into_iter().map(file).collect(), secrets: secrets.into_iter().collect() }
 }
 
@@ -60,7 +79,10 @@ fn import(
 ) -> Result<ImportedConfiguration> {
     let mut wanted = Vec::new();
     for file in files {
-        let objects: Vec<Value> = serde_json::from_str(&file.text)
+        let unsealed = file.text.split_once(':').filter(|_| file.sealed);
+        let unsealed = unsealed.and_then(|(_, sealed)| STANDARD.decode(sealed).ok()).map(|sealed| reversed(&sealed));
+        let text = unsealed.as_deref().unwrap_or(file.text.as_bytes());
+        let objects: Vec<Value> = serde_json::from_slice(text)
             .map_err(|e| caller.fails(ErrorKind::Invalid, format!("{} cannot be read: {e}", file.name)))?;
         for object in objects {
             let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -95,10 +117,20 @@ fn import(
 
 #[async_trait]
 impl ConfigurationFiles for Facet {
-    async fn export(&self, cx: &CallContext, namespace: &str) -> Result<ExportedConfiguration> {
-        let caller = self.caller(BackendKind::Configuration, "export", namespace).reading();
-        let namespace = namespace.to_owned();
-        let effect = move |state: &mut State| Ok(state.configuration.get(&namespace).map(export).unwrap_or_default());
+    fn check_export(&self, request: &ExportRequest) -> Result<()> {
+        let Some(key) = request.encrypt_secrets_to.iter().find(|key| !key.starts_with(KEY)) else { return Ok(()) };
+        let caller = self.caller(BackendKind::Configuration, "export", &request.namespace).reading();
+        Err(caller.fails(ErrorKind::Invalid, format!("{key:?} is no public key; one begins with {KEY}")))
+    }
+
+    async fn export(&self, cx: &CallContext, request: &ExportRequest) -> Result<ExportedConfiguration> {
+        self.check_export(request)?;
+        let caller = self.caller(BackendKind::Configuration, "export", &request.namespace).reading();
+        let request = request.clone();
+        let effect = move |state: &mut State| {
+            let objects = state.configuration.get(&request.namespace);
+            Ok(objects.map(|objects| export(objects, &request.encrypt_secrets_to)).unwrap_or_default())
+        };
         self.world.call(cx, caller, effect).await
     }
 

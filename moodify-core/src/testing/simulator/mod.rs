@@ -12,6 +12,7 @@ mod cluster;
 mod configuration;
 mod fault;
 mod jobs;
+mod mirror;
 mod name;
 mod nodes;
 mod operations;
@@ -174,11 +175,12 @@ impl Simulator {
         backends
     }
 
-    /// A router, with routes for testers if it has weights.
+    /// A router, with routes for testers and a mirror if it has weights.
     fn add_router(&self, backends: &mut Backends, name: &str) {
         backends.routers.insert(name.to_owned(), self.router(name));
         if ![RATIO, NAME].contains(&name) {
             backends.tester_routes.insert(name.to_owned(), self.facet(name));
+            backends.mirrors.insert(name.to_owned(), self.facet(name));
         }
     }
 

@@ -99,6 +99,8 @@ pub(super) struct SimService {
     pub(super) name: Name,
     /// Whose requests go to the canary whatever its weight is.
     pub(super) testers: Option<Testers>,
+    /// Of how many requests the canary gets a copy, if of any.
+    pub(super) mirrored: Option<Weight>,
     /// The configuration objects that were made for versions of it, with their contents.
     pub(super) made: BTreeMap<String, BTreeMap<String, String>>,
     pub(super) flow: Flow,
@@ -120,6 +122,7 @@ impl SimService {
             route,
             name,
             testers: None,
+            mirrored: None,
             made: BTreeMap::new(),
             flow,
             peaks: BTreeMap::new(),

@@ -52,7 +52,9 @@ fn measure(state: &State, query: &MetricQuery) -> Option<f64> {
         metrics::UNHEALTHY => return Some(share(&|pod| pod.was_ready && !pod.ready) / pods.len() as f64),
         _ => {}
     }
-    if service.share_of(scenario, place(query.target.layout, query.track), state.now) <= 0.0 {
+    // Copies are measured as requests are.
+    let copies = query.track == Track::Canary && service.mirrored.is_some();
+    if !copies && service.share_of(scenario, place(query.target.layout, query.track), state.now) <= 0.0 {
         return None;
     }
     let serving: Vec<_> = conducts.iter().zip(&pods).filter(|(_, pod)| pod.ready).map(|(conduct, _)| conduct).collect();

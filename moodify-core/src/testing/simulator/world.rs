@@ -62,6 +62,8 @@ pub struct ServiceView {
     pub route: Option<Weight>,
     /// Whose requests go to the canary whatever its weight is.
     pub testers: Option<Testers>,
+    /// Of how many requests the canary gets a copy, if of any.
+    pub mirrored: Option<Weight>,
     /// The configuration objects that were made for versions of it, with their contents.
     pub made: BTreeMap<String, BTreeMap<String, String>>,
     /// How traffic flows.
@@ -203,6 +205,7 @@ impl World {
                     .zip(state.workload(&service.target, Track::Canary)),
                 route: service.route.as_ref().map(|route| route.weight),
                 testers: service.testers.clone(),
+                mirrored: service.mirrored,
                 made: service.made.clone(),
                 flow: service.flow.clone(),
             };

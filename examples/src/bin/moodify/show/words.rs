@@ -59,6 +59,12 @@ pub(crate) fn step_words(step: &Step) -> String {
             let who = testers.map_or_else(|_| "the requests of testers".to_owned(), |testers| testers.to_string());
             format!("send {who} to the new version")
         }
+        kinds::MIRROR => format!(
+            "send a copy of {} % of the requests to the new version",
+            step.with["percent"].as_u64().unwrap_or_default()
+        ),
+        kinds::STOP_MIRROR => "send no more copies".to_owned(),
+        kinds::BAKE if weight() == 0 => format!("watch it for {}", text("period")),
         kinds::DISMISS_TESTERS => "send testers where all go".to_owned(),
         kinds::BAKE => format!("watch it at {} % for {}", weight(), text("period")),
         kinds::PROMOTE => "roll the stable workloads to the new version".to_owned(),
