@@ -27,7 +27,7 @@ const DELETE: Call = Call::write(STORAGE, "delete object");
 /// Keeps artifacts in a bucket of Cloud Storage.
 ///
 /// - What fits into 8 MiB is put by one request, which carries the checksum and is refused if the content arrives with
-///   another. What is larger is put by a resumable upload, 8 MiB a request, the last with the checksum. About 24 MiB are
+///   another. What is larger is put by a resumable upload, 8 MiB a request, the last with the checksum. About 32 MiB are
 ///   in memory meanwhile.
 /// - The progress of a resumable upload has a [`Checkpoint`](moodify_core::backend::Checkpoint): given to a later put of
 ///   the same content, in another process too, only what the server does not have is sent. The server says how much that

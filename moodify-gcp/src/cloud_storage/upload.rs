@@ -1,4 +1,7 @@
+use std::pin::pin;
+
 use bytes::{Bytes, BytesMut};
+use futures::future::{Either, select};
 use http::HeaderMap;
 use moodify_core::backend::{Artifact, Checkpoint, Chunks, Progress, PutRequest, Sum};
 use moodify_core::secret;
@@ -86,42 +89,67 @@ impl CloudStorage {
         };
         let (mut chunk, mut last) = first;
         loop {
-            let end = source.sum().bytes;
-            let begin = end - chunk.len() as u64;
+            let sum = source.sum();
             if let Some(checkpoint) = &request.resume
-                && (checkpoint.stored.bytes == end && checkpoint.stored != source.sum() || last && stored > end)
+                && (checkpoint.stored.bytes == sum.bytes && checkpoint.stored != sum || last && stored > sum.bytes)
             {
                 return Err(source.other_content());
             }
-            while stored < end || last {
-                let from = usize::try_from(stored.saturating_sub(begin)).unwrap_or(chunk.len()).min(chunk.len());
-                let part =
-                    Part { at: begin + from as u64, content: chunk.slice(from..), whole: last.then_some(source.sum()) };
-                match self.send(cx, &session, &uri, &part).await? {
-                    Stored::All(answer) => return Ok(answer),
-                    Stored::Part(bytes) if bytes > stored && bytes <= end => stored = bytes,
-                    Stored::Part(bytes) => {
-                        let why =
-                            format!("the server has {bytes} bytes of it after {stored} of {end}, and takes no more");
-                        let error = PUT.fail(ErrorKind::Unavailable, why).on(uri).effect(Effect::Unknown);
-                        return Err(error.hint("put it again, with the last checkpoint"));
-                    }
+            let sending = async {
+                let sent = self.send_chunk(cx, &session, &uri, &chunk, (sum, last), stored).await?;
+                if matches!(sent, Stored::Part(bytes) if bytes == sum.bytes) {
+                    let checkpoint = Checkpoint { upload: session.clone(), stored: sum };
+                    request.tell(&Progress::new(sum.bytes, request.size).with_checkpoint(checkpoint));
                 }
-            }
-            if stored == end {
-                let checkpoint = Checkpoint { upload: session.clone(), stored: source.sum() };
-                request.tell(&Progress::new(end, request.size).with_checkpoint(checkpoint));
-            }
-            (chunk, last) = match source.next(cx).await {
-                Ok(next) => next,
+                Ok::<_, Error>(sent)
+            };
+            // The next chunk is read meanwhile. What was not sent does not wait for it.
+            let reading = async { if last { Ok(None) } else { source.next(cx).await.map(Some) } };
+            let (sent, next) = match select(pin!(sending), pin!(reading)).await {
+                Either::Left((sent, reading)) => (sent?, reading.await),
+                Either::Right((next, sending)) => (sending.await?, next),
+            };
+            stored = match sent {
+                Stored::All(answer) => return Ok(answer),
+                Stored::Part(bytes) => bytes,
+            };
+            match next {
+                Ok(next) => (chunk, last) = next.unwrap_or((chunk, last)),
                 Err(error) => {
                     if error.kind() == ErrorKind::Invalid {
                         self.give_up(cx, &session, &uri).await;
                     }
                     return Err(error);
                 }
-            };
+            }
         }
+    }
+
+    /// Sends what the server does not have of a chunk, up to which the content adds up to `sum`.
+    async fn send_chunk(
+        &self,
+        cx: &CallContext,
+        session: &str,
+        uri: &str,
+        chunk: &Bytes,
+        (sum, last): (Sum, bool),
+        mut stored: u64,
+    ) -> Result<Stored> {
+        let (begin, end) = (sum.bytes - chunk.len() as u64, sum.bytes);
+        while stored < end || last {
+            let from = usize::try_from(stored.saturating_sub(begin)).unwrap_or(chunk.len()).min(chunk.len());
+            let part = Part { at: begin + from as u64, content: chunk.slice(from..), whole: last.then_some(sum) };
+            match self.send(cx, session, uri, &part).await? {
+                Stored::Part(bytes) if bytes > stored && bytes <= end => stored = bytes,
+                Stored::Part(bytes) => {
+                    let why = format!("the server has {bytes} bytes of it after {stored} of {end}, and takes no more");
+                    let error = PUT.fail(ErrorKind::Unavailable, why).on(uri).effect(Effect::Unknown);
+                    return Err(error.hint("put it again, with the last checkpoint"));
+                }
+                all => return Ok(all),
+            }
+        }
+        Ok(Stored::Part(stored))
     }
 
     /// Begins an upload session; returns its address.
