@@ -2,15 +2,12 @@
 //! what is least: the same bytes by one plain request of reqwest to the same server, of which nothing is compared, and
 //! copied over a TCP connection without HTTP.
 //!
-//! The server on loopback counts the checksum of what it is sent, in a thread of its own, and keeps nothing. If there is a
-//! fake-gcs-server on the PATH or in `MOODIFY_FAKE_GCS_SERVER`, it is sent the same.
+//! The server on loopback counts the checksum of what it is sent, in a thread of its own, and keeps nothing. (With
+//! fake-gcs-server one would measure that: what it takes for a resumable upload grows with the square of its chunks.)
 //!
 //! `cargo bench -p moodify-gcp --bench upload`; numbers after `--` are the size in MiB and the number of rounds.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on shall stop")]
-
-#[path = "../tests/peer/mod.rs"]
-mod peer;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -30,7 +27,6 @@ use futures::{StreamExt, stream};
 use moodify_core::CallContext;
 use moodify_core::backend::{ArtifactStore, Content, PutRequest, Sum};
 use moodify_gcp::{ApiConfig, CloudStorage, StorageConfig};
-use peer::FakeGcs;
 use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 
@@ -205,16 +201,4 @@ fn main() {
             ("TCP, without HTTP", &mut || by_tcp(&source)),
         ],
     );
-    if let Some(server) = runtime().block_on(FakeGcs::start()) {
-        let url = server.url();
-        compare(
-            "To fake-gcs-server",
-            rounds,
-            &source,
-            &mut [
-                ("a plain request", &mut || plainly(&source, &url)),
-                ("CloudStorage::put", &mut || by_moodify(&source, &url, sum)),
-            ],
-        );
-    }
 }
