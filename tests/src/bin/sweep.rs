@@ -2,7 +2,7 @@
 //! promises. With `--mutate`, moodify is broken on purpose and a case must notice.
 //!
 //! ```sh
-//! cargo run --release -p moodify-tests --no-default-features --bin sweep -- --runs 200000
+//! cargo run --release -p moodify-tests --no-default-features --bin sweep -- --runs 100000
 //! cargo run --release -p moodify-tests --no-default-features --bin sweep -- --mutate all
 //! ```
 
