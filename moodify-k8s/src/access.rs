@@ -201,10 +201,15 @@ const LOG: Kind = Kind { plural: "pods/log", ..POD };
 
 /// The routing objects of this router that a step is about.
 fn routes_of(plan: &Plan, step: &Step, router: Router) -> impl Iterator<Item = String> {
+    let targets = targets_of(plan, step).filter(move |target| Router::of(target) == Some(router));
+    targets.filter_map(|target| target.service.traffic.route)
+}
+
+/// Whom a step is about.
+pub(crate) fn targets_of(plan: &Plan, step: &Step) -> impl Iterator<Item = Target> {
     let services = Vec::<String>::deserialize(&step.with["services"]).unwrap_or_default();
     let wanted = move |target: &Target| services.is_empty() || services.contains(&target.service.name);
-    let targets = plan.targets().into_iter().filter(move |target| Router::of(target) == Some(router));
-    targets.filter(wanted).filter_map(|target| target.service.traffic.route)
+    plan.targets().into_iter().filter(wanted)
 }
 
 /// What restoring configuration needs of each kind.

@@ -19,7 +19,7 @@ use moodify_core::backend::{
 };
 use moodify_core::{Backends, CallContext, Error, ErrorKind, Result, secret};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::config::KubeConfig;
 use crate::configuration_backup::NamespaceConfiguration;
@@ -454,6 +454,13 @@ impl Kube {
         let params = PatchParams { dry_run: true, ..params };
         let request = object.request(&ask)?.patch(&object.name, &params, &patch);
         self.json(cx, &ask, request).await
+    }
+
+    /// Asks the server whether an object still is what was read, which may be past; a conflict if not. Writes nothing.
+    pub(crate) async fn is_unchanged(&self, cx: &CallContext, object: &Object, read: &Value) -> Result<()> {
+        let version = &read["metadata"]["resourceVersion"];
+        let same = vec![json!({"op": "test", "path": "/metadata/resourceVersion", "value": version})];
+        self.compare::<Value>(cx, object, same).await.map(drop)
     }
 
     /// Asks the server, which knows the present, whether there is no such object; a conflict if there is one. Changes

@@ -90,7 +90,7 @@ impl ConfigurationFiles for NamespaceConfiguration {
         self.check_export(request)?;
         let (verbs, keys) = (self.kube.verbs(&request.namespace), &request.encrypt_secrets_to);
         let mut exported = ExportedConfiguration::default();
-        let (mut encrypted, sealing) = (Vec::new(), (!keys.is_empty()).then_some(SECRET));
+        let sealing = (!keys.is_empty()).then_some(SECRET);
         for kind in sealing.into_iter().chain(KINDS) {
             let all: Vec<Value> = match verbs.list(cx, kind, &Select::all()).await {
                 // A kind that is not installed.
@@ -104,16 +104,12 @@ impl ConfigurationFiles for NamespaceConfiguration {
                 continue;
             }
             let file = file(kind, &objects);
-            if kind.kind == SECRET.kind {
-                encrypted.clone_from(&file.objects);
-                exported.files.push(sealed::seal(keys, &file)?);
-            } else {
-                exported.files.push(file);
-            }
+            exported.files.push(if kind.kind == SECRET.kind { sealed::seal(keys, &file)? } else { file });
         }
         exported.secrets.sort();
         exported.secrets.dedup();
-        exported.secrets.retain(|name| !encrypted.contains(name));
+        let ExportedConfiguration { files, secrets } = &mut exported;
+        secrets.retain(|name| !files.iter().any(|file| file.sealed && file.objects.contains(name)));
         Ok(exported)
     }
 

@@ -12,7 +12,7 @@ use moodify_core::{CallContext, Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::access::{Permission, cluster_wide, connections, operations, permissions, released};
+use crate::access::{Permission, cluster_wide, connections, operations, permissions, released, targets_of};
 use crate::client::Kube;
 use crate::deployer::DeploymentDeployer;
 use crate::error::{Access, Ask};
@@ -90,8 +90,7 @@ impl Kube {
         let mut problems = Vec::new();
         for (_, step) in plan.steps().filter(|(_, step)| step.action == kinds::MIRROR) {
             let Ok(params) = MirrorParams::deserialize(&step.with) else { continue };
-            let wanted = |target: &Target| params.services.is_empty() || params.services.contains(&target.service.name);
-            for target in plan.targets().into_iter().filter(wanted) {
+            for target in targets_of(plan, step) {
                 let mirror = Router::of(&target).and_then(|router| RuleMirror::new(self.clone(), router));
                 // That a router cannot is told by the step's own check.
                 let Some(mirror) = mirror else { continue };

@@ -563,10 +563,7 @@ impl DeploymentDeployer {
                 whole = self.patch_single(cx, target, operations).await?;
             }
             None => {
-                // What was read may be past.
-                let version = &whole.value["metadata"]["resourceVersion"];
-                let same = vec![json!({"op": "test", "path": "/metadata/resourceVersion", "value": version})];
-                let _: Value = self.kube.compare(cx, &object, same).await?;
+                self.kube.is_unchanged(cx, &object, &whole.value).await?;
             }
         }
         self.unblock(cx, target, &whole).await.map_err(|e| e.effect(Effect::Unknown))

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::rig::Namespace;
+
 /// Every router that has a routing object.
 pub const ROUTERS: [&str; 6] = ["http-route", "grpc-route", "traefik", "istio", "ingress-nginx", "alb"];
 
@@ -87,4 +89,29 @@ fn ingress(class: &str, service: &str, port: &Value) -> Value {
     let path = |path: &str, service: &str, port: &Value| json!({"path": path, "pathType": "Prefix", "backend": {"service": {"name": service, "port": port}}});
     let paths = [path("/admin", "admin", &json!({"number": 80})), path("/", service, port)];
     json!({"ingressClassName": class, "rules": [{"host": format!("{class}.test"), "http": {"paths": paths}}]})
+}
+
+/// The `IngressRoute` that leads all requests to the `TraefikService` of that name.
+pub fn entrance(name: &str) -> Value {
+    json!({
+        "apiVersion": "traefik.io/v1alpha1", "kind": "IngressRoute", "metadata": {"name": name},
+        "spec": {"routes": [{
+            "kind": "Rule", "match": "PathPrefix(`/`)", "services": [{"kind": "TraefikService", "name": name}],
+        }]},
+    })
+}
+
+/// The Services of somebody else to which the other rules and references of these routing objects lead. They have no pods.
+///
+/// # Panics
+///
+/// When the API server refuses them.
+pub async fn others(namespace: &Namespace) {
+    for name in ["admin", "idle"] {
+        let other = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {"selector": {"app": name}, "ports": [{"port": 80}]},
+        });
+        namespace.apply(&other.to_string()).await;
+    }
 }

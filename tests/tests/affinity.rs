@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use moodify_tests::rig::{PROMPT, Rig};
+use moodify_tests::routes::{entrance, others};
 use moodify_tests::scene::Scene;
 use moodify_tests::wall_clock;
 use reqwest::header::{COOKIE, HOST, SET_COOKIE};
@@ -76,15 +77,8 @@ async fn release(name: &str, after: &str, outcome: &str) -> Option<(Vec<Session>
     let rig = Rig::own().await?;
     let namespace = rig.namespace(name).await.quiet();
     let traefik = namespace.traefik(PROMPT).await?;
-    for name in ["admin", "idle"] {
-        let other = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
-            "spec": {"selector": {"app": name}, "ports": [{"port": 80}]}});
-        namespace.apply(&other.to_string()).await;
-    }
-    let to = json!({"apiVersion": "traefik.io/v1alpha1", "kind": "IngressRoute", "metadata": {"name": "backend"},
-        "spec": {"routes": [{"kind": "Rule", "match": "PathPrefix(`/`)",
-            "services": [{"kind": "TraefikService", "name": "backend"}]}]}});
-    namespace.apply(&to.to_string()).await;
+    others(&namespace).await;
+    namespace.apply(&entrance("backend").to_string()).await;
     let mut scene = Scene::over(&namespace, "v1", &[("backend", after)], "traefik").await?;
     let sticky = json!({"spec": {"weighted": {"sticky": {"cookie": {"name": "track"}}}}}).to_string();
     let service = "traefikservices.traefik.io/backend";

@@ -13,7 +13,7 @@ use moodify_core::testing::conformance::{self, MirrorHarness};
 use moodify_core::{CallContext, ErrorKind};
 use moodify_k8s::{Kube, KubeConfig, Router};
 use moodify_tests::rig::{Namespace, PROMPT, Rig};
-use moodify_tests::routes::{resource, route};
+use moodify_tests::routes::{others, resource, route};
 use moodify_tests::scene::Scene;
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -175,10 +175,7 @@ async fn a_gateway_that_cannot_is_not_asked_to() {
     let Some(rig) = Rig::own().await else { return };
     let namespace = rig.namespace("mirror-traefik").await;
     let Some(traefik) = namespace.traefik(PROMPT).await else { return };
-    // The rule of somebody else leads there.
-    let admin = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "admin"},
-        "spec": {"selector": {"app": "admin"}, "ports": [{"port": 80}]}});
-    namespace.apply(&admin.to_string()).await;
+    others(&namespace).await;
     let Some(mut scene) = Scene::new(&namespace, &[("backend", "v2")], "http-route").await else { return };
     scene.canary()["mirror"] = json!({"for": "5s"});
     scene.grant().await;

@@ -12,7 +12,7 @@ use moodify_core::testing::conformance::{self, TestersHarness};
 use moodify_core::{CallContext, IdempotencyKey};
 use moodify_k8s::{Kube, KubeConfig, Router};
 use moodify_tests::rig::{Namespace, Rig};
-use moodify_tests::routes::{resource, route};
+use moodify_tests::routes::{self, resource, route};
 use moodify_tests::scene::Scene;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -204,12 +204,7 @@ async fn reach(name: &str, router: &str, by: Value, testers: (&str, &str), other
     let Some(rig) = Rig::own().await else { return };
     let namespace = rig.namespace(name).await;
     let Some(traefik) = namespace.traefik(Duration::from_millis(100)).await else { return };
-    // The rules and references of somebody else lead there.
-    for name in ["admin", "idle"] {
-        let other = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
-            "spec": {"selector": {"app": name}, "ports": [{"port": 80}]}});
-        namespace.apply(&other.to_string()).await;
-    }
+    routes::others(&namespace).await;
     if router == "traefik" {
         namespace.apply(&ingress_route("backend").to_string()).await;
     }

@@ -11,6 +11,7 @@ use moodify_core::model::Weight;
 use moodify_core::strategy::split;
 use moodify_tests::load::{Aim, Load, Report};
 use moodify_tests::rig::{Istio, KubeProxy, Namespace, PROMPT, Rig, Traefik};
+use moodify_tests::routes::{entrance, others};
 use moodify_tests::scene::{Finished, Scene};
 use moodify_tests::wall_clock;
 use serde_json::{Value, json};
@@ -94,14 +95,7 @@ impl<'a> Stage<'a> {
         let traefik = namespace.traefik(throttle).await?;
         others(namespace).await;
         if router == "traefik" {
-            let to = json!({
-                "apiVersion": "traefik.io/v1alpha1", "kind": "IngressRoute", "metadata": {"name": "backend"},
-                "spec": {"routes": [{
-                    "kind": "Rule", "match": "PathPrefix(`/`)",
-                    "services": [{"kind": "TraefikService", "name": "backend"}],
-                }]},
-            });
-            namespace.apply(&to.to_string()).await;
+            namespace.apply(&entrance("backend").to_string()).await;
         }
         let scene = Self::scene(namespace, router, before, after).await?;
         // The one that the Ingress is for; the others are for all.
@@ -181,17 +175,6 @@ impl<'a> Stage<'a> {
         report.assert_none_failed();
         check_shares(&finished.events, &report, self.division);
         finished
-    }
-}
-
-/// The Services to which the other rules and references of the routing objects lead.
-async fn others(namespace: &Namespace) {
-    for name in ["admin", "idle"] {
-        let other = json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
-            "spec": {"selector": {"app": name}, "ports": [{"port": 80}]},
-        });
-        namespace.apply(&other.to_string()).await;
     }
 }
 

@@ -258,3 +258,26 @@ pub(crate) async fn broken_off(
     let ending = engine(&journal, simulator, plan).drive(&run, &stop).await.unwrap();
     BrokenOff { reached_the_end, ending, run, journal }
 }
+
+/// Breaks a release off at each of its records, by turns before that is durable and after it, and looks at the world
+/// whenever another engine has brought it to its end.
+pub(crate) fn broken_off_at_each_record(
+    plan: &Plan,
+    behaviour: &str,
+    wanted: Outcome,
+    look: impl Fn(&Simulator, &str),
+) {
+    for n in 1.. {
+        let reached_the_end = on_virtual_time(async {
+            let simulator = Simulator::new(&plan.targets(), bad(behaviour));
+            let broken = broken_off(&simulator, plan, n, n % 2 == 0, Duration::ZERO).await;
+            assert_eq!(outcome(&broken.ending), wanted, "record {n}: {:?}", broken.ending);
+            look(&simulator, &format!("record {n}"));
+            broken.reached_the_end
+        });
+        if reached_the_end {
+            assert!(n > 15, "{n} records are too few to have been all");
+            return;
+        }
+    }
+}

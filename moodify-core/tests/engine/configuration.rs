@@ -1,7 +1,5 @@
 //! Configuration ships with the version that reads it, and goes back with it.
 
-use std::time::Duration;
-
 use moodify_core::journal::Outcome;
 use moodify_core::model::{ConfigRefs, ConfigVersion, Phase, Plan, Weight, WorkloadKind};
 use moodify_core::strategy::{BlueGreen, Recreate, Rolling};
@@ -174,23 +172,9 @@ fn broken_off_at_any_record_it_ends_as_it_would_have() {
     for (name, plan) in plans() {
         for (behaviour, wanted) in [("error-rate: 0.1%", Outcome::Completed), (bad_at_50, Outcome::RolledBack)] {
             let plan = brief(plan.clone());
-            let mut n = 1;
-            loop {
-                let mut reached_the_end = false;
-                on_virtual_time(async {
-                    let simulator = Simulator::new(&plan.targets(), bad(behaviour));
-                    let broken = broken_off(&simulator, &plan, n, n % 2 == 0, Duration::ZERO).await;
-                    reached_the_end = broken.reached_the_end;
-                    let ending = broken.ending;
-                    assert_eq!(outcome(&ending), wanted, "{name}, record {n}: {ending:?}");
-                    assert_reads(&simulator, &plan, wanted, &format!("{name}, record {n}"));
-                });
-                if reached_the_end {
-                    break;
-                }
-                n += 1;
-            }
-            assert!(n > 15, "{n} records are too few to have been all");
+            broken_off_at_each_record(&plan, behaviour, wanted, |simulator, record| {
+                assert_reads(simulator, &plan, wanted, &format!("{name}, {record}"));
+            });
         }
     }
 }

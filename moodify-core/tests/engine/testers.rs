@@ -70,24 +70,10 @@ fn broken_off_at_any_record_no_tester_is_left_behind() {
     for (behaviour, wanted) in
         [("error-rate: 0.1%", Outcome::Completed), ("error-rate: 12%, from-weight: 50", Outcome::RolledBack)]
     {
-        let mut n = 1;
-        loop {
-            let mut reached_the_end = false;
-            on_virtual_time(async {
-                let simulator = Simulator::new(&plan.targets(), bad(behaviour));
-                let broken = broken_off(&simulator, &plan, n, n % 2 == 0, Duration::ZERO).await;
-                reached_the_end = broken.reached_the_end;
-                let ending = broken.ending;
-                assert_eq!(outcome(&ending), wanted, "record {n}: {ending:?}");
-                assert_whole(&simulator, &plan, wanted);
-                assert_eq!(admitted(&simulator), 0, "record {n}");
-            });
-            if reached_the_end {
-                break;
-            }
-            n += 1;
-        }
-        assert!(n > 15, "{n} records are too few to have been all");
+        broken_off_at_each_record(&plan, behaviour, wanted, |simulator, record| {
+            assert_whole(simulator, &plan, wanted);
+            assert_eq!(admitted(simulator), 0, "{record}");
+        });
     }
 }
 

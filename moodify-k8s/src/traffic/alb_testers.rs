@@ -12,13 +12,12 @@ use moodify_core::{CallContext, Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
 use super::alb::{ACTIONS, Alb, BY_ACTION, field};
-use super::kind::{Router, leads_nowhere};
+use super::kind::{Router, edited, leads_nowhere, take_out};
 use super::rule::{Kind as _, Services};
 use super::testers::{TESTERS, made, twice};
-use crate::client::{Kube, Object, typed};
+use crate::client::Kube;
 use crate::error::{Access, BACKEND};
 use crate::names::with_suffix;
-use crate::ownership::{drift, last_foreign};
 use crate::patch;
 
 /// What a path asks for besides host and path, by the name of the action that it leads to.
@@ -57,6 +56,33 @@ fn leads_to_action(path: &Value, action: &str) -> bool {
     service["name"] == action && service["port"]["name"] == BY_ACTION
 }
 
+/// Puts before each path that leads to the action a copy that leads to the other one; says whether there is any. Besides the
+/// path, so many values are compared.
+fn copy_paths(paths: &mut Vec<Value>, action: &str, name: &str, compared: usize) -> Result<bool, String> {
+    let before = paths.len();
+    for path in std::mem::take(paths) {
+        if leads_to_action(&path, action) {
+            if path["pathType"] == "Exact" {
+                return Err(format!(
+                    "an exact path is there once only, and so testers cannot have {} too",
+                    path["path"]
+                ));
+            }
+            let of_path = if path["pathType"] == "Prefix" && path["path"] != "/" { 2 } else { 1 };
+            if compared + of_path > MOST_VALUES {
+                return Err(format!(
+                    "with host, path and conditions {action} would ask for more than {MOST_VALUES} values"
+                ));
+            }
+            let mut copy = path.clone();
+            copy["backend"]["service"]["name"] = name.into();
+            paths.push(copy);
+        }
+        paths.push(path);
+    }
+    Ok(paths.len() > before)
+}
+
 /// The route with actions for testers, and their names; none if no path leads to an action of the service's. Or why there
 /// cannot be any. In the route given there are none.
 fn admitted(route: &Value, services: &Services, header: (&str, &str)) -> Result<(Value, Vec<String>), String> {
@@ -88,32 +114,9 @@ fn admitted(route: &Value, services: &Services, header: (&str, &str)) -> Result<
         }
         let forward = json!({"type": "forward", "forwardConfig": {"targetGroups": [group]}});
         let mut leads = false;
-        let exact = |path: &Value| path["pathType"] == "Exact" && leads_to_action(path, action);
         let compared = values(&conditions);
         for (host, paths) in paths(&mut with) {
-            if let Some(path) = paths.iter().find(|path| exact(path)) {
-                return Err(format!(
-                    "an exact path is there once only, and so testers cannot have {} too",
-                    path["path"]
-                ));
-            }
-            let of_path = |path: &Value| if path["pathType"] == "Prefix" && path["path"] != "/" { 2 } else { 1 };
-            let leading = paths.iter().filter(|path| leads_to_action(path, action));
-            if leading.map(of_path).max().is_some_and(|of_path| compared + usize::from(host) + of_path > MOST_VALUES) {
-                return Err(format!(
-                    "with host, path and conditions {action} would ask for more than {MOST_VALUES} values"
-                ));
-            }
-            let with_copy = |path: Value| {
-                let copy = leads_to_action(&path, action).then(|| {
-                    let mut copy = path.clone();
-                    copy["backend"]["service"]["name"] = name.as_str().into();
-                    copy
-                });
-                leads |= copy.is_some();
-                copy.into_iter().chain([path])
-            };
-            *paths = std::mem::take(paths).into_iter().flat_map(with_copy).collect();
+            leads |= copy_paths(paths, action, &name, compared + usize::from(host))?;
         }
         if leads {
             with["metadata"]["annotations"][format!("{ACTIONS}{name}")] = forward.to_string().into();
@@ -182,11 +185,19 @@ fn difference(from: &Value, to: &Value) -> Vec<Value> {
     operations
 }
 
-fn header(testers: &Testers) -> Option<(&str, &str)> {
-    match testers.mark() {
-        Mark::Header(name) => Some((name, testers.value.as_str())),
-        Mark::Cookie(_) => None,
-    }
+/// The header by which testers are known, or why a load balancer cannot know them.
+fn header(testers: &Testers) -> Result<(&str, &str)> {
+    let value = testers.value.as_str();
+    let problem = match testers.mark() {
+        Mark::Cookie(_) => "a load balancer of AWS compares no single cookie".to_owned(),
+        Mark::Header(_) if value.contains(['*', '?']) => "in a value, * and ? mean anything".to_owned(),
+        Mark::Header(name) if name.len() > LONGEST.0 || value.len() > LONGEST.1 => {
+            format!("of a header it compares {} characters of the name and {} of the value", LONGEST.0, LONGEST.1)
+        }
+        Mark::Header(name) => return Ok((name, value)),
+    };
+    let error = Error::new(ErrorKind::Unsupported, BACKEND, "admit testers", problem).on(testers.to_string());
+    Err(error.hint("know testers by another header"))
 }
 
 /// Routes for testers among the actions of a load balancer.
@@ -199,35 +210,19 @@ impl AlbTesters {
     pub(crate) fn new(kube: Kube) -> Self {
         Self { kube }
     }
-
-    async fn get(&self, cx: &CallContext, target: &Target) -> Result<(Object, Option<Value>)> {
-        let object = Router::Alb.object(target)?;
-        let found = self.kube.find(cx, &object).await.map_err(|e| Router::Alb.explained(e))?;
-        Ok((object, found))
-    }
 }
 
 #[async_trait]
 impl TesterRoutes for AlbTesters {
     fn check(&self, testers: &Testers) -> Result<()> {
-        let problem = match header(testers) {
-            None => "a load balancer of AWS compares no single cookie".to_owned(),
-            Some((_, value)) if value.contains(['*', '?']) => "in a value, * and ? mean anything".to_owned(),
-            Some((name, value)) if name.len() > LONGEST.0 || value.len() > LONGEST.1 => {
-                format!("of a header it compares {} characters of the name and {} of the value", LONGEST.0, LONGEST.1)
-            }
-            Some(_) => return Ok(()),
-        };
-        let error = Error::new(ErrorKind::Unsupported, BACKEND, "admit testers", problem).on(testers.to_string());
-        Err(error.hint("know testers by another header"))
+        header(testers).map(drop)
     }
 
     async fn admit(&self, cx: &CallContext, target: &Target, testers: &Testers) -> Result<()> {
-        self.check(testers)?;
-        let (object, found) = self.get(cx, target).await?;
+        let header = header(testers)?;
+        let (object, found) = Router::Alb.find(&self.kube, cx, target).await?;
         let route = found.ok_or_else(|| object.missing())?;
         let (services, ask) = (Services::of(target), object.ask(Access::Compare, "admit testers to"));
-        let Some(header) = header(testers) else { return Ok(()) };
         let (wanted, names) = admitted(&dismissed(&route), &services, header)
             .map_err(|why| ask.error(ErrorKind::Unsupported, why).hint("the Ingress was left as it is"))?;
         if names.is_empty() {
@@ -238,9 +233,7 @@ impl TesterRoutes for AlbTesters {
             return Ok(());
         }
         if !made(&route).is_empty() {
-            let meta = typed(&ask, route["metadata"].clone())?;
-            let editor = last_foreign(&meta, self.kube.manager(), &["f:spec"]);
-            return Err(drift(&ask, "it has other rules for testers", editor));
+            return Err(edited(&self.kube, &ask, &route, "it has other rules for testers"));
         }
         let version = &route["metadata"]["resourceVersion"];
         operations.insert(0, json!({"op": "test", "path": "/metadata/resourceVersion", "value": version}));
@@ -248,20 +241,11 @@ impl TesterRoutes for AlbTesters {
     }
 
     async fn dismiss(&self, cx: &CallContext, target: &Target) -> Result<()> {
-        let (object, found) = self.get(cx, target).await?;
+        let (object, found) = Router::Alb.find(&self.kube, cx, target).await?;
         // No object: nobody is sent to the canary.
         let Some(route) = found else { return Ok(()) };
         let operations = difference(&route, &dismissed(&route));
-        if operations.is_empty() {
-            // What was read may be past.
-            let version = &route["metadata"]["resourceVersion"];
-            let same = vec![json!({"op": "test", "path": "/metadata/resourceVersion", "value": version})];
-            return match self.kube.compare::<Value>(cx, &object, same).await {
-                Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-                other => other.map(drop),
-            };
-        }
-        self.kube.patch::<Value>(cx, &object, operations).await.map(drop)
+        take_out(&self.kube, cx, &object, &route, operations).await.map(drop)
     }
 
     fn by_hand(&self, target: &Target) -> Vec<String> {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::gateway::Gateway;
 use super::list::Destination;
 use super::mirror::{Copies, Form, unsupported};
-use super::rule::{Rule, Services};
+use super::rule::Services;
 use crate::client::{GATEWAY, GATEWAY_CLASS, Kube, Object};
 use crate::error::{Access, Ask};
 
@@ -33,10 +33,6 @@ fn is_ours(filter: &Value, services: &Services) -> bool {
 impl Form for Gateway {
     fn list(&self) -> &'static str {
         "/spec/rules"
-    }
-
-    fn rules(&self, route: &Value, services: &Services) -> Vec<Rule> {
-        super::rule::Kind::rules(self, route, services)
     }
 
     fn copies(&self, rule: &Value, services: &Services) -> Copies {
@@ -84,7 +80,7 @@ impl Form for Gateway {
         rule
     }
 
-    fn by_hand(&self, Services { canary, .. }: &Services) -> String {
+    fn without_by_hand(&self, Services { canary, .. }: &Services) -> String {
         format!(
             "(.spec.rules[] | select(.filters)) |= (.filters |= map(select(.requestMirror.backendRef.name != \
              \"{canary}\")) | if .filters == [] then del(.filters) else . end)"

@@ -1,15 +1,18 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use moodify_core::backend::Change;
 use moodify_core::model::Target;
-use moodify_core::{Error, ErrorKind, Result};
+use moodify_core::{CallContext, Error, ErrorKind, Result};
+use serde_json::Value;
 
 use super::alb::Alb;
 use super::gateway::Gateway;
 use super::istio::Istio;
 use super::rule::{Kind as Rules, Services};
 use super::traefik::Traefik;
-use crate::client::{GRPC_ROUTE, HTTP_ROUTE, INGRESS, Kind, Object, TRAEFIK_SERVICE, VIRTUAL_SERVICE};
+use crate::client::{GRPC_ROUTE, HTTP_ROUTE, INGRESS, Kind, Kube, Object, TRAEFIK_SERVICE, VIRTUAL_SERVICE, typed};
 use crate::error::{Access, Ask};
 use crate::names::canary_of;
+use crate::ownership::{drift, last_foreign};
 
 /// What divides traffic by weights that are written down in a routing object.
 ///
@@ -86,6 +89,13 @@ impl Router {
         Ok(Object::new(kind, &target.namespace, name))
     }
 
+    /// The same as it stands, if it is there.
+    pub(super) async fn find(self, kube: &Kube, cx: &CallContext, target: &Target) -> Result<(Object, Option<Value>)> {
+        let object = self.object(target)?;
+        let found = kube.find(cx, &object).await.map_err(|e| self.explained(e))?;
+        Ok((object, found))
+    }
+
     /// How its objects are read and changed. `None` for the one whose weights are in an object of our own.
     pub(super) fn rules(self) -> Option<&'static dyn Rules> {
         match self {
@@ -121,6 +131,30 @@ impl Router {
         let (kind, needs) = (self.kind().kind, self.needs());
         error.hint(format!("the kind {kind} needs {needs}; install it, or choose another router in the plan"))
     }
+}
+
+/// Takes out of a routing object what is ours, by a patch, and says what it is then. Without anything to take out it makes
+/// sure of that; so does an object that is gone by now.
+pub(super) async fn take_out(
+    kube: &Kube,
+    cx: &CallContext,
+    object: &Object,
+    route: &Value,
+    operations: Vec<Value>,
+) -> Result<Option<Value>> {
+    if !operations.is_empty() {
+        return kube.patch(cx, object, operations).await.map(Some);
+    }
+    match kube.is_unchanged(cx, object, route).await {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+        _ => Ok(None),
+    }
+}
+
+/// What is ours in a routing object is not as we would have it, and who wrote there last.
+pub(super) fn edited(kube: &Kube, ask: &Ask, route: &Value, message: &str) -> Error {
+    let meta: Option<ObjectMeta> = typed(ask, route["metadata"].clone()).ok();
+    drift(ask, message, meta.and_then(|meta| last_foreign(&meta, kube.manager(), &["f:spec"])))
 }
 
 /// There is nothing in it to divide.

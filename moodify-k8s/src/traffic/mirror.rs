@@ -1,7 +1,6 @@
 //! Copies of requests for the canary, by what the rules of a routing object themselves say about copies. In every rule that
 //! leads to the stable Service there is one, and it is known as ours by where it leads: to the canary's Service.
 
-use std::fmt;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -15,12 +14,11 @@ use serde_json::{Value, json};
 use super::gateway::{self, Gateway};
 use super::gateway_mirror;
 use super::istio::{self, Istio};
-use super::kind::{Router, leads_nowhere};
+use super::kind::{Router, edited, leads_nowhere, take_out};
 use super::list::Destination;
-use super::rule::{Kind as _, Rule, Services};
-use crate::client::{Kube, Object, typed};
+use super::rule::{Kind, Rule, Services};
+use crate::client::{Kube, Object};
 use crate::error::{Access, Ask};
-use crate::ownership::{drift, last_foreign};
 
 /// How long a gateway has to say that it has taken a route.
 const REPORT: Duration = Duration::from_secs(30);
@@ -42,12 +40,9 @@ impl Copies {
 }
 
 /// How the rules of a kind say it. Pure.
-pub(super) trait Form: fmt::Debug + Send + Sync {
+pub(super) trait Form: Kind {
     /// Where the rules are, as a JSON pointer.
     fn list(&self) -> &'static str;
-
-    /// Those that lead to one of the Services, wherever they are.
-    fn rules(&self, route: &Value, services: &Services) -> Vec<Rule>;
 
     /// What a rule of the list says.
     fn copies(&self, rule: &Value, services: &Services) -> Copies;
@@ -59,16 +54,12 @@ pub(super) trait Form: fmt::Debug + Send + Sync {
     fn without(&self, rule: &Value, services: &Services) -> Value;
 
     /// The `jq` program that takes them out by hand.
-    fn by_hand(&self, services: &Services) -> String;
+    fn without_by_hand(&self, services: &Services) -> String;
 }
 
 impl Form for Istio {
     fn list(&self) -> &'static str {
         "/spec/http"
-    }
-
-    fn rules(&self, route: &Value, services: &Services) -> Vec<Rule> {
-        super::rule::Kind::rules(self, route, services)
     }
 
     fn copies(&self, rule: &Value, services: &Services) -> Copies {
@@ -104,7 +95,7 @@ impl Form for Istio {
         rule
     }
 
-    fn by_hand(&self, Services { canary, .. }: &Services) -> String {
+    fn without_by_hand(&self, Services { canary, .. }: &Services) -> String {
         format!(
             "(.spec.http[] | select(.mirror.host // \"\" | test(\"^{canary}([.]|$)\"))) |= del(.mirror, .mirrorPercentage)"
         )
@@ -196,12 +187,6 @@ impl RuleMirror {
         Some(Self { kube, router, form })
     }
 
-    async fn get(&self, cx: &CallContext, target: &Target) -> Result<(Object, Option<Value>)> {
-        let object = self.router.object(target)?;
-        let found = self.kube.find(cx, &object).await.map_err(|e| self.router.explained(e))?;
-        Ok((object, found))
-    }
-
     /// What has to be written so that all copies are sent, with the services; or why they cannot be. Writes nothing.
     async fn prepare(
         &self,
@@ -213,7 +198,7 @@ impl RuleMirror {
         let services = Services::of(target);
         let ask = self.router.object(target)?.ask(Access::Compare, "mirror the requests of");
         let wanted = started(self.form, &ask, route, &services, percent).map_err(|e| match e.kind() {
-            ErrorKind::Drift => self.drift(&ask, route, e.message()),
+            ErrorKind::Drift => edited(&self.kube, &ask, route, e.message()),
             _ => e,
         })?;
         if self.router == Router::HttpRoute && !wanted.is_empty() {
@@ -224,7 +209,7 @@ impl RuleMirror {
 
     /// Whether the requests could be mirrored, without writing anything.
     pub(crate) async fn examine(&self, cx: &CallContext, target: &Target, percent: Weight) -> Result<()> {
-        let (object, found) = self.get(cx, target).await?;
+        let (object, found) = self.router.find(&self.kube, cx, target).await?;
         self.prepare(cx, target, &found.ok_or_else(|| object.missing())?, percent).await.map(drop)
     }
 
@@ -252,17 +237,12 @@ impl RuleMirror {
         self.stop(cx, target).await?;
         Err(unsupported(&ask, format!("{why}; it is as it was")))
     }
-
-    fn drift(&self, ask: &Ask, route: &Value, message: &str) -> Error {
-        let editor = typed(ask, route["metadata"].clone());
-        drift(ask, message, editor.ok().and_then(|meta| last_foreign(&meta, self.kube.manager(), &["f:spec"])))
-    }
 }
 
 #[async_trait]
 impl TrafficMirror for RuleMirror {
     async fn start(&self, cx: &CallContext, target: &Target, percent: Weight) -> Result<()> {
-        let (object, found) = self.get(cx, target).await?;
+        let (object, found) = self.router.find(&self.kube, cx, target).await?;
         let route: Value = found.ok_or_else(|| object.missing())?;
         let (wanted, services) = self.prepare(cx, target, &route, percent).await?;
         if !wanted.is_empty() {
@@ -282,25 +262,16 @@ impl TrafficMirror for RuleMirror {
     }
 
     async fn stop(&self, cx: &CallContext, target: &Target) -> Result<()> {
-        let (object, found) = self.get(cx, target).await?;
+        let (object, found) = self.router.find(&self.kube, cx, target).await?;
         // No object: nobody's requests are copied.
         let Some(route) = found else { return Ok(()) };
         let services = Services::of(target);
         let operations = patch(&route, &stopped(self.form, &route, &services));
-        if operations.is_empty() {
-            // What was read may be past.
-            let version = &route["metadata"]["resourceVersion"];
-            let same = vec![json!({"op": "test", "path": "/metadata/resourceVersion", "value": version})];
-            return match self.kube.compare::<Value>(cx, &object, same).await {
-                Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-                other => other.map(drop),
-            };
-        }
-        let now: Value = self.kube.patch(cx, &object, operations).await?;
+        let Some(now) = take_out(&self.kube, cx, &object, &route, operations).await? else { return Ok(()) };
         if !stopped(self.form, &now, &services).is_empty() {
             let ask = object.ask(Access::Compare, "end the copies of");
             let message = "we took the copies for the canary out, and they are still there";
-            return Err(self.drift(&ask, &now, message).effect(Effect::Unknown));
+            return Err(edited(&self.kube, &ask, &now, message).effect(Effect::Unknown));
         }
         Ok(())
     }
@@ -308,7 +279,7 @@ impl TrafficMirror for RuleMirror {
     fn by_hand(&self, target: &Target) -> Vec<String> {
         let Some(route) = &target.service.traffic.route else { return Vec::new() };
         let (namespace, resource) = (&target.namespace, self.router.kind().kind.to_lowercase());
-        let program = self.form.by_hand(&Services::of(target));
+        let program = self.form.without_by_hand(&Services::of(target));
         vec![format!("kubectl -n {namespace} get {resource} {route} -o json | jq '{program}' | kubectl replace -f -")]
     }
 }

@@ -10,12 +10,11 @@ use moodify_core::model::Target;
 use moodify_core::{CallContext, ErrorKind, Result};
 use serde_json::{Value, json};
 
-use super::kind::{self, Router};
+use super::kind::{Router, edited, leads_nowhere, take_out};
 use super::rule::{Kind as _, Rule, Services};
 use super::{gateway, istio, mirror};
-use crate::client::{Kube, Object, typed};
+use crate::client::Kube;
 use crate::error::Access;
-use crate::ownership::{drift, last_foreign};
 use crate::patch;
 
 /// The annotation of a route with the rules for testers that are in it, as they were made.
@@ -205,12 +204,6 @@ impl RuleTesters {
         };
         Some(Self { kube, router, form })
     }
-
-    async fn get(&self, cx: &CallContext, target: &Target) -> Result<(Object, Option<Value>)> {
-        let object = self.router.object(target)?;
-        let found = self.kube.find(cx, &object).await.map_err(|e| self.router.explained(e))?;
-        Ok((object, found))
-    }
 }
 
 #[async_trait]
@@ -220,41 +213,30 @@ impl TesterRoutes for RuleTesters {
     }
 
     async fn admit(&self, cx: &CallContext, target: &Target, testers: &Testers) -> Result<()> {
-        let (object, found) = self.get(cx, target).await?;
+        let (object, found) = self.router.find(&self.kube, cx, target).await?;
         let route = found.ok_or_else(|| object.missing())?;
         let (services, ask) = (Services::of(target), object.ask(Access::Compare, "admit testers to"));
         let unsupported = |why| ask.error(ErrorKind::Unsupported, why).hint("know testers by another header");
         let wanted = self.form.wanted(&route, &services, testers).map_err(unsupported)?;
         if wanted.is_empty() {
-            return Err(kind::leads_nowhere(&ask, &services));
+            return Err(leads_nowhere(&ask, &services));
         }
         let there = made(&route);
         if there.iter().eq(wanted.iter().map(|(_, rule)| rule)) && places(self.form, &route).len() == wanted.len() {
             return Ok(());
         }
         if !there.is_empty() {
-            let meta = typed(&ask, route["metadata"].clone())?;
-            let editor = last_foreign(&meta, self.kube.manager(), &["f:spec"]);
-            return Err(drift(&ask, "it has other rules for testers", editor));
+            return Err(edited(&self.kube, &ask, &route, "it has other rules for testers"));
         }
         self.kube.patch::<Value>(cx, &object, admission(self.form, &route, &wanted)).await.map(drop)
     }
 
     async fn dismiss(&self, cx: &CallContext, target: &Target) -> Result<()> {
-        let (object, found) = self.get(cx, target).await?;
+        let (object, found) = self.router.find(&self.kube, cx, target).await?;
         // No object: nobody is sent to the canary.
         let Some(route) = found else { return Ok(()) };
         let operations = dismissal(self.form, &route);
-        if operations.is_empty() {
-            // What was read may be past.
-            let version = &route["metadata"]["resourceVersion"];
-            let same = vec![json!({"op": "test", "path": "/metadata/resourceVersion", "value": version})];
-            return match self.kube.compare::<Value>(cx, &object, same).await {
-                Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-                other => other.map(drop),
-            };
-        }
-        self.kube.patch::<Value>(cx, &object, operations).await.map(drop)
+        take_out(&self.kube, cx, &object, &route, operations).await.map(drop)
     }
 
     fn by_hand(&self, target: &Target) -> Vec<String> {
