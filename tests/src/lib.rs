@@ -28,6 +28,8 @@
 #[cfg(feature = "rig")]
 pub mod crash;
 #[cfg(feature = "rig")]
+mod grpc;
+#[cfg(feature = "rig")]
 mod http;
 #[cfg(feature = "rig")]
 pub mod ledger;
@@ -43,6 +45,8 @@ pub mod rig;
 pub mod routes;
 #[cfg(feature = "rig")]
 pub mod scene;
+#[cfg(feature = "rig")]
+pub mod shares;
 pub mod sweep;
 
 #[cfg(feature = "rig")]

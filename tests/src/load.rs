@@ -15,10 +15,19 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::wall_clock;
+use crate::{grpc, wall_clock};
 
 /// An answer that takes longer is a failure.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What requests are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// A GET by HTTP/1.1; 200 is good.
+    Http,
+    /// A unary call by gRPC, over HTTP/2; status 0 is good.
+    Grpc,
+}
 
 /// Where requests go, how many, and by what connections.
 #[derive(Debug, Clone)]
@@ -27,6 +36,8 @@ pub struct Aim {
     pub address: SocketAddr,
     /// The host that is asked for.
     pub host: String,
+    /// What it is asked by.
+    pub protocol: Protocol,
     /// Requests a second, if they are answered in time.
     pub rate: u32,
     /// Clients that keep their connection for as long as the server does.
@@ -48,7 +59,7 @@ pub struct Load {
 pub struct Report {
     versions: Vec<String>,
     answers: Vec<Answer>,
-    /// The requests that were not answered with 200.
+    /// The requests that were not answered well.
     pub failures: Vec<Failure>,
     /// Requests that were sent again, because the server had closed a connection that it had kept until then, without
     /// a word: what any HTTP client does.
@@ -64,7 +75,7 @@ struct Answer {
     version: usize,
 }
 
-/// A request that was not answered with 200.
+/// A request that was not answered well.
 #[derive(Debug, Clone)]
 pub struct Failure {
     /// When it was sent.
@@ -95,7 +106,8 @@ impl Load {
         let client = |number: u32| {
             let client = Client {
                 address: aim.address,
-                request: format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", aim.host),
+                host: aim.host.clone(),
+                protocol: aim.protocol,
                 fresh: number >= aim.kept,
                 log: Arc::clone(&log),
             };
@@ -224,7 +236,8 @@ impl Share {
 /// One of those who ask.
 struct Client {
     address: SocketAddr,
-    request: String,
+    host: String,
+    protocol: Protocol,
     fresh: bool,
     log: Arc<Mutex<Report>>,
 }
@@ -239,51 +252,79 @@ impl Client {
             let sent = wall_clock();
             let asked = timeout(PATIENCE, self.ask(&mut kept)).await;
             let outcome = asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-            let outcome = match outcome {
-                Ok((200, body)) => Ok(body.trim_end().to_owned()),
-                Ok((status, body)) => Err(format!("{status} {}", body.trim_end())),
-                Err(error) => {
-                    kept = None;
-                    Err(error.to_string())
-                }
-            };
+            let outcome = outcome.unwrap_or_else(|error| Err(reason(&error)));
             self.log.lock().unwrap_or_else(PoisonError::into_inner).add(sent, self.fresh, outcome);
         }
     }
 
-    async fn ask(&self, kept: &mut Option<TcpStream>) -> io::Result<(u16, String)> {
-        if let Some(mut stream) = kept.take() {
-            match exchange(&mut stream, &self.request).await {
+    /// The version that answers, or why what is answered is not good.
+    async fn ask(&self, kept: &mut Option<Connection>) -> io::Result<Result<String, String>> {
+        if let Some(mut connection) = kept.take() {
+            match connection.exchange(&self.host).await {
                 // Closed while nothing was under way; the request was not taken.
                 Err(Broken { silent: true, .. }) => {
                     self.log.lock().unwrap_or_else(PoisonError::into_inner).repeated += 1;
                 }
-                other => return self.answered(stream, other, kept),
+                other => return self.answered(connection, other, kept),
             }
         }
-        let mut stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        let answer = exchange(&mut stream, &self.request).await;
-        self.answered(stream, answer, kept)
+        let mut connection = Connection::open(self.address, self.protocol).await?;
+        let answer = connection.exchange(&self.host).await;
+        self.answered(connection, answer, kept)
     }
 
     fn answered(
         &self,
-        stream: TcpStream,
+        connection: Connection,
         answer: Result<Message, Broken>,
-        kept: &mut Option<TcpStream>,
-    ) -> io::Result<(u16, String)> {
+        kept: &mut Option<Connection>,
+    ) -> io::Result<Result<String, String>> {
         let message = answer.map_err(|broken| broken.error)?;
         if !message.closes && !self.fresh {
-            *kept = Some(stream);
+            *kept = Some(connection);
         }
-        Ok((message.status, message.body))
+        Ok(message.outcome)
+    }
+}
+
+/// An error with its causes.
+fn reason(error: &io::Error) -> String {
+    let causes = std::iter::successors(error.get_ref().and_then(|inner| inner.source()), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// What requests go over, one after the other.
+enum Connection {
+    Http(TcpStream),
+    Grpc(grpc::Connection),
+}
+
+impl Connection {
+    async fn open(address: SocketAddr, protocol: Protocol) -> io::Result<Self> {
+        match protocol {
+            Protocol::Http => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(Self::Http(stream))
+            }
+            Protocol::Grpc => grpc::Connection::open(address).await.map(Self::Grpc),
+        }
+    }
+
+    async fn exchange(&mut self, host: &str) -> Result<Message, Broken> {
+        match self {
+            Self::Http(stream) => exchange(stream, &format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await,
+            Self::Grpc(connection) => match connection.call(host).await {
+                Ok(outcome) => Ok(Message { outcome, closes: connection.is_closed() }),
+                Err(grpc::Broken { error, unsent }) => Err(Broken { error, silent: unsent }),
+            },
+        }
     }
 }
 
 struct Message {
-    status: u16,
-    body: String,
+    /// The version that answers, or what is answered instead of 200.
+    outcome: Result<String, String>,
     /// The server closes the connection.
     closes: bool,
 }
@@ -309,7 +350,8 @@ async fn exchange(stream: &mut TcpStream, request: &str) -> Result<Message, Brok
         };
         let text = String::from_utf8_lossy(&answer[..head]).to_ascii_lowercase();
         let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{what}: {text}"));
-        let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| bad("no status"))?;
+        let status: u16 =
+            text.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| bad("no status"))?;
         let header = |name: &str| {
             let lines = text.lines().filter_map(|line| line.split_once(':'));
             lines.filter(|(key, _)| *key == name).map(|(_, value)| value.trim()).next()
@@ -321,8 +363,9 @@ async fn exchange(stream: &mut TcpStream, request: &str) -> Result<Message, Brok
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        let body = String::from_utf8_lossy(&answer[head..head + length]).into_owned();
-        Ok(Message { status, body, closes: header("connection") == Some("close") })
+        let body = String::from_utf8_lossy(&answer[head..head + length]).trim_end().to_owned();
+        let outcome = if status == 200 { Ok(body) } else { Err(format!("{status} {body}")) };
+        Ok(Message { outcome, closes: header("connection") == Some("close") })
     };
     let result = result.await;
     result.map_err(|error| Broken { error, silent: answer.is_empty() })
@@ -359,7 +402,7 @@ mod tests {
 
     async fn tried(answers: &'static [&'static str], kept: u32, fresh: u32) -> Report {
         let address = serve(answers).await;
-        let load = Load::start(&Aim { address, host: "test".into(), rate: 200, kept, fresh });
+        let load = Load::start(&Aim { address, host: "test".into(), protocol: Protocol::Http, rate: 200, kept, fresh });
         while load.so_far().requests() < 12 {
             sleep(Duration::from_millis(10)).await;
         }

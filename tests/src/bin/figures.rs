@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use moodify_core::journal::MemoryJournal;
 use moodify_core::testing::{Scenario, Simulator};
 use moodify_core::{Engine, planfile};
-use moodify_tests::load::{Aim, Load};
+use moodify_tests::load::{Aim, Load, Protocol};
 use moodify_tests::rig::{Namespace, PROMPT, Rig};
 use moodify_tests::scene::Scene;
 use moodify_tests::{BoxError, wall_clock};
@@ -149,7 +149,14 @@ async fn breach(namespace: &Namespace, signal: Signal) -> Result<Option<(f64, f6
         return Ok(None);
     };
     traefik.serves("backend").await;
-    let aim = Aim { address: traefik.address(), host: "backend".into(), rate: 400, kept: 24, fresh: 8 };
+    let aim = Aim {
+        address: traefik.address(),
+        host: "backend".into(),
+        protocol: Protocol::Http,
+        rate: 400,
+        kept: 24,
+        fresh: 8,
+    };
     let load = Load::start(&aim);
     scene.canary()["bake"] = "120s".into();
     for metric in scene.canary()["analysis"]["metrics"].as_array_mut().into_iter().flatten() {

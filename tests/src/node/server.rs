@@ -1,27 +1,30 @@
-//! The process of a pod: a small HTTP server on the pod's own address, with faults by script and metrics in the
-//! format of Prometheus.
+//! The process of a pod: a small server of HTTP and gRPC on the pod's own address, with faults by script and metrics in
+//! the format of Prometheus.
 
 use std::fmt::Write as _;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::group::Member;
 use super::log::Log;
+use crate::grpc;
 
 const BUCKETS: [(f64, &str); 8] =
     [(0.05, "0.05"), (0.1, "0.1"), (0.25, "0.25"), (0.5, "0.5"), (1.0, "1"), (2.5, "2.5"), (5.0, "5"), (10.0, "10")];
@@ -45,8 +48,8 @@ struct App {
     buckets: [AtomicU64; BUCKETS.len()],
     micros: AtomicU64,
     in_flight: AtomicU32,
-    /// Whether the pod is on its way out.
-    ends: AtomicBool,
+    /// Cancelled when the pod is on its way out.
+    ends: CancellationToken,
 }
 
 impl Server {
@@ -63,21 +66,22 @@ impl Server {
             buckets: Default::default(),
             micros: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
-            ends: AtomicBool::new(false),
+            ends: CancellationToken::new(),
         });
+        let ends = app.ends.clone();
         let router = Router::new()
             .route("/healthz", axum::routing::get(healthz))
             .route("/metrics", axum::routing::get(metrics))
             .fallback(answer)
             .layer(axum::middleware::map_response_with_state(Arc::clone(&app), close_at_the_end))
             .with_state(Arc::clone(&app));
-        Ok(Self { app, _task: AbortOnDropHandle::new(tokio::spawn(accept(listener, router))) })
+        Ok(Self { app, _task: AbortOnDropHandle::new(tokio::spawn(accept(listener, router, ends))) })
     }
 
     /// Answers for a while longer, until who routes here has learned of the end, and until all answers are given.
     pub(super) async fn drain(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
-        self.app.ends.store(true, Relaxed);
+        self.app.ends.cancel();
         sleep(grace.min(LAST_ANSWERS)).await;
         while self.app.in_flight.load(Relaxed) > 0 && Instant::now() < deadline {
             sleep(Duration::from_millis(50)).await;
@@ -92,35 +96,50 @@ impl App {
 }
 
 /// Unlike those of `axum::serve`, connections end with the server, as those of any process that ends.
-async fn accept(listener: TcpListener, router: Router) -> io::Result<()> {
+async fn accept(listener: TcpListener, router: Router, ends: CancellationToken) -> io::Result<()> {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                connections.spawn(serve(accepted?.0, router.clone()));
+                connections.spawn(serve(accepted?.0, router.clone(), ends.clone()));
             }
             Some(_) = connections.join_next() => {}
         }
     }
 }
 
-async fn serve(stream: TcpStream, router: Router) {
+async fn serve(stream: TcpStream, router: Router, ends: CancellationToken) {
     // An answer is one small write, which must not wait for the client to acknowledge the one before.
     let _ = stream.set_nodelay(true);
     let service = TowerToHyperService::new(router);
-    // How a connection ends is for the client to see.
-    let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
+    let mut first = [0; 3];
+    // No request of HTTP/1 begins so. How a connection ends is for the client to see.
+    if !matches!(stream.peek(&mut first).await, Ok(3) if first == *b"PRI") {
+        let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
+        return;
+    }
+    let builder = http2::Builder::new(TokioExecutor::new());
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // Who comes at the very end is answered as any other.
+    if !ends.is_cancelled() {
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = ends.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+    }
+    let _ = connection.await;
 }
 
-/// Who keeps a connection is told to make another one in time.
+/// Who keeps a connection is told to make another one in time; of HTTP/2, which has its own way, hyper leaves the
+/// header out.
 async fn close_at_the_end(State(app): State<Arc<App>>, mut response: Response) -> Response {
-    if app.ends.load(Relaxed) {
+    if app.ends.is_cancelled() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-async fn answer(State(app): State<Arc<App>>) -> impl IntoResponse {
+async fn answer(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let begun = Instant::now();
     app.in_flight.fetch_add(1, Relaxed);
     let behaviour = app.member.behaviour();
@@ -139,8 +158,11 @@ async fn answer(State(app): State<Arc<App>>) -> impl IntoResponse {
     }
     if failed { &app.bad } else { &app.good }.fetch_add(1, Relaxed);
     app.in_flight.fetch_sub(1, Relaxed);
+    if grpc::is_call(&headers) {
+        return grpc::answer(&behaviour.version, failed);
+    }
     let status = if failed { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
-    (status, format!("{}\n", behaviour.version))
+    (status, format!("{}\n", behaviour.version)).into_response()
 }
 
 async fn healthz(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {

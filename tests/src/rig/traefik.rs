@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::Namespace;
 use super::process::{Process, free_port};
 use super::state::{ADMIN, DATA_PLANE};
-use crate::{http, require};
+use crate::{grpc, http, require};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long Traefik waits at least between two changes of its configuration, where a test says nothing else.
@@ -52,6 +52,15 @@ impl Traefik {
     /// When they never are, with the last answer.
     pub async fn serves(&self, host: &str) {
         http::until_served("Traefik", self.address, host).await;
+    }
+
+    /// Waits until gRPC calls of `host` are answered.
+    ///
+    /// # Panics
+    ///
+    /// When they never are, with the last answer.
+    pub async fn serves_calls(&self, host: &str) {
+        grpc::until_served("Traefik", self.address, host).await;
     }
 }
 
