@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 
 use crate::client::{
     AUTOSCALER, CONFIG_MAP, CRON_JOB, DEPLOYMENT, GATEWAY, GATEWAY_CLASS, INGRESS_ROUTE, JOB, Kind, POD, SECRET,
-    STATEFUL_SET,
+    STATEFUL_SET, TRAEFIK_SERVICE,
 };
 use crate::configuration_backup::KINDS;
 use crate::names::{self, MANAGED_BY, canary_of, canary_service, with_suffix};
 use crate::operations::kind_of;
 use crate::single;
-use crate::traffic::{Router, testers_route};
+use crate::traffic::{Router, mirror_service, testers_route};
 
 /// A permission: group, resource (with subresource), verb, and the name of the object if only one is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -308,6 +308,14 @@ pub(crate) fn operations(plan: &Plan) -> Vec<Permission> {
                     need(INGRESS_ROUTE, Some(&testers_route(&route)), &["get", "delete"]);
                 }
             }
+            kinds::MIRROR | kinds::STOP_MIRROR => {
+                for target in targets_of(plan, step).filter(|target| Router::of(target) == Some(Router::Traefik)) {
+                    if step.action == kinds::MIRROR {
+                        need(TRAEFIK_SERVICE, None, &["create"]);
+                    }
+                    need(TRAEFIK_SERVICE, Some(&mirror_service(&target)), &["get", "delete"]);
+                }
+            }
             kinds::SUSPEND_CRON_JOBS => {
                 let Ok(params) = SuspendCronJobsParams::deserialize(&step.with) else { continue };
                 params.cron_jobs.iter().for_each(|name| need(CRON_JOB, Some(name), &["get", "patch"]));
@@ -524,6 +532,22 @@ mod tests {
         assert_eq!(everywhere["rules"], json!([rule("gateways"), rule("gatewayclasses")]));
         // A route that is written anyway.
         assert_eq!(roles("istio").len(), 1);
+        let [of_namespace] = roles("traefik").try_into().unwrap();
+        let rules = of_namespace["rules"].as_array().unwrap().iter();
+        let rules: Vec<&Value> = rules.filter(|rule| rule["resources"] == json!(["traefikservices"])).collect();
+        let rule = |names: &[&str], verbs: &[&str]| {
+            let mut rule = json!({"apiGroups": ["traefik.io"], "resources": ["traefikservices"], "verbs": verbs});
+            if !names.is_empty() {
+                rule["resourceNames"] = json!(names);
+            }
+            rule
+        };
+        let wanted = [
+            rule(&["web-route"], &["get", "list", "watch", "patch"]),
+            rule(&[], &["create"]),
+            rule(&["web-canary-mirror"], &["get", "delete"]),
+        ];
+        assert_eq!(rules, wanted.iter().collect::<Vec<_>>());
     }
 
     #[test]

@@ -30,7 +30,8 @@ use crate::jobs::KubeJobs;
 use crate::journal::KubeJournal;
 use crate::operations::NamespaceOperations;
 use crate::traffic::{
-    AlbTesters, NginxRouter, RouteRouter, Router, RuleMirror, RuleTesters, SelectorRouter, TraefikTesters,
+    AlbTesters, NginxRouter, RouteRouter, Router, RuleMirror, RuleTesters, SelectorRouter, TraefikMirror,
+    TraefikTesters,
 };
 use crate::verbs::Verbs;
 
@@ -177,10 +178,17 @@ impl Kube {
     ///   the route's Gateway has to report that it can (`HTTPRouteRequestMirror`, and
     ///   `HTTPRouteRequestPercentageMirror` for less than all), or to be Istio's; one that cannot would answer with errors.
     ///
+    /// - [`Traefik`](Router::Traefik): a `TraefikService` `<service>-canary-mirror` of the kind `mirroring`, to which the stable
+    ///   member of the weighted one leads meanwhile. The Services need an address of their own (`clusterIP`), requests with
+    ///   a body of more than 1 MiB are not copied, and the others are held until their bodies are complete.
+    ///
     /// A route that mirrors to somebody else already is refused.
     #[must_use]
     pub fn mirror(&self, router: Router) -> Option<Arc<dyn TrafficMirror>> {
-        Some(Arc::new(RuleMirror::new(self.clone(), router)?))
+        match router {
+            Router::Traefik => Some(Arc::new(TraefikMirror::new(self.clone()))),
+            _ => Some(Arc::new(RuleMirror::new(self.clone(), router)?)),
+        }
     }
 
     /// Runs Jobs, and sets the images of `CronJob`s.

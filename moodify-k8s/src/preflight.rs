@@ -17,7 +17,7 @@ use crate::client::Kube;
 use crate::deployer::DeploymentDeployer;
 use crate::error::{Access, Ask};
 use crate::jobs::KubeJobs;
-use crate::traffic::{NginxRouter, RouteRouter, Router, RuleMirror};
+use crate::traffic::{NginxRouter, RouteRouter, Router, examine_mirror};
 
 /// `patch deployments.apps`.
 fn told(Permission { group, resource, verb, .. }: &Permission) -> String {
@@ -91,10 +91,7 @@ impl Kube {
         for (_, step) in plan.steps().filter(|(_, step)| step.action == kinds::MIRROR) {
             let Ok(params) = MirrorParams::deserialize(&step.with) else { continue };
             for target in targets_of(plan, step) {
-                let mirror = Router::of(&target).and_then(|router| RuleMirror::new(self.clone(), router));
-                // That a router cannot is told by the step's own check.
-                let Some(mirror) = mirror else { continue };
-                problems.extend(mirror.examine(cx, &target, params.percent).await.err());
+                problems.extend(examine_mirror(self, cx, &target, params.percent).await.err());
             }
         }
         problems

@@ -175,6 +175,10 @@ impl<'a> Scene<'a> {
             if router == "http-route" && self.plan["phases"][0]["strategy"].pointer("/canary/mirror").is_some() {
                 wanted.push(("get", "gatewayclasses.gateway.networking.k8s.io".to_owned()));
             }
+            if router == "traefik" && self.plan["phases"][0]["strategy"].pointer("/canary/mirror").is_some() {
+                let own = service["traffic"]["service"].as_str().expect("a Service");
+                wanted.push(("delete", format!("{}/{own}-canary-mirror", resource(router))));
+            }
             if router == "traefik" && self.plan["phases"][0]["strategy"].pointer("/canary/testers").is_some() {
                 let own = route.iter().map(|name| ("delete", format!("ingressroutes.traefik.io/{name}-testers")));
                 wanted.extend(own);

@@ -30,6 +30,12 @@ impl Harness {
     /// With the routing object of a service `backend`.
     async fn new(namespace: Namespace, router: Router) -> Self {
         namespace.apply(&route(router.name(), "backend", "backend").to_string()).await;
+        // To whose address Traefik sends copies.
+        let canary = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "backend-canary"},
+            "spec": {"selector": {"app": "backend-canary"}, "ports": [{"port": 80}]},
+        });
+        namespace.apply(&canary.to_string()).await;
         let kube = Kube::connect(&KubeConfig::new().kubeconfig(namespace.kubeconfig("admin"))).await.unwrap();
         let mirror = kube.mirror(router).unwrap();
         Self { namespace, router, mirror }
@@ -38,6 +44,24 @@ impl Harness {
     async fn route(&self) -> Value {
         let get = ["get", resource(self.router.name()), "backend", "--output", "json"];
         serde_json::from_str(&self.namespace.kubectl(&get).await).unwrap()
+    }
+}
+
+impl Harness {
+    async fn mirrored_by_traefik(&self, route: &Value) -> Weight {
+        let [others, own] = [0, 1].map(|index| &route["spec"]["weighted"]["services"][index]);
+        assert_eq!(*others, json!({"name": "idle", "port": 80, "weight": 0}));
+        assert_eq!((&own["weight"], &own["passHostHeader"]), (&json!(3), &json!(true)));
+        if own["name"] == "backend" {
+            return Weight::ZERO;
+        }
+        assert_eq!((&own["name"], &own["kind"]), (&json!("backend-canary-mirror"), &json!("TraefikService")));
+        let get = ["get", resource("traefik"), "backend-canary-mirror", "--output", "json"];
+        let ours: Value = serde_json::from_str(&self.namespace.kubectl(&get).await).unwrap();
+        let (main, copy) = (&ours["spec"]["mirroring"], &ours["spec"]["mirroring"]["mirrors"][0]);
+        assert_eq!((&main["name"], &copy["name"]), (&json!("backend"), &json!("backend-canary")));
+        assert_eq!(ours["metadata"]["ownerReferences"][0]["uid"], route["metadata"]["uid"]);
+        Weight::new(copy["percent"].as_u64().unwrap().try_into().unwrap()).unwrap()
     }
 }
 
@@ -58,6 +82,9 @@ impl MirrorHarness for Harness {
 
     async fn mirrored(&self) -> Weight {
         let route = self.route().await;
+        if self.router == Router::Traefik {
+            return self.mirrored_by_traefik(&route).await;
+        }
         if self.router == Router::HttpRoute {
             let [others, rule] = [0, 1].map(|index| &route["spec"]["rules"][index]["filters"]);
             assert!(others.is_null(), "the rule of others: {others}");
@@ -77,6 +104,12 @@ impl MirrorHarness for Harness {
     }
 
     async fn object(&self) -> String {
+        if self.router == Router::Traefik {
+            let (names, specs) = (".metadata.name", ".spec");
+            let list = format!("{{range .items[*]}}{{{names}}} {{{specs}}};{{end}}");
+            let get = ["get", resource("traefik"), "--output", &format!("jsonpath={list}")];
+            return self.namespace.kubectl(&get).await;
+        }
         let route = self.route().await;
         let annotations = route["metadata"]["annotations"].as_object().into_iter().flatten();
         let written: Vec<_> = annotations.filter(|(key, _)| !key.starts_with("kubectl.")).collect();
@@ -97,6 +130,13 @@ async fn mirrors_keep_the_contract() {
     let Some(rig) = Rig::shared().await else { return };
     let namespace = rig.namespace("mirror-istio").await;
     conformance::traffic_mirror(&Harness::new(namespace, Router::Istio).await).await;
+}
+
+#[tokio::test]
+async fn mirrors_of_traefik_keep_the_contract() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("mirror-traefik-service").await;
+    conformance::traffic_mirror(&Harness::new(namespace, Router::Traefik).await).await;
 }
 
 /// A gateway that nobody runs, of a class that reports these features.
@@ -191,6 +231,27 @@ async fn a_gateway_that_cannot_is_not_asked_to() {
 }
 
 #[tokio::test]
+async fn what_a_person_is_told_to_type_ends_the_copies_by_traefik() {
+    let Some(rig) = Rig::shared().await else { return };
+    let harness = Harness::new(rig.namespace("mirror-traefik-by-hand").await, Router::Traefik).await;
+    let before = harness.object().await;
+    harness.mirror.start(&cx(), &harness.target(), Weight::FULL).await.unwrap();
+    assert_ne!(harness.object().await, before);
+    by_hand(&harness).await;
+    assert_eq!(harness.object().await, before);
+}
+
+/// Types what a person is told to type.
+async fn by_hand(harness: &Harness) {
+    for command in harness.mirror.by_hand(&harness.target()) {
+        let mut shell = Command::new("bash");
+        shell.args(["-euo", "pipefail", "-c", &command]).env("KUBECONFIG", harness.namespace.kubeconfig("admin"));
+        let output = shell.output().await.unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[tokio::test]
 async fn what_a_person_is_told_to_type_ends_the_copies_and_no_others() {
     let Some(rig) = Rig::shared().await else { return };
     let harness = Harness::new(rig.namespace("mirror-by-hand").await, Router::Istio).await;
@@ -200,11 +261,7 @@ async fn what_a_person_is_told_to_type_ends_the_copies_and_no_others() {
     let before = harness.object().await;
     harness.mirror.start(&cx(), &harness.target(), Weight::FULL).await.unwrap();
     assert_ne!(harness.object().await, before);
-    let commands = harness.mirror.by_hand(&harness.target());
-    let mut shell = Command::new("bash");
-    shell.args(["-euo", "pipefail", "-c", &commands[0]]).env("KUBECONFIG", harness.namespace.kubeconfig("admin"));
-    let output = shell.output().await.unwrap();
-    assert!(output.status.success(), "{}: {}", commands[0], String::from_utf8_lossy(&output.stderr));
+    by_hand(&harness).await;
     assert_eq!(harness.object().await, before);
 }
 

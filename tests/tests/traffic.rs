@@ -389,6 +389,16 @@ async fn copies_by_the_gateway_api_reach_the_new_version_and_no_client() {
     stage.copies_reach_no_client().await;
 }
 
+/// Traefik sends copies to the address of the canary's Service.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_by_traefik_reach_the_new_version_and_no_client() {
+    let Some(rig) = Rig::own().await else { return };
+    let Some(_proxy) = rig.kube_proxy().await else { return };
+    let namespace = rig.namespace("mirror-traefik").await.quiet();
+    let Some(stage) = Stage::behind_traefik(&namespace, "traefik", PROMPT, "v1", "v2").await else { return };
+    stage.copies_reach_no_client().await;
+}
+
 impl Stage<'_> {
     async fn copies_reach_no_client(mut self) {
         const PERCENT: f64 = 20.0;
@@ -431,19 +441,40 @@ impl Stage<'_> {
 async fn what_fails_on_copies_by_istio_no_client_gets() {
     let Some(rig) = Rig::own().await else { return };
     let namespace = rig.namespace("mirror-back").await.quiet();
-    let Some(mut stage) = Stage::behind_istio(&namespace, LATE, "v1", "v2-err30").await else { return };
-    stage.scene.canary()["mirror"] = json!({"for": "60s"});
-    stage.scene.grant().await;
-    let finished = stage.scene.release().await;
-    let summary = finished.ended("rolled-back");
-    assert!(!finished.began("rollout-shift-10"), "{summary}");
-    stage.scene.assert_serves("v1").await;
-    tokio::time::sleep(LATE + Duration::from_secs(1)).await;
-    let report = stage.load.stop().await;
-    println!("mirror-back: {report}");
-    explain(&namespace, &finished.events, &report);
-    report.assert_none_failed();
-    assert_eq!(report.last("v2"), None);
+    let Some(stage) = Stage::behind_istio(&namespace, LATE, "v1", "v2-err30").await else { return };
+    stage.fails_on_copies().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_on_copies_by_traefik_no_client_gets() {
+    let Some(rig) = Rig::own().await else { return };
+    let Some(_proxy) = rig.kube_proxy().await else { return };
+    let namespace = rig.namespace("mirror-back-traefik").await.quiet();
+    let Some(stage) = Stage::behind_traefik(&namespace, "traefik", LATE, "v1", "v2-err30").await else { return };
+    stage.fails_on_copies().await;
+    let left = namespace.kubectl(&["get", "traefikservices.traefik.io", "--output", "name"]).await;
+    assert_eq!(left.trim(), "traefikservice.traefik.io/backend", "nothing of ours is left");
+}
+
+impl Stage<'_> {
+    async fn fails_on_copies(mut self) {
+        let router = self.scene.plan["release"]["services"][0]["traffic"]["router"].clone();
+        let router = router.as_str().expect("a router");
+        let before = self.scene.routing(router, "backend").await;
+        self.scene.canary()["mirror"] = json!({"for": "60s"});
+        self.scene.grant().await;
+        let finished = self.scene.release().await;
+        let summary = finished.ended("rolled-back");
+        assert!(!finished.began("rollout-shift-10"), "{summary}");
+        self.scene.assert_serves("v1").await;
+        assert_eq!(self.scene.routing(router, "backend").await, before);
+        tokio::time::sleep(LATE + Duration::from_secs(1)).await;
+        let report = self.load.stop().await;
+        println!("{}: {report}", self.namespace.name());
+        explain(self.namespace, &finished.events, &report);
+        report.assert_none_failed();
+        assert_eq!(report.last("v2"), None);
+    }
 }
 
 /// What served before has all its pods: the way back is a switch.

@@ -16,7 +16,8 @@ use super::gateway_mirror;
 use super::istio::{self, Istio};
 use super::kind::{Router, edited, leads_nowhere, take_out};
 use super::list::Destination;
-use super::rule::{Kind, Rule, Services};
+use super::rule::{Kind, Rule, Services, compare_and_set};
+use super::traefik_mirror::TraefikMirror;
 use crate::client::{Kube, Object};
 use crate::error::{Access, Ask};
 
@@ -159,13 +160,20 @@ fn stopped(form: &dyn Form, route: &Value, services: &Services) -> Wanted {
 
 /// The patch that makes them so, if they are as they were read.
 fn patch(route: &Value, wanted: &Wanted) -> Vec<Value> {
-    let replace = |(path, to): &(String, Value)| {
-        [
-            json!({"op": "test", "path": path, "value": route.pointer(path)}),
-            json!({"op": "replace", "path": path, "value": to}),
-        ]
-    };
+    let replace = |(path, to): &(String, Value)| compare_and_set(path, route.pointer(path).unwrap_or(&Value::Null), to);
     wanted.iter().flat_map(replace).collect()
+}
+
+/// Whether the requests of a target could be mirrored, without writing anything. That its router cannot at all is told
+/// elsewhere.
+pub(crate) async fn examine_mirror(kube: &Kube, cx: &CallContext, target: &Target, percent: Weight) -> Result<()> {
+    match Router::of(target) {
+        Some(Router::Traefik) => TraefikMirror::new(kube.clone()).examine(cx, target).await,
+        router => match router.and_then(|router| RuleMirror::new(kube.clone(), router)) {
+            Some(mirror) => mirror.examine(cx, target, percent).await,
+            None => Ok(()),
+        },
+    }
 }
 
 /// Copies by `VirtualService`s and `HTTPRoute`s.
@@ -208,7 +216,7 @@ impl RuleMirror {
     }
 
     /// Whether the requests could be mirrored, without writing anything.
-    pub(crate) async fn examine(&self, cx: &CallContext, target: &Target, percent: Weight) -> Result<()> {
+    async fn examine(&self, cx: &CallContext, target: &Target, percent: Weight) -> Result<()> {
         let (object, found) = self.router.find(&self.kube, cx, target).await?;
         self.prepare(cx, target, &found.ok_or_else(|| object.missing())?, percent).await.map(drop)
     }

@@ -127,7 +127,7 @@ impl Rule {
 }
 
 /// A compare-and-set of exactly what stands at one place.
-fn compare_and_set(path: &str, from: &Value, to: &Value) -> [Value; 2] {
+pub(super) fn compare_and_set(path: &str, from: &Value, to: &Value) -> [Value; 2] {
     [json!({"op": "test", "path": path, "value": from}), json!({"op": "replace", "path": path, "value": to})]
 }
 

@@ -4,6 +4,20 @@ use serde_json::Value;
 
 use super::list::{self, Destination};
 use super::rule::{Edit, Kind, Rule, Services, remembered};
+use crate::names::with_suffix;
+
+/// Where the members are, as a JSON pointer.
+pub(super) const LIST: &str = "/spec/weighted/services";
+
+/// The name of our `TraefikService` that copies the requests of a stable Service.
+pub(super) fn mirror_of(stable: &str) -> String {
+    with_suffix(stable, "canary-mirror")
+}
+
+/// Whether a member leads to a Service by way of that one.
+pub(super) fn is_mirrored(member: &Value, service: &str) -> bool {
+    member["kind"] == "TraefikService" && member["name"] == mirror_of(service)
+}
 
 /// A `TraefikService` with `spec.weighted.services`. Traefik reports nothing about it.
 #[derive(Debug)]
@@ -12,7 +26,8 @@ pub(super) struct Traefik;
 impl Destination for Traefik {
     fn leads_to(&self, service: &Value, name: &str, namespace: &str) -> bool {
         let or = |key: &str, default: &str| service[key].as_str().unwrap_or(default) == default;
-        service["name"] == name && or("kind", "Service") && or("namespace", namespace)
+        let itself = || service["name"] == name && or("kind", "Service");
+        or("namespace", namespace) && (itself() || is_mirrored(service, name))
     }
 
     fn weight(&self, service: &Value, _: usize) -> u64 {
@@ -27,16 +42,18 @@ impl Destination for Traefik {
 impl Kind for Traefik {
     fn rules(&self, object: &Value, services: &Services) -> Vec<Rule> {
         let Some(list) = object["spec"]["weighted"]["services"].as_array() else { return Vec::new() };
-        let (name, path) = ("its list of weighted services", "/spec/weighted/services");
-        let mut rule = list::rule(self, name.to_owned(), path.to_owned(), list, services);
+        let name = "its list of weighted services";
+        let mut rule = list::rule(self, name.to_owned(), LIST.to_owned(), list, services);
         if let Some(rule) = rule.as_mut().filter(|rule| rule.canary.is_some()) {
             rule.original = remembered(object, 1)[0];
         }
         rule.into_iter().collect()
     }
 
-    fn obstacle(&self, _: &Value, _: &Services) -> Option<String> {
-        None
+    fn obstacle(&self, object: &Value, services: &Services) -> Option<String> {
+        let mut members = object.pointer(LIST)?.as_array()?.iter();
+        let mirrored = members.any(|member| is_mirrored(member, &services.stable));
+        mirrored.then(|| "its requests are mirrored to the canary, which comes before any share of them".to_owned())
     }
 
     fn edited(&self, rule: &Rule, services: &Services, edit: Edit) -> Value {

@@ -118,7 +118,9 @@ fn destination(traefik_service: &Value, services: &Services) -> Option<Value> {
     let rule = rules.first()?;
     let mut to = rule.value[rule.stable?.index].clone();
     to["name"] = services.canary.as_str().into();
-    to.as_object_mut().map(|fields| fields.remove("weight"));
+    for field in ["weight", "kind"] {
+        to.as_object_mut().map(|fields| fields.remove(field));
+    }
     Some(to)
 }
 
