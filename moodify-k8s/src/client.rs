@@ -17,9 +17,10 @@ use moodify_core::backend::{
     ConfigurationFiles, Deployer, Diagnostics, Jobs, Operations, ReplicaRatio, TesterRoutes, TrafficMirror,
     TrafficRouter,
 };
-use moodify_core::{Backends, CallContext, Error, ErrorKind, Result, secret};
+use moodify_core::{Backends, CallContext, Effect, Error, ErrorKind, Result, secret};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::KubeConfig;
 use crate::configuration_backup::NamespaceConfiguration;
@@ -41,7 +42,14 @@ use crate::verbs::Verbs;
 #[derive(Clone)]
 pub struct Kube {
     inner: Arc<Inner>,
+    /// Whose turn it is to ask.
+    turns: Arc<Semaphore>,
 }
+
+/// How many requests may be on their way at once, watches apart. A thousand releases that begin together would have an
+/// API server answer none of them in time. Below the 49 that it does at once, by default, for everybody who is no
+/// service account (`global-default`, <https://kubernetes.io/docs/concepts/cluster-administration/flow-control/>).
+const AT_ONCE: usize = 32;
 
 struct Inner {
     client: kube::Client,
@@ -73,7 +81,8 @@ impl Kube {
     #[must_use]
     pub fn from_client(client: kube::Client, server: String, config: &KubeConfig) -> Self {
         let (manager, identity) = (config.manager().to_owned(), config.identity());
-        Self { inner: Arc::new(Inner { client, server, timeout: config.timeout(), manager, identity }) }
+        let inner = Inner { client, server, timeout: config.timeout(), manager, identity };
+        Self { inner: Arc::new(inner), turns: turns() }
     }
 
     /// The address of the API server.
@@ -118,7 +127,8 @@ impl Kube {
     /// Keeps runs in a namespace of the cluster.
     #[must_use]
     pub fn journal(&self, namespace: &str) -> KubeJournal {
-        KubeJournal::new(self.clone(), namespace)
+        // What says that its owner is alive does not wait for what it owns.
+        KubeJournal::new(Self { inner: self.inner.clone(), turns: turns() }, namespace)
     }
 
     /// Switches all traffic between two Deployments that take turns, by the selector of their Service.
@@ -223,6 +233,10 @@ impl Kube {
     pub(crate) fn manager(&self) -> &str {
         &self.inner.manager
     }
+}
+
+fn turns() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(AT_ONCE))
 }
 
 impl fmt::Debug for Kube {
@@ -383,8 +397,21 @@ impl Kube {
             }
             Err(error::from_status(ask, &status(code.as_u16(), &body), retry_after))
         };
+        let _turn = self.turn(cx, ask).await?;
         let bounded = cx.at_most(self.inner.timeout).run(BACKEND, "request", call).await;
         bounded.map_err(|e| error::given_up(ask, e, self.inner.timeout))
+    }
+
+    /// Waits for the turn of a request, in the order in which they came. Its time limit counts from then on.
+    async fn turn(&self, cx: &CallContext, ask: &Ask) -> Result<Option<OwnedSemaphorePermit>> {
+        let turn = async { Ok(self.turns.clone().acquire_owned().await.ok()) };
+        cx.run(BACKEND, "request", turn).await.map_err(|e| {
+            let message = match e.kind() {
+                ErrorKind::Timeout => format!("its turn did not come before the deadline: {AT_ONCE} others were asked"),
+                _ => e.message().to_owned(),
+            };
+            ask.error(e.kind(), message).effect(Effect::None)
+        })
     }
 
     pub(crate) async fn json<T: DeserializeOwned>(&self, cx: &CallContext, ask: &Ask, request: Built) -> Result<T> {
@@ -599,7 +626,10 @@ impl Kube {
             "" => Api::all_with(client, &kind.resource()),
             _ => Api::namespaced_with(client, namespace, &kind.resource()),
         };
-        let events = begun(watcher(api, config.timeout(60))).backoff(Pause::default());
+        // In its turn, so that no thousand lists are asked for at once; but none is kept, as whoever reads them asks too.
+        let turn = self.turns.clone().acquire_owned();
+        let events = stream::once(turn).flat_map(move |_| watcher(api.clone(), config.clone().timeout(60)));
+        let events = begun(events).backoff(Pause::default());
         let mut refusals = 0;
         let events = events.filter_map(move |event| {
             let item = match event {
@@ -745,9 +775,12 @@ pub(crate) fn typed<T: DeserializeOwned>(ask: &Ask, value: Value) -> Result<T, E
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use moodify_core::journal::JournalStore as _;
+
     use super::*;
     use crate::testing::{cx, kube};
-    use serde_json::json;
 
     #[tokio::test(start_paused = true)]
     async fn a_watch_that_is_refused_again_and_again_ends_with_the_reason() {
@@ -758,5 +791,56 @@ mod tests {
         assert!(matches!(seen.as_slice(), [Err(e)] if e.kind() == ErrorKind::Unauthenticated), "{seen:?}");
         assert_eq!(asked.lock().unwrap().len(), 4);
         assert_eq!(begun.elapsed(), Duration::from_millis(200 + 400 + 800), "with longer and longer pauses");
+    }
+
+    /// A cluster that takes so long for each answer, and the most requests that it had at once.
+    fn slow(takes: Duration) -> (Kube, Arc<AtomicUsize>) {
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let seen = Arc::clone(&most);
+        let service = tower::service_fn(move |_: http::Request<Body>| {
+            let (now, seen) = (Arc::clone(&now), Arc::clone(&seen));
+            async move {
+                seen.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(takes).await;
+                now.fetch_sub(1, Ordering::SeqCst);
+                Ok::<_, kube::Error>(http::Response::new(Body::from(b"{}".to_vec())))
+            }
+        });
+        (Kube::from_client(kube::Client::new(service, "ns"), "https://test".to_owned(), &KubeConfig::new()), most)
+    }
+
+    fn for_seconds(seconds: u64) -> CallContext {
+        CallContext::by_hand("test", Duration::from_secs(seconds))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_at_once_have_their_turns_and_none_is_late_for_having_waited() {
+        let (kube, most) = slow(Duration::from_secs(1));
+        let (object, cx) = (Object::new(DEPLOYMENT, "ns", "web"), for_seconds(60));
+        let all = (0..1000).map(|_| kube.find::<Value>(&cx, &object));
+        let answers = futures::future::join_all(all).await;
+        assert!(answers.iter().all(Result::is_ok), "the last ones waited for more than the limit of a request");
+        assert_eq!(most.load(Ordering::SeqCst), AT_ONCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_never_sent_had_no_effect() {
+        let (kube, _) = slow(Duration::from_secs(8));
+        let (object, body) = (Object::new(SERVICE, "ns", "web"), json!({}));
+        let (patient, hasty) = (for_seconds(60), for_seconds(5));
+        let before = futures::future::join_all((0..AT_ONCE).map(|_| kube.create::<Value>(&patient, &object, &body)));
+        let (before, late) = tokio::join!(before, kube.create::<Value>(&hasty, &object, &body));
+        assert!(before.iter().all(Result::is_ok));
+        let error = late.unwrap_err();
+        assert_eq!((error.kind(), error.effect_of()), (ErrorKind::Timeout, Effect::None));
+        assert!(error.to_string().contains("its turn did not come"), "{error}");
+        let journal = kube.journal("ns");
+        let held = futures::future::join_all((0..AT_ONCE).map(|_| kube.create::<Value>(&patient, &object, &body)));
+        let (_, runs) = tokio::join!(held, journal_within(&journal, 9));
+        assert!(runs, "a journal has turns of its own");
+    }
+
+    async fn journal_within(journal: &KubeJournal, seconds: u64) -> bool {
+        tokio::time::timeout(Duration::from_secs(seconds), journal.list()).await.is_ok()
     }
 }

@@ -5,8 +5,9 @@ use std::fmt;
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint, Toleration};
 use moodify_core::model::Target;
-use moodify_core::{CallContext, ErrorKind, Result};
+use moodify_core::{CallContext, ErrorKind, Plan, Result};
 
+use crate::access::released;
 use crate::client::{Kube, NODE, POD};
 use crate::quota::of_pod;
 use crate::verbs::Select;
@@ -186,12 +187,21 @@ impl Kube {
     /// requests, taints and node selectors; affinity and topology are not looked at, nor what other releases will add.
     /// For people and not a reason to refuse: an autoscaler may add nodes when pods wait for them.
     ///
-    /// Nodes and pods of all namespaces have to be listed for that; who may not gets [`HeadRoom::Unknown`]. Safe to
-    /// cancel.
-    ///
-    /// # Errors
-    /// When the server does not answer.
-    pub async fn head_room(&self, cx: &CallContext, targets: &[Target]) -> Result<HeadRoom> {
+    /// Nodes and pods of all namespaces have to be listed for that; who may not gets [`HeadRoom::Unknown`], and so does
+    /// whoever gets no answer. Safe to cancel.
+    pub async fn head_room(&self, cx: &CallContext, targets: &[Target]) -> HeadRoom {
+        match self.look_for_room(cx, targets).await {
+            Ok(room) => room,
+            Err(e) => HeadRoom::Unknown(e.to_string()),
+        }
+    }
+
+    /// The same for what a plan releases.
+    pub async fn head_room_of_plan(&self, cx: &CallContext, plan: &Plan) -> HeadRoom {
+        self.head_room(cx, &released(plan)).await
+    }
+
+    async fn look_for_room(&self, cx: &CallContext, targets: &[Target]) -> Result<HeadRoom> {
         let mut seekers = Vec::new();
         for target in targets {
             let Some(peak) = self.peak(cx, target).await? else { continue };

@@ -240,7 +240,7 @@ mod tests {
                 attributes["resource"].as_str().unwrap_or("-")
             );
             match name {
-                "version" => (200, json!({"gitVersion": "v1.36.3"})),
+                "version" => (200, json!({"gitVersion": "v1.37.2"})),
                 "ns" if namespace == 404 => not_found(name),
                 "ns" => (namespace, json!({"code": namespace, "message": "m"})),
                 _ if uri.contains("selfsubjectaccess") => {

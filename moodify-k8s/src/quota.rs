@@ -1,6 +1,11 @@
 //! Whether the namespace's quotas have room for what a release adds at its peak. What is counted is pure.
 
-use k8s_openapi::api::core::v1::{PodSpec, ResourceQuota};
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Affinity, PodAffinityTerm, PodSpec, ResourceQuota, ResourceRequirements, WeightedPodAffinityTerm,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::core::params::ListParams;
 use moodify_core::model::{Layout, Target, WorkloadKind};
 use moodify_core::{CallContext, Error, ErrorKind, Result};
@@ -24,8 +29,10 @@ pub(crate) struct Peak {
     pub(crate) pods: u32,
     /// What each of them is like.
     pub(crate) spec: PodSpec,
-    /// Whether there is a second workload then.
-    second: bool,
+    /// Whether there is another Deployment then.
+    deployment: bool,
+    /// Whether there is another Service then.
+    service: bool,
 }
 
 /// How many pods of a workload are looked at to see what they are like.
@@ -38,7 +45,7 @@ struct Added {
     deployments: u128,
     services: u128,
     /// `requests.cpu` and so on.
-    amounts: std::collections::BTreeMap<String, u128>,
+    amounts: BTreeMap<String, u128>,
 }
 
 /// What one pod asks for: its containers together, or its largest init container, and the overhead.
@@ -85,15 +92,21 @@ impl Added {
         .filter(|amount| *amount > 0)
     }
 
-    /// What does not fit, a sentence each. A quota with scopes may not be about these pods: it is left to the server.
-    fn beyond(&self, quota: &ResourceQuota) -> Vec<String> {
-        let spec = quota.spec.clone().unwrap_or_default();
-        if spec.scopes.is_some() || spec.scope_selector.is_some() {
-            return Vec::new();
+    fn of_peaks<'a>(peaks: impl Iterator<Item = &'a Peak>) -> Self {
+        let mut added = Self::default();
+        for peak in peaks {
+            added.pods_of(&peak.spec, peak.pods);
+            added.deployments += u128::from(peak.deployment) * ONE;
+            added.services += u128::from(peak.service) * ONE;
         }
+        added
+    }
+
+    /// What does not fit, a sentence each.
+    fn beyond(&self, quota: &ResourceQuota) -> Vec<String> {
         let status = quota.status.clone().unwrap_or_default();
         let used = status.used.unwrap_or_default();
-        let hard = spec.hard.unwrap_or_default();
+        let hard = quota.spec.clone().unwrap_or_default().hard.unwrap_or_default();
         let short = hard.iter().filter_map(|(name, most)| {
             let (added, most) = (self.of(name)?, nanos(&most.0)?);
             let used = used.get(name).and_then(|used| nanos(&used.0)).unwrap_or(0);
@@ -104,6 +117,84 @@ impl Added {
         });
         short.collect()
     }
+}
+
+/// What of a release a quota counts: all of it, or with scopes the pods that each of them is about
+/// (<https://kubernetes.io/docs/concepts/policy/resource-quotas/#quota-scopes>).
+fn counted(peaks: &[Peak], quota: &ResourceQuota) -> Added {
+    let spec = quota.spec.clone().unwrap_or_default();
+    let plain = spec.scopes.unwrap_or_default().into_iter().map(|name| (name, "Exists".to_owned(), Vec::new()));
+    let selected = spec.scope_selector.and_then(|selector| selector.match_expressions).unwrap_or_default();
+    let selected = selected.into_iter().map(|one| (one.scope_name, one.operator, one.values.unwrap_or_default()));
+    let scopes: Vec<(String, String, Vec<String>)> = plain.chain(selected).collect();
+    if scopes.is_empty() {
+        return Added::of_peaks(peaks.iter());
+    }
+    let is_in = |spec: &PodSpec| scopes.iter().all(|(name, operator, values)| in_scope(spec, name, operator, values));
+    // Such a quota counts nothing but pods.
+    let pods = Added::of_peaks(peaks.iter().filter(|peak| is_in(&peak.spec)));
+    Added { deployments: 0, services: 0, ..pods }
+}
+
+fn in_scope(spec: &PodSpec, scope: &str, operator: &str, values: &[String]) -> bool {
+    let ends = spec.active_deadline_seconds.is_some();
+    match scope {
+        "Terminating" => ends,
+        "NotTerminating" => !ends,
+        "BestEffort" => is_best_effort(spec),
+        "NotBestEffort" => !is_best_effort(spec),
+        "CrossNamespacePodAffinity" => looks_elsewhere(spec),
+        "PriorityClass" => {
+            let class = spec.priority_class_name.as_deref().filter(|class| !class.is_empty());
+            let named = class.is_some_and(|class| values.iter().any(|value| value == class));
+            match operator {
+                "In" => named,
+                "NotIn" => !named,
+                "DoesNotExist" => class.is_none(),
+                _ => class.is_some(),
+            }
+        }
+        // Not about pods, or of a newer Kubernetes: it is left to the server.
+        _ => false,
+    }
+}
+
+/// No container asks for a processor or memory, nor is bounded in them.
+fn is_best_effort(spec: &PodSpec) -> bool {
+    let amounts = |amounts: Option<&BTreeMap<String, Quantity>>| {
+        let counts = |(name, amount): (&String, &Quantity)| {
+            matches!(name.as_str(), "cpu" | "memory") && nanos(&amount.0).is_some_and(|amount| amount > 0)
+        };
+        amounts.is_some_and(|amounts| amounts.iter().any(counts))
+    };
+    let has = |resources: Option<&ResourceRequirements>| {
+        resources.is_some_and(|r| amounts(r.requests.as_ref()) || amounts(r.limits.as_ref()))
+    };
+    let inits = spec.init_containers.iter().flatten();
+    !has(spec.resources.as_ref()) && !spec.containers.iter().chain(inits).any(|c| has(c.resources.as_ref()))
+}
+
+/// Whether it wants to be near pods of other namespaces, or far from them.
+fn looks_elsewhere(spec: &PodSpec) -> bool {
+    let elsewhere = |term: &PodAffinityTerm| {
+        term.namespace_selector.is_some() || term.namespaces.as_ref().is_some_and(|names| !names.is_empty())
+    };
+    let any = |preferred: &Option<Vec<WeightedPodAffinityTerm>>, required: &Option<Vec<PodAffinityTerm>>| {
+        preferred.iter().flatten().any(|weighted| elsewhere(&weighted.pod_affinity_term))
+            || required.iter().flatten().any(elsewhere)
+    };
+    let Some(Affinity { pod_affinity: near, pod_anti_affinity: far, .. }) = &spec.affinity else { return false };
+    near.as_ref().is_some_and(|near| {
+        any(
+            &near.preferred_during_scheduling_ignored_during_execution,
+            &near.required_during_scheduling_ignored_during_execution,
+        )
+    }) || far.as_ref().is_some_and(|far| {
+        any(
+            &far.preferred_during_scheduling_ignored_during_execution,
+            &far.required_during_scheduling_ignored_during_execution,
+        )
+    })
 }
 
 /// An amount for people: memory in MiB, the rest in ones.
@@ -162,19 +253,14 @@ impl Kube {
         if quotas.is_empty() {
             return Ok(Vec::new());
         }
-        let mut added = Added::default();
+        let mut peaks = Vec::new();
         for target in targets {
-            let Some(peak) = self.peak(cx, target).await? else { continue };
-            added.pods_of(&peak.spec, peak.pods);
-            if peak.second {
-                added.deployments += ONE;
-                added.services += u128::from(Router::of(target).is_some() || target.layout != Layout::InPlace) * ONE;
-            }
+            peaks.extend(self.peak(cx, target).await?);
         }
         let refused = quotas.iter().flat_map(|quota| {
             let name = quota.metadata.name.clone().unwrap_or_default();
             let ask = Object::new(QUOTA, namespace, &name).ask(Access::Read, "check");
-            added.beyond(quota).into_iter().map(move |why| {
+            counted(&peaks, quota).beyond(quota).into_iter().map(move |why| {
                 ask.error(ErrorKind::Invalid, format!("it has no room for the release: {why}"))
                     .hint("free what is not needed in the namespace, or raise the ResourceQuota; nothing was changed")
             })
@@ -186,7 +272,8 @@ impl Kube {
     pub(crate) async fn peak(&self, cx: &CallContext, target: &Target) -> Result<Option<Peak>> {
         let Some(workload) = self.find::<Value>(cx, &single::object_of(target)).await? else { return Ok(None) };
         let (pods, second) = peak(target, &workload);
-        Ok(Some(Peak { pods, spec: self.pod_spec(cx, target, &workload).await?, second }))
+        let service = second && (Router::of(target).is_some() || target.layout != Layout::InPlace);
+        Ok(Some(Peak { pods, spec: self.pod_spec(cx, target, &workload).await?, deployment: second, service }))
     }
 
     /// What one of its pods is like: as it runs, with what a `LimitRange` has put in; else as the template says.
@@ -252,9 +339,51 @@ mod tests {
                 "requests.cpu: 2500m of 4 are used, and the release adds 1600m at its peak",
             ]
         );
-        let mut scoped = tight;
-        scoped.spec.as_mut().unwrap().scopes = Some(vec!["BestEffort".to_owned()]);
-        assert!(added(40).beyond(&scoped).is_empty(), "it may be about other pods");
+    }
+
+    #[test]
+    fn a_quota_with_scopes_counts_the_pods_that_all_of_them_are_about() {
+        let of = |spec: Value| Peak {
+            pods: 2,
+            spec: serde_json::from_value(spec).unwrap(),
+            deployment: true,
+            service: true,
+        };
+        let resources = json!({"requests": {"cpu": "1"}});
+        let peaks = [
+            of(json!({"containers": [{"name": "a", "resources": resources}], "priorityClassName": "high"})),
+            of(json!({"containers": [{"name": "a"}], "affinity": {"podAntiAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone", "namespaces": ["other"]}]}}})),
+        ];
+        let pods = |spec: Value| {
+            let quota: ResourceQuota = serde_json::from_value(json!({"spec": spec})).unwrap();
+            let added = counted(&peaks, &quota);
+            (added.pods / ONE, added.deployments / ONE, added.services / ONE)
+        };
+        assert_eq!(pods(json!({})), (4, 2, 2));
+        for (scope, count) in [
+            ("Terminating", 0),
+            ("NotTerminating", 4),
+            ("BestEffort", 2),
+            ("NotBestEffort", 2),
+            ("CrossNamespacePodAffinity", 2),
+            ("PriorityClass", 2),
+            ("VolumeAttributesClass", 0),
+        ] {
+            assert_eq!(pods(json!({"scopes": [scope]})), (count, 0, 0), "{scope}");
+        }
+        assert_eq!(pods(json!({"scopes": ["BestEffort", "PriorityClass"]})), (0, 0, 0), "no pod is both");
+        for (operator, values, count) in [
+            ("In", json!(["high", "low"]), 2),
+            ("In", json!(["low"]), 0),
+            ("NotIn", json!(["high"]), 2),
+            ("NotIn", json!(["low"]), 4),
+            ("Exists", json!([]), 2),
+            ("DoesNotExist", json!([]), 2),
+        ] {
+            let one = json!({"scopeName": "PriorityClass", "operator": operator, "values": values});
+            assert_eq!(pods(json!({"scopeSelector": {"matchExpressions": [one]}})), (count, 0, 0), "{operator}");
+        }
     }
 
     #[test]

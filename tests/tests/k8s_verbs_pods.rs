@@ -319,7 +319,7 @@ async fn a_set_deletes_what_left_it_and_nothing_else() {
     };
     let (ok, refused) = of_kubectl().await;
     assert!(!ok && refused.contains("tooling"), "{refused}");
-    let tooling = "applyset.kubernetes.io/tooling=kubectl/v1.36.3";
+    let tooling = "applyset.kubernetes.io/tooling=kubectl/v1.37.2";
     namespace.kubectl(&["annotate", "--overwrite", "configmap", "shop-set", tooling]).await;
     let (ok, problem) = of_kubectl().await;
     assert!(ok, "{problem}");

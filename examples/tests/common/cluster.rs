@@ -13,7 +13,7 @@ pub(crate) async fn answer(method: Method, uri: Uri) -> (StatusCode, Json<Value>
         "spec": {"containers": [{"name": "web", "image": "r/web:v1"}]},
     });
     let found = match uri.path().rsplit('/').next().unwrap_or_default() {
-        "version" => json!({"gitVersion": "v1.36.0", "major": "1", "minor": "36"}),
+        "version" => json!({"gitVersion": "v1.37.0", "major": "1", "minor": "37"}),
         "selfsubjectaccessreviews" if method == Method::POST => json!({"status": {"allowed": true}}),
         "resourcequotas" | "nodes" | "pods" => json!({"metadata": {}, "items": []}),
         "web" if uri.path().ends_with("namespaces/web") => json!({"metadata": {"name": "web"}}),

@@ -210,10 +210,11 @@ impl Action for FetchArtifact {
 
     async fn execute(&self, cx: &StepContext, params: &Fetch) -> Result<FetchedArtifact> {
         let (store, call) = (cx.backends().artifact_store(&params.store)?, cx.call()?);
-        let Some((artifact, mut content)) = store.get(&call, &params.path).await? else {
+        let missing = || {
             let message = format!("there is no such artifact in {:?}", params.store);
-            return Err(Error::new(ErrorKind::NotFound, "engine", "get the artifact", message).on(params.path.as_str()));
+            Error::new(ErrorKind::NotFound, "engine", "get the artifact", message).on(params.path.as_str())
         };
+        let artifact = store.head(&call, &params.path).await?.ok_or_else(missing)?;
         let file = params.file.clone();
         match sum(file.clone()).await {
             Ok(sum) if artifact.crc32c.is_some() && artifact.is(sum) => {
@@ -227,6 +228,7 @@ impl Action for FetchArtifact {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
+        let (artifact, mut content) = store.get(&call, &params.path).await?.ok_or_else(missing)?;
         let mut name = file.file_name().unwrap_or_default().to_owned();
         name.push(".part");
         let part = file.with_file_name(name);

@@ -169,7 +169,7 @@ async fn register(client: &Client, identity: &Identity, port: u16) -> Result<(),
             ],
             "nodeInfo": {
                 "architecture": "amd64", "operatingSystem": "linux", "osImage": "rig", "kernelVersion": "rig",
-                "kubeletVersion": "v1.36.3", "kubeProxyVersion": "", "containerRuntimeVersion": "rig://1",
+                "kubeletVersion": "v1.37.2", "kubeProxyVersion": "", "containerRuntimeVersion": "rig://1",
                 "machineID": name, "systemUUID": name, "bootID": name,
             },
         },

@@ -42,7 +42,7 @@ pub(crate) fn check(args: &Check) -> Result<Exit, Stop> {
         outline(&loaded.plan);
         let place = format!("in {} ({})", loaded.plan.environment.namespace, opened.kube.server());
         let exit = changes(&loaded.plan, &opened.backends, &place).await?;
-        let room = opened.kube.head_room(&check_context(), &loaded.plan.targets()).await?;
+        let room = opened.kube.head_room_of_plan(&check_context(), &loaded.plan).await;
         if room != HeadRoom::Enough {
             say(&format!("\nNote: {room}."));
         }

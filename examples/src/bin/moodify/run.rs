@@ -73,7 +73,7 @@ async fn real(args: &Run, global: &Global, loaded: &Loaded, output: Output) -> R
     loaded.check(&opened.backends).await?;
     opened.preflight(&loaded.plan).await?;
     // An autoscaler may add nodes, so it is no reason to refuse; and who may not ask is not told at every run.
-    if let room @ HeadRoom::Short { .. } = opened.kube.head_room(&check_context(), &loaded.plan.targets()).await? {
+    if let room @ HeadRoom::Short { .. } = opened.kube.head_room_of_plan(&check_context(), &loaded.plan).await {
         let _ = writeln!(io::stderr(), "note: {room}");
     }
     let journal = runs::make(global).await?;
