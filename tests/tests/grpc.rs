@@ -1,4 +1,4 @@
-//! Releases under constant load by gRPC, through a real gateway that is told by a GRPCRoute: no call fails, and no version
+//! Releases under constant load by gRPC, through a real gateway that is told by a `GRPCRoute`: no call fails, and no version
 //! ever gets more of them than the journal allows.
 
 use std::time::Duration;
