@@ -91,8 +91,12 @@ async fn prepare(namespace: &Namespace, services: &[&str], count: usize) -> Resu
             "spec": {"selector": {"app": name}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
         });
         let mut workload = deployment(&name, image, 1);
-        // What is watched needs no requests, and a thousand pods have two cores.
-        workload["spec"]["template"]["metadata"]["annotations"] = json!({LOAD: "0"});
+        // What is watched needs no requests, and a thousand pods have two cores: asked every second, as the rig's pods
+        // are, they answer late, are not ready, and report that to the API server again and again.
+        let template = &mut workload["spec"]["template"];
+        template["metadata"]["annotations"] = json!({LOAD: "0"});
+        let probe = &mut template["spec"]["containers"][0]["readinessProbe"];
+        (probe["periodSeconds"], probe["timeoutSeconds"]) = (json!(30), json!(10));
         [workload, service, route("http-route", &name, &name)]
     });
     let objects: Vec<Value> = objects.collect();
