@@ -190,24 +190,29 @@ impl S3Artifacts {
         mut chunk: Chunk,
     ) -> Result<()> {
         for index in 0.. {
-            let (stored, end, last) = (upload.parts.len(), chunks.sum(), chunk.is_last());
+            let (stored, end) = (upload.parts.len(), chunks.sum());
             if index >= PARTS {
                 let why = format!("it has more than {PARTS} parts of {} bytes; nothing was put", upload.part);
                 let error = self.put_failed(request, ErrorKind::Invalid, why);
                 return Err(error.hint("say its size in the request, so that the parts become larger"));
             }
-            if index >= stored {
-                let part = self.part(cx, request, object, (upload, index), &chunk).await?;
-                upload.parts.push((part, chunk.sum().crc32c));
-                upload.stored = end;
-                request.tell(&Progress::new(end.bytes, request.size).with_checkpoint(upload.checkpoint()));
-            } else if index + 1 == stored && end != upload.stored || last && index + 1 < stored {
+            if index + 1 == stored && end != upload.stored || chunk.is_last() && index + 1 < stored {
                 return Err(chunks.other_content());
             }
-            if last {
-                break;
+            let sending = async {
+                if index >= stored {
+                    let part = self.part(cx, request, object, (upload, index), &chunk).await?;
+                    upload.parts.push((part, chunk.sum().crc32c));
+                    upload.stored = end;
+                    request.tell(&Progress::new(end.bytes, request.size).with_checkpoint(upload.checkpoint()));
+                }
+                Ok(())
+            };
+            let ((), next) = chunks.next_while(cx, &chunk, sending).await?;
+            match next? {
+                Some(next) => chunk = next,
+                None => break,
             }
-            chunk = chunks.next(cx).await?;
         }
         Ok(())
     }

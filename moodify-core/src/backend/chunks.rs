@@ -1,5 +1,8 @@
+use std::pin::pin;
+
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
+use futures::future::{Either, select};
 use tokio::task;
 
 use super::artifact_store::{Artifact, Content, Origin, PutRequest, Sum};
@@ -111,6 +114,24 @@ impl<'a> Chunks<'a> {
         match self.request.contradicts(self.sum).filter(|_| chunk.last || too_long) {
             Some(wrong) => Err(self.fail(ErrorKind::Invalid, format!("{wrong}; nothing was put"))),
             None => Ok(chunk),
+        }
+    }
+
+    /// Sends `chunk` by `sending`, and reads the one behind it meanwhile; `None` if it is the last. What was not sent
+    /// does not wait for what is read.
+    ///
+    /// # Errors
+    /// That of `sending`; inside of what is returned, those of [`next`](Self::next).
+    pub async fn next_while<T>(
+        &mut self,
+        cx: &CallContext,
+        chunk: &Chunk,
+        sending: impl Future<Output = Result<T>>,
+    ) -> Result<(T, Result<Option<Chunk>>)> {
+        let reading = async { if chunk.last { Ok(None) } else { self.next(cx).await.map(Some) } };
+        match select(pin!(sending), pin!(reading)).await {
+            Either::Left((sent, reading)) => Ok((sent?, reading.await)),
+            Either::Right((next, sending)) => Ok((sending.await?, next)),
         }
     }
 

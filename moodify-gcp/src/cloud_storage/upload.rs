@@ -1,6 +1,3 @@
-use std::pin::pin;
-
-use futures::future::{Either, select};
 use http::HeaderMap;
 use moodify_core::backend::{Artifact, Checkpoint, Chunk, Chunks, Progress, PutRequest, Sum};
 use moodify_core::secret;
@@ -86,9 +83,9 @@ impl CloudStorage {
             None => (self.begin(cx, request, generation).await?, 0),
         };
         loop {
-            let (sum, last) = (source.sum(), chunk.is_last());
+            let sum = source.sum();
             if let Some(checkpoint) = &request.resume
-                && (checkpoint.stored.bytes == sum.bytes && checkpoint.stored != sum || last && stored > sum.bytes)
+                && (checkpoint.stored.bytes == sum.bytes && checkpoint.stored != sum || chunk.is_last() && stored > sum.bytes)
             {
                 return Err(source.other_content());
             }
@@ -100,12 +97,7 @@ impl CloudStorage {
                 }
                 Ok::<_, Error>(sent)
             };
-            // The next chunk is read meanwhile. What was not sent does not wait for it.
-            let reading = async { if last { Ok(None) } else { source.next(cx).await.map(Some) } };
-            let (sent, next) = match select(pin!(sending), pin!(reading)).await {
-                Either::Left((sent, reading)) => (sent?, reading.await),
-                Either::Right((next, sending)) => (sending.await?, next),
-            };
+            let (sent, next) = source.next_while(cx, &chunk, sending).await?;
             stored = match sent {
                 Stored::All(answer) => return Ok(answer),
                 Stored::Part(bytes) => bytes,
