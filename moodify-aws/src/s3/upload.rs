@@ -106,9 +106,7 @@ impl S3Artifacts {
         let mode = etag.map_or(PutMode::Create, |etag| {
             PutMode::Update(UpdateVersion { e_tag: Some(etag.to_owned()), version: None })
         });
-        let put = |store: AmazonS3| async move {
-            store.put_opts(object, payload(chunk), PutOptions::from(mode)).await
-        };
+        let put = |store: AmazonS3| async move { store.put_opts(object, payload(chunk), PutOptions::from(mode)).await };
         let (put, _) = self.ask(cx, PUT, &self.uri(&request.path), headers, put).await?;
         Ok(put.e_tag)
     }

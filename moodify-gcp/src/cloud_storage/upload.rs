@@ -38,13 +38,7 @@ impl CloudStorage {
     }
 
     /// One request with name, checksum and content.
-    async fn at_once(
-        &self,
-        cx: &CallContext,
-        request: &PutRequest,
-        chunk: &Chunk,
-        generation: &str,
-    ) -> Result<Answer> {
+    async fn at_once(&self, cx: &CallContext, request: &PutRequest, chunk: &Chunk, generation: &str) -> Result<Answer> {
         const TYPE: &str = "Content-Type: application/octet-stream\r\n\r\n";
         let metadata = json!({"name": self.name(&request.path), "crc32c": encoded(chunk.sum().crc32c)});
         // Nobody who made the content could know it.
@@ -85,7 +79,8 @@ impl CloudStorage {
         loop {
             let sum = source.sum();
             if let Some(checkpoint) = &request.resume
-                && (checkpoint.stored.bytes == sum.bytes && checkpoint.stored != sum || chunk.is_last() && stored > sum.bytes)
+                && (checkpoint.stored.bytes == sum.bytes && checkpoint.stored != sum
+                    || chunk.is_last() && stored > sum.bytes)
             {
                 return Err(source.other_content());
             }
