@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::backend::{
-    Artifact, ArtifactStore, Checkpoint, Chunks, Content, Origin, Progress, PutRequest, Sum, check_path, checked,
+    Artifact, ArtifactStore, Checkpoint, Chunk, Chunks, Content, Origin, Progress, PutRequest, Sum, check_path, checked,
 };
 use crate::context::CallContext;
 use crate::error::{Effect, Error, ErrorKind, Result};
@@ -149,8 +149,8 @@ impl ArtifactDirectory {
         let resumed = upload.stored;
         loop {
             let next = chunks.next(cx).await;
-            let (chunk, last) = next.inspect_err(|error| upload.keep &= error.is_transient())?;
-            let end = chunks.sum();
+            let chunk = next.inspect_err(|error| upload.keep &= error.is_transient())?;
+            let (end, last) = (chunks.sum(), chunk.is_last());
             if end.bytes == resumed.bytes && end != resumed || last && end.bytes < resumed.bytes {
                 upload.keep = false;
                 return Err(chunks.other_content());
@@ -271,8 +271,9 @@ impl Upload {
         Checkpoint { upload: self.id.to_string(), stored: self.stored }
     }
 
-    fn append(mut self, chunk: &Bytes, end: Sum) -> Result<Self> {
-        let written = self.file.write_all(chunk).and_then(|()| if self.keep { self.file.sync_data() } else { Ok(()) });
+    fn append(mut self, chunk: &Chunk, end: Sum) -> Result<Self> {
+        let written = chunk.pieces().iter().try_for_each(|piece| self.file.write_all(piece));
+        let written = written.and_then(|()| if self.keep { self.file.sync_data() } else { Ok(()) });
         written.map_err(|e| failed("put", &self.path, e))?;
         self.stored = end;
         Ok(self)

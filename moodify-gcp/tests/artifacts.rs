@@ -135,6 +135,35 @@ async fn a_part_that_is_taken_in_part_is_completed() {
 }
 
 #[tokio::test]
+async fn an_upload_goes_on_in_the_middle_of_a_piece() {
+    let whole = Bytes::from((0..20_u32 << 18).flat_map(u32::to_be_bytes).collect::<Vec<u8>>());
+    for length in [1000, 100_003, 3 << 20] {
+        let pieces = || {
+            let (whole, begins) = (whole.clone(), (0..whole.len()).step_by(length));
+            let piece = move |begin: usize| Ok(whole.slice(begin..whole.len().min(begin + length)));
+            stream::iter(begins.map(piece).collect::<Vec<_>>()).boxed()
+        };
+        let server = StrictStorage::start().await;
+        // Of the second part a little, and then nothing any more.
+        server.fault(1, Fault::Take(256 << 10));
+        server.fault(2, Fault::Refuse(503));
+        let last = Arc::new(Mutex::new(None));
+        let seen = last.clone();
+        let request = PutRequest::new("large");
+        let request = request.watched(move |progress| seen.lock().unwrap().clone_from(&progress.checkpoint));
+        let error = store(&server.url()).put(&cx(), &request, pieces()).await.unwrap_err();
+        assert_eq!((error.kind(), error.effect_of()), (ErrorKind::Unavailable, Effect::None), "{error}");
+        let checkpoint = last.lock().unwrap().take().unwrap();
+        let request = PutRequest::new("large").resume(checkpoint);
+        let artifact = store(&server.url()).put(&cx(), &request, pieces()).await.unwrap();
+        assert!(artifact.is(Sum::of(&whole)), "{artifact}");
+        // Behind what was taken of the second part, the rest was sent twice.
+        assert_eq!(server.received(), 20 * MIB + 2 * (8 * MIB - (256 << 10)), "{length}");
+        assert_eq!(store(&server.url()).read(&cx(), "large").await.unwrap(), Some(whole.clone()));
+    }
+}
+
+#[tokio::test]
 async fn an_upload_that_the_server_has_forgotten_begins_anew() {
     let server = StrictStorage::start().await;
     let checkpoint = broken_off(&store(&server.url()), 18).await;

@@ -1,8 +1,7 @@
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use moodify_core::backend::{Artifact, Checkpoint, Chunks, Progress, PutRequest, Sum};
+use moodify_core::backend::{Artifact, Checkpoint, Chunk, Chunks, Progress, PutRequest, Sum};
 use moodify_core::secret;
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
 use object_store::aws::AmazonS3;
@@ -65,15 +64,15 @@ impl S3Artifacts {
         etag: Option<&str>,
     ) -> Result<Artifact> {
         let object = self.object(PUT, &request.path)?;
-        let (chunk, last) = chunks.next(cx).await?;
-        let put = if last && resume.is_none() {
-            self.at_once(cx, request, &object, chunk, etag).await?
+        let chunk = chunks.next(cx).await?;
+        let put = if chunk.is_last() && resume.is_none() {
+            self.at_once(cx, request, &object, &chunk, etag).await?
         } else {
             let upload = match resume {
                 Some(upload) if self.goes_on(cx, request, &object, &upload).await? => upload,
                 resume => self.begin(cx, request, &object, resume.map(|upload| upload.part)).await?,
             };
-            self.in_parts(cx, request, &object, chunks, upload, (chunk, last), etag).await?
+            self.in_parts(cx, request, &object, chunks, upload, chunk, etag).await?
         };
         // A server that keeps no checksum has not compared it either.
         let artifact = match self.find(cx, PUT, &request.path).await.map_err(|e| e.effect(Effect::Unknown))? {
@@ -99,17 +98,15 @@ impl S3Artifacts {
         cx: &CallContext,
         request: &PutRequest,
         object: &Path,
-        content: Bytes,
+        chunk: &Chunk,
         etag: Option<&str>,
     ) -> Result<Option<String>> {
-        let mut headers = of_sum(Sum::of(&content));
+        let mut headers = of_sum(chunk.sum());
         headers.insert("x-amz-sdk-checksum-algorithm", HeaderValue::from_static("CRC32C"));
         let mode = etag.map_or(PutMode::Create, |etag| {
             PutMode::Update(UpdateVersion { e_tag: Some(etag.to_owned()), version: None })
         });
-        let put = |store: AmazonS3| async move {
-            store.put_opts(object, PutPayload::from(content), PutOptions::from(mode)).await
-        };
+        let put = |store: AmazonS3| async move { store.put_opts(object, payload(chunk), PutOptions::from(mode)).await };
         let (put, _) = self.ask(cx, PUT, &self.uri(&request.path), headers, put).await?;
         Ok(put.e_tag)
     }
@@ -164,7 +161,7 @@ impl S3Artifacts {
         object: &Path,
         chunks: &mut Chunks<'_>,
         mut upload: Upload,
-        first: (Bytes, bool),
+        first: Chunk,
         etag: Option<&str>,
     ) -> Result<Option<String>> {
         let sent = self.send_parts(cx, request, object, chunks, &mut upload, first).await;
@@ -188,7 +185,7 @@ impl S3Artifacts {
         object: &Path,
         chunks: &mut Chunks<'_>,
         upload: &mut Upload,
-        (mut chunk, mut last): (Bytes, bool),
+        mut chunk: Chunk,
     ) -> Result<()> {
         for index in 0.. {
             let (stored, end) = (upload.parts.len(), chunks.sum());
@@ -197,19 +194,23 @@ impl S3Artifacts {
                 let error = self.put_failed(request, ErrorKind::Invalid, why);
                 return Err(error.hint("say its size in the request, so that the parts become larger"));
             }
-            if index >= stored {
-                let crc32c = Sum::of(&chunk).crc32c;
-                let part = self.part(cx, request, object, (upload, index), chunk).await?;
-                upload.parts.push((part, crc32c));
-                upload.stored = end;
-                request.tell(&Progress::new(end.bytes, request.size).with_checkpoint(upload.checkpoint()));
-            } else if index + 1 == stored && end != upload.stored || last && index + 1 < stored {
+            if index + 1 == stored && end != upload.stored || chunk.is_last() && index + 1 < stored {
                 return Err(chunks.other_content());
             }
-            if last {
-                break;
+            let sending = async {
+                if index >= stored {
+                    let part = self.part(cx, request, object, (upload, index), &chunk).await?;
+                    upload.parts.push((part, chunk.sum().crc32c));
+                    upload.stored = end;
+                    request.tell(&Progress::new(end.bytes, request.size).with_checkpoint(upload.checkpoint()));
+                }
+                Ok(())
+            };
+            let ((), next) = chunks.next_while(cx, &chunk, sending).await?;
+            match next? {
+                Some(next) => chunk = next,
+                None => break,
             }
-            (chunk, last) = chunks.next(cx).await?;
         }
         Ok(())
     }
@@ -220,10 +221,10 @@ impl S3Artifacts {
         request: &PutRequest,
         object: &Path,
         (upload, index): (&Upload, usize),
-        content: Bytes,
+        chunk: &Chunk,
     ) -> Result<String> {
-        let (headers, id) = (of_sum(Sum::of(&content)), upload.id.clone());
-        let put = |store: AmazonS3| async move { store.put_part(object, &id, index, PutPayload::from(content)).await };
+        let (headers, id) = (of_sum(chunk.sum()), upload.id.clone());
+        let put = |store: AmazonS3| async move { store.put_part(object, &id, index, payload(chunk)).await };
         match self.ask(cx, PUT, &self.uri(&request.path), headers, put).await {
             Ok((part, _)) => Ok(part.content_id),
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -280,6 +281,10 @@ impl S3Artifacts {
                 .hint("delete the object by hand, then put it again"),
         }
     }
+}
+
+fn payload(chunk: &Chunk) -> PutPayload {
+    chunk.pieces().iter().cloned().collect()
 }
 
 fn of_sum(sum: Sum) -> HeaderMap {

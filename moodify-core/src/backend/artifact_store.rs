@@ -84,6 +84,19 @@ impl Sum {
         self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
     }
 
+    /// That of what this is the sum of, followed by what `next` is the sum of.
+    ///
+    /// ```
+    /// use moodify_core::backend::Sum;
+    /// assert_eq!(Sum::of(b"12345").then(Sum::of(b"6789")), Sum::of(b"123456789"));
+    /// ```
+    #[must_use]
+    pub fn then(self, next: Self) -> Self {
+        let length = usize::try_from(next.bytes).unwrap_or(usize::MAX);
+        let crc32c = crc32c::crc32c_combine(self.crc32c, next.crc32c, length);
+        Self { bytes: self.bytes + next.bytes, crc32c }
+    }
+
     /// That of a whole content, which is read to its end.
     ///
     /// # Errors

@@ -57,7 +57,7 @@ pub use cache_info::{CacheClient, CacheInfo, CacheLatency, CacheRole, CacheServe
 pub use cache_nodes::{
     CacheNode, CacheNodes, CacheNodesExt, NodeCapabilities, NodeEvent, NodeRole, NodeState, restart_order,
 };
-pub use chunks::Chunks;
+pub use chunks::{Chunk, Chunks};
 pub use configuration_files::{
     BackedUpFile, ConfigurationBackup, ConfigurationFile, ConfigurationFiles, ExportRequest, ExportedConfiguration,
     ImportRequest, ImportedConfiguration,

@@ -1,5 +1,7 @@
-//! Artifacts in Cloud Storage: `mod` is the store, `upload` how a content gets there, `object` what an object is like.
+//! Artifacts in Cloud Storage: `mod` is the store, `upload` how a content gets there, `body` as what it is sent,
+//! `object` what an object is like.
 
+mod body;
 mod object;
 mod upload;
 

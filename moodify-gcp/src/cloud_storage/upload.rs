@@ -1,15 +1,12 @@
-use std::pin::pin;
-
-use bytes::{Bytes, BytesMut};
-use futures::future::{Either, select};
 use http::HeaderMap;
-use moodify_core::backend::{Artifact, Checkpoint, Chunks, Progress, PutRequest, Sum};
+use moodify_core::backend::{Artifact, Checkpoint, Chunk, Chunks, Progress, PutRequest, Sum};
 use moodify_core::secret;
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
 use reqwest::Client;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::body::Pieces;
 use super::object::{FIELDS, Object, encoded};
 use super::{CloudStorage, PUT};
 use crate::client::{Answer, Ask, Connection, absent};
@@ -26,11 +23,11 @@ impl CloudStorage {
         source: &mut Chunks<'_>,
         generation: &str,
     ) -> Result<Artifact> {
-        let (chunk, last) = source.next(cx).await?;
-        let answer = if last && request.resume.is_none() {
+        let chunk = source.next(cx).await?;
+        let answer = if chunk.is_last() && request.resume.is_none() {
             self.at_once(cx, request, &chunk, generation).await?
         } else {
-            self.in_chunks(cx, request, source, (chunk, last), generation).await?
+            self.in_chunks(cx, request, source, chunk, generation).await?
         };
         let artifact = answer.json::<Object>(PUT)?.artifact(&self.prefix, PUT)?;
         if artifact.crc32c.is_none() || !artifact.is(source.sum()) {
@@ -41,24 +38,16 @@ impl CloudStorage {
     }
 
     /// One request with name, checksum and content.
-    async fn at_once(
-        &self,
-        cx: &CallContext,
-        request: &PutRequest,
-        content: &Bytes,
-        generation: &str,
-    ) -> Result<Answer> {
+    async fn at_once(&self, cx: &CallContext, request: &PutRequest, chunk: &Chunk, generation: &str) -> Result<Answer> {
         const TYPE: &str = "Content-Type: application/octet-stream\r\n\r\n";
-        let sum = Sum::of(content);
-        let metadata = json!({"name": self.name(&request.path), "crc32c": encoded(sum.crc32c)});
+        let metadata = json!({"name": self.name(&request.path), "crc32c": encoded(chunk.sum().crc32c)});
         // Nobody who made the content could know it.
         let boundary = Uuid::now_v7().simple();
         let head =
             format!("--{boundary}\r\nContent-Type: application/json\r\n\r\n{metadata}\r\n--{boundary}\r\n{TYPE}");
-        let mut body = BytesMut::from(head.as_bytes());
-        body.extend_from_slice(content);
-        body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
-        let body = body.freeze();
+        let tail = format!("\r\n--{boundary}--\r\n");
+        let content = chunk.pieces().iter().cloned();
+        let body: Pieces = [head.into()].into_iter().chain(content).chain([tail.into()]).collect();
         let ask = |connection: &Connection| {
             let url = connection.url(&["upload", "storage", "v1", "b", &self.bucket, "o"])?;
             let post = connection.http.post(url).body(body.clone());
@@ -74,7 +63,7 @@ impl CloudStorage {
         cx: &CallContext,
         request: &PutRequest,
         source: &mut Chunks<'_>,
-        first: (Bytes, bool),
+        mut chunk: Chunk,
         generation: &str,
     ) -> Result<Answer> {
         let uri = self.uri(&request.path);
@@ -87,34 +76,29 @@ impl CloudStorage {
             Some((session, Stored::Part(bytes))) => (session, bytes),
             None => (self.begin(cx, request, generation).await?, 0),
         };
-        let (mut chunk, mut last) = first;
         loop {
             let sum = source.sum();
             if let Some(checkpoint) = &request.resume
-                && (checkpoint.stored.bytes == sum.bytes && checkpoint.stored != sum || last && stored > sum.bytes)
+                && (checkpoint.stored.bytes == sum.bytes && checkpoint.stored != sum
+                    || chunk.is_last() && stored > sum.bytes)
             {
                 return Err(source.other_content());
             }
             let sending = async {
-                let sent = self.send_chunk(cx, &session, &uri, &chunk, (sum, last), stored).await?;
+                let sent = self.send_chunk(cx, &session, &uri, &chunk, sum, stored).await?;
                 if matches!(sent, Stored::Part(bytes) if bytes == sum.bytes) {
                     let checkpoint = Checkpoint { upload: session.clone(), stored: sum };
                     request.tell(&Progress::new(sum.bytes, request.size).with_checkpoint(checkpoint));
                 }
                 Ok::<_, Error>(sent)
             };
-            // The next chunk is read meanwhile. What was not sent does not wait for it.
-            let reading = async { if last { Ok(None) } else { source.next(cx).await.map(Some) } };
-            let (sent, next) = match select(pin!(sending), pin!(reading)).await {
-                Either::Left((sent, reading)) => (sent?, reading.await),
-                Either::Right((next, sending)) => (sending.await?, next),
-            };
+            let (sent, next) = source.next_while(cx, &chunk, sending).await?;
             stored = match sent {
                 Stored::All(answer) => return Ok(answer),
                 Stored::Part(bytes) => bytes,
             };
             match next {
-                Ok(next) => (chunk, last) = next.unwrap_or((chunk, last)),
+                Ok(next) => chunk = next.unwrap_or(chunk),
                 Err(error) => {
                     if error.kind() == ErrorKind::Invalid {
                         self.give_up(cx, &session, &uri).await;
@@ -131,14 +115,15 @@ impl CloudStorage {
         cx: &CallContext,
         session: &str,
         uri: &str,
-        chunk: &Bytes,
-        (sum, last): (Sum, bool),
+        chunk: &Chunk,
+        sum: Sum,
         mut stored: u64,
     ) -> Result<Stored> {
-        let (begin, end) = (sum.bytes - chunk.len() as u64, sum.bytes);
-        while stored < end || last {
-            let from = usize::try_from(stored.saturating_sub(begin)).unwrap_or(chunk.len()).min(chunk.len());
-            let part = Part { at: begin + from as u64, content: chunk.slice(from..), whole: last.then_some(sum) };
+        let (begin, end) = (sum.bytes - chunk.sum().bytes, sum.bytes);
+        while stored < end || chunk.is_last() {
+            let at = stored.clamp(begin, end);
+            let content = chunk.behind(at - begin).into_iter().collect();
+            let part = Part { at, content, whole: chunk.is_last().then_some(sum) };
             match self.send(cx, session, uri, &part).await? {
                 Stored::Part(bytes) if bytes > stored && bytes <= end => stored = bytes,
                 Stored::Part(bytes) => {
@@ -244,7 +229,7 @@ impl CloudStorage {
 /// A part of a content, as it is sent.
 struct Part {
     at: u64,
-    content: Bytes,
+    content: Pieces,
     /// The sum of the whole content, with its last part.
     whole: Option<Sum>,
 }
@@ -252,7 +237,7 @@ struct Part {
 impl Part {
     fn range(&self) -> String {
         let whole = self.whole.map_or_else(|| "*".to_owned(), |sum| sum.bytes.to_string());
-        match self.content.len() as u64 {
+        match self.content.len() {
             0 => format!("bytes */{whole}"),
             length => format!("bytes {}-{}/{whole}", self.at, self.at + length - 1),
         }
@@ -301,7 +286,7 @@ mod tests {
         for (at, length, whole, range) in
             [(0, 10, None, "bytes 0-9/*"), (10, 2, Some(sum), "bytes 10-11/12"), (12, 0, Some(sum), "bytes */12")]
         {
-            assert_eq!(Part { at, content: vec![0; length].into(), whole }.range(), range);
+            assert_eq!(Part { at, content: [vec![0; length].into()].into_iter().collect(), whole }.range(), range);
         }
         for (text, end) in [("bytes=0-9", Some(10)), ("bytes=1-9", None), ("bytes=0-x", None), ("0-9", None)] {
             let headers = HeaderMap::from_iter([(http::header::RANGE, text.parse().unwrap())]);

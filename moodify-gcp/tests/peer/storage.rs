@@ -127,6 +127,10 @@ impl StrictStorage {
 async fn answer(Shared(storage): Shared<StrictStorage>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let body = to_bytes(body, usize::MAX).await.unwrap();
+    if matches!(head.method, Method::POST | Method::PUT) {
+        let length = head.headers.get("content-length").map(|length| length.to_str().unwrap().to_owned());
+        assert_eq!(length, Some(body.len().to_string()), "contents say how long they are");
+    }
     let query = query_of(&head.uri);
     let path: Vec<String> = head.uri.path().trim_matches('/').split('/').map(decoded).collect();
     let path: Vec<&str> = path.iter().map(String::as_str).collect();

@@ -121,9 +121,9 @@ async fn what_breaks_off(store: &dyn ArtifactStore, patience: Duration) {
     assert_eq!(good("no part of it appears", store.head(&cx, &path).await), None);
 }
 
-/// So many bytes that do not repeat themselves too soon, in pieces of a MiB.
+/// So many bytes that do not repeat themselves too soon, in pieces that end nowhere near what a store sends at once.
 fn large(bytes: usize) -> BoxStream<'static, Result<Bytes>> {
-    const PIECE: usize = 1 << 20;
+    const PIECE: usize = 999_983;
     let piece = move |from: usize| {
         let mut state = (from as u32).wrapping_mul(0x9E37_79B9) | 1;
         let mut next = || {
