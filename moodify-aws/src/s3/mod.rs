@@ -35,7 +35,7 @@ const CRC32C: &str = "x-amz-checksum-crc32c";
 /// Versity).
 ///
 /// - What fits into 8 MiB is put by one request, what is larger by a multipart upload. Every part is sent with its
-///   CRC32C, and the end of an upload with that of the whole object, so S3 refuses what arrived otherwise. About 24 MiB
+///   CRC32C, and the end of an upload with that of the whole object, so S3 refuses what arrived otherwise. About 32 MiB
 ///   are in memory meanwhile; more if the size was announced and is above 78 GiB, since S3 takes 10,000 parts.
 /// - The progress of a multipart upload has a [`Checkpoint`](moodify_core::backend::Checkpoint), its id and its finished
 ///   parts: given to a later put of the same content, in another process too, only the other parts are sent.

@@ -119,7 +119,8 @@ impl Stage {
             if Instant::now() > deadline {
                 return Err(format!("the world is not as it should be: {}", differences.join("; ")).into());
             }
-            sleep(Duration::from_millis(400)).await;
+            // Each look is ten lists, and many cases look.
+            sleep(Duration::from_secs(1)).await;
         }
         Ok(())
     }
