@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn a_body_says_how_much_is_left_of_it() {
-        let mut body: Pieces = ["ab", "", "cde"].map(Bytes::from_static).into_iter().collect();
+        let mut body: Pieces = ["ab", "", "cde"].map(Bytes::from).into_iter().collect();
         let mut cx = Context::from_waker(std::task::Waker::noop());
         for (left, piece) in [(5, Some("ab")), (3, Some("cde")), (0, None)] {
             assert_eq!((body.len(), body.size_hint().exact(), body.is_end_stream()), (left, Some(left), left == 0));
