@@ -114,32 +114,29 @@ impl Signal {
         }
     }
 
-    /// Waits until it can be seen, and says since when.
-    async fn seen(self, namespace: &Namespace, scene: &Scene<'_>) -> Result<Timestamp, BoxError> {
-        match self {
-            Self::Errors => {
-                let requests = |code: &str| {
-                    let canary = format!("namespace=\"{}\",pod=~\"backend-canary-.*\"{code}", namespace.name());
-                    format!("sum(rate(http_requests_total{{{canary}}}[5s]))")
-                };
-                let query = format!("{} / {}", requests(",code=\"500\""), requests(""));
-                scene.prometheus.wait_for(&query, |ratio| ratio > 0.05).await;
-                Ok(wall_clock())
-            }
-            Self::Readiness => {
-                let unready = "--for=condition=Available=False";
-                namespace.kubectl(&["wait", "deployment/backend-canary", unready, "--timeout=60s"]).await;
-                // What the node said last of the pod of the canary.
-                let said = namespace.rig().audit().into_iter().filter(|entry| {
-                    entry.namespace == namespace.name()
-                        && entry.subresource == "status"
-                        && entry.name.starts_with("backend-canary-")
-                        && entry.resource == "pods"
-                });
-                said.map(|entry| entry.at).max().ok_or_else(|| "the node said nothing of the canary".into())
-            }
-        }
+    /// Waits until Prometheus shows it, and says since when; nothing of what only the API server was told.
+    async fn shown(self, namespace: &Namespace, scene: &Scene<'_>) -> Option<Timestamp> {
+        let Self::Errors = self else { return None };
+        let requests = |code: &str| {
+            let canary = format!("namespace=\"{}\",pod=~\"backend-canary-.*\"{code}", namespace.name());
+            format!("sum(rate(http_requests_total{{{canary}}}[5s]))")
+        };
+        let query = format!("{} / {}", requests(",code=\"500\""), requests(""));
+        scene.prometheus.wait_for(&query, |ratio| ratio > 0.05).await;
+        Some(wall_clock())
     }
+}
+
+/// What the node said last of the pod of the canary before the traffic went back.
+fn said(namespace: &Namespace, back: Timestamp) -> Result<Timestamp, BoxError> {
+    let said = namespace.rig().audit().into_iter().filter(|entry| {
+        entry.namespace == namespace.name()
+            && entry.resource == "pods"
+            && entry.subresource == "status"
+            && entry.name.starts_with("backend-canary-")
+            && entry.at <= back
+    });
+    said.map(|entry| entry.at).max().ok_or_else(|| "the node said nothing of the canary".into())
 }
 
 async fn breach(namespace: &Namespace, signal: Signal) -> Result<Option<(f64, f64)>, BoxError> {
@@ -164,7 +161,7 @@ async fn breach(namespace: &Namespace, signal: Signal) -> Result<Option<(f64, f6
     }
     let mut running = scene.start_release();
     running.until_step("rollout-bake-10").await;
-    let seen = signal.seen(namespace, &scene).await?;
+    let shown = signal.shown(namespace, &scene).await;
     running.until("the way back", |e| e["event"] == "rollback-started").await;
     running.finish().await.ended("rolled-back");
     let report = load.stop().await;
@@ -173,6 +170,7 @@ async fn breach(namespace: &Namespace, signal: Signal) -> Result<Option<(f64, f6
         .into_iter()
         .filter(|e| e.resource == "httproutes" && e.verb == "patch" && e.user_agent.starts_with("moodify/"));
     let back = patches.map(|e| e.at).max().ok_or("no route was patched")?;
+    let seen = shown.map_or_else(|| said(namespace, back), Ok)?;
     let last = report.last("v2").ok_or("the new version answered nothing")?;
     let after = |at: Timestamp| at.duration_since(seen).as_secs_f64();
     Ok(Some((after(back), after(last))))
