@@ -46,6 +46,14 @@ pub struct Aim {
     pub fresh: u32,
 }
 
+impl Aim {
+    /// Through a gateway, which divides what comes by old connections too.
+    #[must_use]
+    pub fn through(address: SocketAddr, host: &str, protocol: Protocol, rate: u32) -> Self {
+        Self { address, host: host.to_owned(), protocol, rate, kept: 24, fresh: 8 }
+    }
+}
+
 /// Load that goes on until it is stopped or dropped.
 #[derive(Debug)]
 pub struct Load {

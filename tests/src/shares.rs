@@ -7,8 +7,9 @@ use jiff::{SignedDuration, Timestamp};
 use moodify_core::model::Weight;
 use moodify_core::strategy::split;
 use serde_json::Value;
+use tokio::time::sleep;
 
-use crate::load::Report;
+use crate::load::{Load, Report};
 use crate::rig::Namespace;
 
 /// Below and above what the journal allows, as a fraction of one.
@@ -62,12 +63,22 @@ impl Division {
     }
 }
 
-/// Prints what happened around the first failure, if there is one: who did what, and in which order.
+/// Ends the load of a release that is over, and says what it met.
 ///
 /// # Panics
 ///
 /// When an event has no time.
-pub fn explain(namespace: &Namespace, events: &[Value], report: &Report) {
+pub async fn ended(namespace: &Namespace, load: Load, events: &[Value]) -> Report {
+    // What was removed at the very end is missed only now.
+    sleep(LATE + Duration::from_secs(1)).await;
+    let report = load.stop().await;
+    println!("{}: {report}", namespace.name());
+    explain(namespace, events, &report);
+    report
+}
+
+/// Prints what happened around the first failure, if there is one: who did what, and in which order.
+fn explain(namespace: &Namespace, events: &[Value], report: &Report) {
     let Some(failed) = report.failures.iter().map(|failure| failure.sent).min() else { return };
     let near = |at: Timestamp| at.duration_since(failed).abs() < SignedDuration::from_secs(3);
     let mut lines: Vec<(Timestamp, String)> = vec![(failed, "the first request fails".to_owned())];

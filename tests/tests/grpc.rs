@@ -7,7 +7,7 @@ use moodify_tests::load::{Aim, Load, Protocol, Report};
 use moodify_tests::rig::{Namespace, PROMPT, Rig, Traefik};
 use moodify_tests::routes::others;
 use moodify_tests::scene::{Finished, Scene};
-use moodify_tests::shares::{Division, LATE, check_shares, explain};
+use moodify_tests::shares::{Division, LATE, check_shares, ended};
 use serde_json::json;
 
 const ROUTER: &str = "grpc-route";
@@ -33,14 +33,7 @@ impl<'a> Stage<'a> {
         scene.canary()["analysis"]["metrics"][1]["fail"] = "> 200ms".into();
         scene.canary()["ready-deadline"] = "4m".into();
         traefik.serves_calls(HOST).await;
-        let aim = Aim {
-            address: traefik.address(),
-            host: HOST.into(),
-            protocol: Protocol::Grpc,
-            rate: RATE,
-            kept: 24,
-            fresh: 8,
-        };
+        let aim = Aim::through(traefik.address(), HOST, Protocol::Grpc, RATE);
         Some(Self { namespace, scene, load: Load::start(&aim), _traefik: traefik })
     }
 
@@ -49,11 +42,7 @@ impl<'a> Stage<'a> {
         let finished = self.scene.release().await;
         finished.ended(outcome);
         self.scene.assert_serves(serves).await;
-        // What was removed at the very end is missed only now.
-        tokio::time::sleep(LATE + Duration::from_secs(1)).await;
-        let report = self.load.stop().await;
-        println!("{} {outcome}: {report}", self.namespace.name());
-        explain(self.namespace, &finished.events, &report);
+        let report = ended(self.namespace, self.load, &finished.events).await;
         (finished, report)
     }
 }

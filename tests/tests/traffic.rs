@@ -10,7 +10,7 @@ use moodify_tests::load::{Aim, Load, Protocol};
 use moodify_tests::rig::{Istio, KubeProxy, Namespace, PROMPT, Rig, Traefik};
 use moodify_tests::routes::{entrance, others};
 use moodify_tests::scene::{Finished, Scene};
-use moodify_tests::shares::{Division, LATE, check_shares, explain};
+use moodify_tests::shares::{Division, LATE, check_shares, ended};
 use moodify_tests::wall_clock;
 use serde_json::json;
 
@@ -53,9 +53,7 @@ impl<'a> Stage<'a> {
         // The one that the Ingress is for; the others are for all.
         let host = "nginx.test";
         traefik.serves(host).await;
-        let rate = rate();
-        let aim =
-            Aim { address: traefik.address(), host: host.into(), protocol: Protocol::Http, rate, kept: 24, fresh: 8 };
+        let aim = Aim::through(traefik.address(), host, Protocol::Http, rate());
         let (division, load) = (Division::Weights, Load::start(&aim));
         Some(Self { namespace, scene, division, load, _plane: Plane::Traefik { _process: traefik } })
     }
@@ -73,14 +71,7 @@ impl<'a> Stage<'a> {
         let scene = Self::scene(namespace, "istio", before, after).await?;
         let host = "istio.test";
         istio.serves(host).await;
-        let aim = Aim {
-            address: istio.address(),
-            host: host.into(),
-            protocol: Protocol::Http,
-            rate: rate(),
-            kept: 24,
-            fresh: 8,
-        };
+        let aim = Aim::through(istio.address(), host, Protocol::Http, rate());
         let (division, load) = (Division::Chance, Load::start(&aim));
         Some(Self { namespace, scene, division, load, _plane: Plane::Istio { _processes: istio } })
     }
@@ -92,14 +83,7 @@ impl<'a> Stage<'a> {
         let scene = Self::scene(namespace, "http-route", before, after).await?;
         let host = "http.test";
         istio.serves(host).await;
-        let aim = Aim {
-            address: istio.address(),
-            host: host.into(),
-            protocol: Protocol::Http,
-            rate: rate(),
-            kept: 24,
-            fresh: 8,
-        };
+        let aim = Aim::through(istio.address(), host, Protocol::Http, rate());
         let (division, load) = (Division::Chance, Load::start(&aim));
         Some(Self { namespace, scene, division, load, _plane: Plane::Istio { _processes: istio } })
     }
@@ -134,11 +118,7 @@ impl<'a> Stage<'a> {
     async fn end(self, finished: Finished, outcome: &str, serves: &str) -> Finished {
         finished.ended(outcome);
         self.scene.assert_serves(serves).await;
-        // What was removed at the very end is missed only now.
-        tokio::time::sleep(LATE + Duration::from_secs(1)).await;
-        let report = self.load.stop().await;
-        println!("{} {outcome}: {report}", self.namespace.name());
-        explain(self.namespace, &finished.events, &report);
+        let report = ended(self.namespace, self.load, &finished.events).await;
         report.assert_none_failed();
         check_shares(&finished.events, &report, self.division);
         finished
@@ -363,10 +343,7 @@ impl Stage<'_> {
         let alone = Some(("registry.test/backend:v2-undrained".to_owned(), 5));
         assert_eq!(self.scene.workload("backend").await, alone);
         assert_eq!(self.scene.workload("backend-green").await, None);
-        tokio::time::sleep(LATE + Duration::from_secs(1)).await;
-        let report = self.load.stop().await;
-        println!("{}: {report}", self.namespace.name());
-        explain(self.namespace, &first.events, &report);
+        let report = ended(self.namespace, self.load, &first.events).await;
         report.assert_none_failed();
         check_shares(&first.events, &report, self.division);
     }
@@ -468,10 +445,7 @@ impl Stage<'_> {
         assert!(!finished.began("rollout-shift-10"), "{summary}");
         self.scene.assert_serves("v1").await;
         assert_eq!(self.scene.routing(router, "backend").await, before);
-        tokio::time::sleep(LATE + Duration::from_secs(1)).await;
-        let report = self.load.stop().await;
-        println!("{}: {report}", self.namespace.name());
-        explain(self.namespace, &finished.events, &report);
+        let report = ended(self.namespace, self.load, &finished.events).await;
         report.assert_none_failed();
         assert_eq!(report.last("v2"), None);
     }
@@ -510,10 +484,7 @@ async fn a_switch_of_the_selector_and_one_back_lose_no_request() {
     let second = stage.scene.release().await;
     second.ended("rolled-back");
     assert!(second.began("rollout-bake-100"), "it was switched");
-    tokio::time::sleep(LATE + Duration::from_secs(1)).await;
-    let report = stage.load.stop().await;
-    println!("switch: {report}");
-    explain(&namespace, &first.events, &report);
+    let report = ended(&namespace, stage.load, &first.events).await;
     report.assert_none_failed();
     check_shares(&first.events, &report, Division::Instances);
 }

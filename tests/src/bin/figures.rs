@@ -146,15 +146,7 @@ async fn breach(namespace: &Namespace, signal: Signal) -> Result<Option<(f64, f6
         return Ok(None);
     };
     traefik.serves("backend").await;
-    let aim = Aim {
-        address: traefik.address(),
-        host: "backend".into(),
-        protocol: Protocol::Http,
-        rate: 400,
-        kept: 24,
-        fresh: 8,
-    };
-    let load = Load::start(&aim);
+    let load = Load::start(&Aim::through(traefik.address(), "backend", Protocol::Http, 400));
     scene.canary()["bake"] = "120s".into();
     for metric in scene.canary()["analysis"]["metrics"].as_array_mut().into_iter().flatten() {
         metric["tolerance"] = 0.into();
