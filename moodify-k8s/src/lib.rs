@@ -23,6 +23,7 @@
 //! route, one removal. There are none while it waits.
 
 mod access;
+mod autoscaling;
 mod budgets;
 mod canary;
 mod client;

@@ -375,6 +375,18 @@ impl SimService {
                 let canary = self.canary.take()?;
                 return Some(format!("{} is deleted", canary.name));
             }
+            Edited::Name => {
+                let other = self.name.stands_for.other();
+                self.name.hand_over(other, now + scenario.world.route_lag.get());
+                return Some(format!("{} stands for {other}", self.name()));
+            }
+            Edited::StableImage => {
+                let stable = self.stable.as_mut()?;
+                stable.image = "simulated/hotfix:by-hand".parse().ok()?;
+                stable.edited_by = by;
+                stable.asked(now + scenario.world.controller_lag.get());
+                return Some(format!("{} to {}", stable.name, stable.image));
+            }
             Edited::Canary => self.canary.as_mut()?,
             Edited::StableReplicas => self.stable.as_mut()?,
         };
