@@ -214,6 +214,20 @@ mod tests {
     }
 
     #[test]
+    fn an_autoscaler_edits_nothing_and_hides_no_edit() {
+        let run = RunId::new("r1").unwrap();
+        let scaled = json!({"manager": "kube-controller-manager", "operation": "Update", "subresource": "scale",
+            "time": "2026-11-24T12:05:00Z", "fieldsV1": {"f:spec": {"f:replicas": {}}}});
+        let edited = json!({"manager": "kubectl-edit", "operation": "Update", "time": "2026-11-24T12:03:04Z",
+            "fieldsV1": {"f:spec": {"f:template": {}}}});
+        let only = meta(&json!([ours("2026-11-24T12:00:00Z"), scaled]));
+        assert!(check_turn(&only, &run, "moodify", "get", "x").is_ok());
+        let both = meta(&json!([ours("2026-11-24T12:00:00Z"), edited, scaled]));
+        let error = check_turn(&both, &run, "moodify", "get", "x").unwrap_err();
+        assert!(error.kind() == ErrorKind::Drift && error.message().contains("kubectl-edit"), "{error}");
+    }
+
+    #[test]
     fn an_object_without_labels_is_a_stranger_s() {
         let error = check(&ObjectMeta::default(), &RunId::new("r1").unwrap(), "moodify", "get", "x").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists);

@@ -70,6 +70,11 @@ impl DeploymentDeployer {
 
     /// Which of the two the Service of the plan leads to.
     pub(crate) async fn who_serves(&self, cx: &CallContext, target: &Target) -> Result<Color> {
+        Ok(self.serving_by(cx, target).await?.0)
+    }
+
+    /// The same, with that Service.
+    pub(crate) async fn serving_by(&self, cx: &CallContext, target: &Target) -> Result<(Color, Value)> {
         // Whoever serves, it is these two.
         let target = target.clone().with_layout(Layout::Colors(Color::Blue));
         let (blue, green) = (deployment_of(&target, Track::Stable), deployment_of(&target, Track::Canary));
@@ -79,8 +84,8 @@ impl DeploymentDeployer {
         let selector = selector(&service);
         let to_green = green.as_ref().is_some_and(|green| leads_to(&selector, green));
         match (leads_to(&selector, &blue), to_green) {
-            (true, false) => Ok(Color::Blue),
-            (false, true) => Ok(Color::Green),
+            (true, false) => Ok((Color::Blue, service)),
+            (false, true) => Ok((Color::Green, service)),
             (both, _) => {
                 let (name, ask) = (&target.service.workload, base.ask(Access::Read, "look where it leads:"));
                 let message = match both {

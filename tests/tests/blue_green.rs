@@ -201,6 +201,38 @@ async fn an_abort_while_the_old_one_is_kept_needs_no_pod_to_start() {
     scene.assert_serves("v1").await;
 }
 
+/// Whatever divides the traffic, two Deployments can take turns by it, forth and back.
+#[tokio::test]
+async fn every_router_lets_two_deployments_take_turns() {
+    let Some(rig) = Rig::shared().await else { return };
+    let run = async |router: &str| {
+        let namespace = rig.namespace(&format!("turns-{router}")).await;
+        let Some(mut scene) = Scene::new(&namespace, &[("backend", "v2")], router).await else { return };
+        scene.canary()["weights"] = json!([50, 100]);
+        scene.canary()["bake"] = "4s".into();
+        scene.take_turns("600s").await;
+        let routing = scene.routing(router, "backend").await;
+        let mut running = scene.start_release();
+        running.until_step("rollout-keep-old").await;
+        assert_eq!(selector(&namespace).await, "backend-green", "{router}");
+        assert_eq!(scene.routing(router, "backend").await, routing, "{router}: it leads to the name again");
+        let run = running.events[0]["run"].as_str().unwrap().to_owned();
+        let abort = scene.run(&["abort", &run, "--reason", "a customer called"]).await;
+        assert!(abort.status.success(), "{}", String::from_utf8_lossy(&abort.stderr));
+        running.finish().await.ended("rolled-back");
+        assert_eq!(scene.routing(router, "backend").await, routing, "{router}");
+        scene.assert_serves("v1").await;
+
+        scene.turns()["keep"] = "1s".into();
+        scene.release().await.ended("completed");
+        is(&scene, "backend", "v1", 0).await;
+        is(&scene, "backend-green", "v2", 5).await;
+        assert_eq!(scene.routing(router, "backend").await, routing, "{router}");
+    };
+    tokio::join!(run("grpc-route"), run("traefik"));
+    tokio::join!(run("ingress-nginx"), run("alb"));
+}
+
 /// The peers' fault: a way back on to a color that has no pod.
 #[tokio::test]
 async fn a_way_back_waits_for_somebody_to_go_back_to() {
