@@ -127,7 +127,11 @@ impl DeploymentDeployer {
     /// The autoscalers that go by the name of one of these tracks' Deployments.
     pub(crate) async fn scalers(&self, cx: &CallContext, target: &Target, tracks: &[Track]) -> Result<Vec<Scaler>> {
         let names: Vec<String> = tracks.iter().map(|track| deployment_of(target, *track).name).collect();
-        let all: Vec<Value> = self.kube.list(cx, AUTOSCALER, &target.namespace, &ListParams::default()).await?;
+        let all: Vec<Value> = match self.kube.list(cx, AUTOSCALER, &target.namespace, &ListParams::default()).await {
+            // A server that does not know them has none.
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            all => all?,
+        };
         let of_it = |scaler: &Value| {
             let scaled = &scaler["spec"]["scaleTargetRef"];
             scaled["kind"] == DEPLOYMENT.kind && names.iter().any(|name| scaled["name"] == name.as_str())
@@ -209,7 +213,8 @@ mod tests {
 
     fn patched(value: &Value, patch: Vec<Value>) -> Value {
         let mut value = value.clone();
-        json_patch::patch(&mut value, &serde_json::from_value(Value::from(patch)).unwrap()).unwrap();
+        let patch: json_patch::Patch = serde_json::from_value(Value::from(patch)).unwrap();
+        json_patch::patch(&mut value, &patch).unwrap();
         value
     }
 
