@@ -248,8 +248,8 @@ pub trait Action: Send + Sync + fmt::Debug + 'static {
         false
     }
 
-    /// Whether it only tells people. One that fails for good stops neither a release nor a way back; a person is called
-    /// at the end.
+    /// Whether it only tells people. Once one has begun, nothing but the next of the same action waits for it; one that
+    /// fails for good stops neither a release nor a way back, and the ending says what is owed.
     fn is_observer(&self) -> bool {
         false
     }
