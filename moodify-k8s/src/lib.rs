@@ -23,6 +23,7 @@
 //! route, one removal. There are none while it waits.
 
 mod access;
+mod autoscalers;
 mod budgets;
 mod canary;
 mod client;
