@@ -11,7 +11,6 @@ use moodify_core::model::{ConfigKind, Layout, Plan, Step, Target, Track, Workloa
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::autoscalers::is_by_ratio;
 use crate::client::{
     AUTOSCALER, CONFIG_MAP, CRON_JOB, DEPLOYMENT, GATEWAY, GATEWAY_CLASS, INGRESS_ROUTE, JOB, Kind, POD, SECRET,
     STATEFUL_SET, TRAEFIK_SERVICE,
@@ -19,6 +18,7 @@ use crate::client::{
 use crate::configuration_backup::KINDS;
 use crate::names::{self, MANAGED_BY, canary_of, canary_service, with_suffix};
 use crate::operations::kind_of;
+use crate::rival_scalers::is_by_ratio;
 use crate::single;
 use crate::traffic::{Router, mirror_service, testers_route};
 
@@ -50,33 +50,30 @@ type Needed = (&'static str, &'static str, &'static [Of], &'static [&'static str
 const BOTH: &[Of] = &[Of::Workload, Of::CanaryWorkload];
 
 /// What every release needs, by group and resource.
-const ALWAYS: [Needed; 9] = [
+const ALWAYS: [Needed; 8] = [
     ("apps", "deployments", BOTH, &["get", "list", "watch"]),
     ("apps", "deployments", &[Of::All], &["create"]),
     ("apps", "deployments", BOTH, &["patch"]),
     ("apps", "deployments", &[Of::CanaryWorkload], &["delete"]),
     ("", "services", &[Of::Service, Of::CanaryService], &["get"]),
     ("", "pods", &[Of::All], &["list", "watch"]),
-    ("", "pods/log", &[Of::All], &["get"]),
     ("", "events", &[Of::All], &["list"]),
     ("", "resourcequotas", &[Of::All], &["list"]),
 ];
 
 /// What a canary with a Service of its own needs beside that.
-const OWN_SERVICE: [Needed; 3] = [
+const OWN_SERVICE: [Needed; 5] = [
     ("", "services", &[Of::All], &["create"]),
     ("", "services", &[Of::CanaryService], &["patch"]),
     ("policy", "poddisruptionbudgets", &[Of::All], &["list", "create", "patch"]),
+    // What serves keeps the instances that a way back needs.
+    ("autoscaling", "horizontalpodautoscalers", &[Of::All], &["list", "patch"]),
+    ("keda.sh", "scaledobjects", &[Of::All], &["get", "patch"]),
 ];
 
-/// What two workloads that take turns need: either of them may be the one that serves, and whoever goes by the name of one
-/// goes by that of the other then.
-const TURNS: [Needed; 4] = [
-    ("", "services", &[Of::Service], &["patch"]),
-    ("", "services", &[Of::BlueService], &["get", "patch", "delete"]),
-    ("autoscaling", "horizontalpodautoscalers", &[Of::All], &["list", "patch"]),
-    ("keda.sh", "scaledobjects", &[Of::All], &["patch"]),
-];
+/// What two workloads that take turns need: either of them may be the one that serves.
+const TURNS: [Needed; 2] =
+    [("", "services", &[Of::Service], &["patch"]), ("", "services", &[Of::BlueService], &["get", "patch", "delete"])];
 
 /// What ingress-nginx needs of `Ingress`es: other canaries are looked for by their rules.
 const OWN_INGRESS: [Needed; 3] = [
@@ -101,7 +98,6 @@ fn single(target: &Target) -> Vec<Needed> {
         (workload.group, workload.plural, &[Of::Workload], &["get", "list", "watch", "patch"]),
         ("", "services", &[Of::Service], &["get"]),
         ("", "pods", &[Of::All], &["list", "watch"]),
-        ("", "pods/log", &[Of::All], &["get"]),
         ("", "events", &[Of::All], &["list"]),
         ("", "resourcequotas", &[Of::All], &["list"]),
     ];
@@ -495,7 +491,7 @@ mod tests {
             let words = value.as_array().into_iter().flatten().filter_map(Value::as_str);
             words.collect::<Vec<_>>().join(" ")
         };
-        let others = ["", "apps", "policy"].map(|group| json!([group]));
+        let others = ["", "apps", "policy", "autoscaling", "keda.sh"].map(|group| json!([group]));
         let about = |rule: &&Value| !others.contains(&rule["apiGroups"]);
         let rules = roles[0]["rules"].as_array().unwrap().iter().filter(about);
         rules

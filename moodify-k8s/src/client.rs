@@ -247,7 +247,7 @@ impl fmt::Debug for Kube {
 }
 
 /// A kind of object.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kind {
     pub(crate) group: &'static str,
     pub(crate) version: &'static str,

@@ -13,11 +13,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::access::{Permission, cluster_wide, connections, operations, permissions, released, targets_of};
-use crate::autoscalers::{examine_ratio, examine_stop, is_by_ratio};
 use crate::client::Kube;
 use crate::deployer::{DeploymentDeployer, deployment_of};
 use crate::error::{Access, Ask};
 use crate::jobs::KubeJobs;
+use crate::rival_scalers::{examine_ratio, examine_stop, is_by_ratio};
 use crate::single;
 use crate::traffic::{NginxRouter, RouteRouter, Router, examine_mirror};
 

@@ -14,7 +14,7 @@ use moodify_core::backend::{
     CanarySpec, Connection, Deployer, DeployerExt as _, Endpoint, ExecRequest, Operations, TrafficRouter, Workload,
     WorkloadRef,
 };
-use moodify_core::model::{Target, Track};
+use moodify_core::model::{Color, Layout, Target, Track};
 use moodify_core::testing::conformance::{self, DeployerHarness, OperationsHarness, RouterHarness, context};
 use moodify_k8s::{Kube, KubeConfig};
 use moodify_tests::rig::{Namespace, Rig};
@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 const PATIENCE: Duration = Duration::from_secs(120);
 const HTTP_ROUTE: &str = "http-route";
 const GRPC_ROUTE: &str = "grpc-route";
+const SELECTOR: &str = "service-selector";
 const REPLICA_RATIO: &str = "replica-ratio";
 
 /// A namespace with a service `backend` of this many instances, and what speaks to it.
@@ -104,13 +105,17 @@ impl Harness {
     }
 
     fn service(&self, name: &str) -> Target {
-        serde_json::from_value(json!({
+        let mut traffic = json!({"router": self.router, "service": name});
+        if self.router != SELECTOR {
+            traffic["route"] = name.into();
+        }
+        let target: Target = serde_json::from_value(json!({
             "environment": "test",
             "namespace": self.namespace.name(),
-            "service": {"name": name, "workload": name, "image": "registry.test/backend:v2",
-                "traffic": {"router": self.router, "service": name, "route": name}},
+            "service": {"name": name, "workload": name, "image": "registry.test/backend:v2", "traffic": traffic},
         }))
-        .unwrap()
+        .unwrap();
+        if self.router == SELECTOR { target.with_layout(Layout::Colors(Color::Blue)) } else { target }
     }
 
     /// Routes all requests but those of somebody else to the service.
@@ -189,6 +194,11 @@ impl RouterHarness for Harness {
         tokio::time::sleep(Duration::from_millis(1100)).await;
         let (resource, manager) = (resource(self.router), format!("--field-manager={editor}"));
         let (list, canary) = match self.router {
+            SELECTOR => {
+                let back = json!({"spec": {"selector": {"app": "backend"}}}).to_string();
+                self.namespace.kubectl(&["patch", resource, "backend", "--patch", &back, &manager]).await;
+                return;
+            }
             "ingress-nginx" => {
                 let weight = "nginx.ingress.kubernetes.io/canary-weight=33";
                 let arguments = ["annotate", "--overwrite", resource, "backend-canary", weight, &manager];
@@ -215,7 +225,8 @@ impl RouterHarness for Harness {
 
     async fn lose_canary(&self) {
         let kinds = "deployments.apps,services";
-        self.namespace.kubectl(&["delete", kinds, "backend-canary", "--ignore-not-found"]).await;
+        let name = if self.router == SELECTOR { "backend-green" } else { "backend-canary" };
+        self.namespace.kubectl(&["delete", kinds, name, "--ignore-not-found"]).await;
     }
 }
 
@@ -346,4 +357,10 @@ async fn router_of_alb() {
 async fn router_of_instances() {
     let Some(harness) = Harness::new("by-instances", REPLICA_RATIO, 5).await else { return };
     conformance::traffic_router(&harness.canary(0).await).await;
+}
+
+#[tokio::test]
+async fn router_of_one_switch() {
+    let Some(harness) = Harness::new("by-selector", SELECTOR, 2).await else { return };
+    conformance::traffic_router(&harness.canary(2).await).await;
 }

@@ -47,6 +47,19 @@ pub(super) fn weight_before(cx: &StepContext) -> Weight {
 }
 
 impl ShiftTraffic {
+    /// How many canaries are asked for, where the plan made it `planned`, and how many stable instances: an autoscaler
+    /// may have found since that more are needed. What somebody else made of the canary is found as drift.
+    async fn sizes(cx: &StepContext, target: &Target, planned: u32) -> Result<(u32, u32)> {
+        let deployer = cx.backends().deployer()?;
+        let call = cx.call()?;
+        let look = async |track| {
+            let seen = deployer.observe(&call, target, track).await?;
+            Ok::<_, Error>(seen.map(|workload| workload.replicas.desired))
+        };
+        let (canary, stable) = tokio::try_join!(look(Track::Canary), look(Track::Stable))?;
+        Ok((canary.unwrap_or(planned), stable.unwrap_or_default()))
+    }
+
     async fn one(cx: &StepContext, target: Target, to: Weight) -> Result<Traffic> {
         let capacity = baseline(cx, &target)?.replicas;
         let router = cx.backends().router(&target.service.traffic.router)?;
@@ -54,10 +67,14 @@ impl ShiftTraffic {
         if router.capabilities().granularity != Granularity::Instances {
             // A canary deployed for the first weight has its size already; so has one of an attempt before this.
             let before = canaries(router.as_ref(), capacity, if from == Weight::ZERO { to } else { from });
-            let replicas = canaries(router.as_ref(), capacity, to);
+            let mut replicas = canaries(router.as_ref(), capacity, to);
             if before != replicas {
-                let deployer = cx.backends().deployer()?;
-                deployer.scale(&cx.call()?, &target, Track::Canary, Scale { from: before, to: replicas }).await?;
+                let (now, needed) = Self::sizes(cx, &target, before).await?;
+                replicas = canaries(router.as_ref(), needed.max(capacity), to).max(now);
+                if now != replicas {
+                    let deployer = cx.backends().deployer()?;
+                    deployer.scale(&cx.call()?, &target, Track::Canary, Scale { from: now, to: replicas }).await?;
+                }
             }
             wait_available(cx, &target, Track::Canary, replicas).await?;
             if from == Weight::ZERO || before != replicas {
@@ -142,12 +159,18 @@ async fn expect_somebody(cx: &StepContext, target: &Target, way: Way) -> Result<
     // Where two workloads take turns, the name stands for the new version by then.
     let track =
         if way == Way::On && matches!(target.layout, Layout::Colors(_)) { Track::Canary } else { Track::Stable };
-    let there = cx.backends().deployer()?.observe(&cx.call()?.at_most(LOOK), target, track).await;
-    if there.is_err() || matches!(&there, Ok(Some(w)) if w.replicas.available > 0) {
-        return Ok(());
-    }
+    let Err(nobody) = expect_available(cx, target, track).await else { return Ok(()) };
     let router = cx.backends().router(&target.service.traffic.router)?;
     if router.read(&cx.call()?, target).await.is_ok_and(|now| now.weight == Weight::ZERO) {
+        return Ok(());
+    }
+    Err(nobody)
+}
+
+/// That a track has instances, as far as that can be found out.
+pub(super) async fn expect_available(cx: &StepContext, target: &Target, track: Track) -> Result<()> {
+    let there = cx.backends().deployer()?.observe(&cx.call()?.at_most(LOOK), target, track).await;
+    if there.is_err() || matches!(&there, Ok(Some(w)) if w.replicas.available > 0) {
         return Ok(());
     }
     let message = format!(

@@ -312,7 +312,7 @@ pub struct Edit {
     pub service: String,
     /// What is edited.
     pub what: Edited,
-    /// Who edits: the name of the field manager.
+    /// Who edits: the name of the field manager. `kube-controller-manager` scales by rule, as autoscalers do.
     #[serde(default = "kubectl")]
     pub by: String,
     /// When: after the start of the simulation, or after the new version reached `from-weight`.
@@ -365,6 +365,10 @@ pub enum Edited {
     CanaryDeleted,
     /// The number of instances of the stable workload.
     StableReplicas,
+    /// The image of the stable workload becomes `simulated/hotfix:by-hand`.
+    StableImage,
+    /// Where two workloads take turns, the service's name stands for the other one.
+    Name,
 }
 
 /// What the people say who are asked.
