@@ -18,6 +18,7 @@ use crate::client::{
 use crate::configuration_backup::KINDS;
 use crate::names::{self, MANAGED_BY, canary_of, canary_service, with_suffix};
 use crate::operations::kind_of;
+use crate::rival_scalers::is_by_ratio;
 use crate::single;
 use crate::traffic::{Router, mirror_service, testers_route};
 
@@ -117,6 +118,10 @@ fn routes(router: Router) -> Vec<Needed> {
     }
 }
 
+/// What a release can do without: the Gateways of a route in this namespace say whether a weight is in force. In another
+/// one no Role reaches them, and then nobody can tell.
+const GATEWAYS: [Needed; 1] = [(GATEWAY.group, GATEWAY.plural, &[Of::All], &["get", "list", "watch"])];
+
 fn name(target: &Target, of: Of) -> Option<String> {
     let traffic = &target.service.traffic;
     match of {
@@ -150,6 +155,9 @@ pub(crate) fn permissions(targets: &[&Target]) -> Vec<Permission> {
         if let Some(router) = Router::of(target).filter(|_| target.layout != Layout::Single) {
             needed.extend(OWN_SERVICE);
             needed.extend(routes(router));
+        }
+        if is_by_ratio(target) {
+            needed.push((AUTOSCALER.group, AUTOSCALER.plural, &[Of::All], &["list"]));
         }
         if let Layout::Colors(_) = target.layout {
             needed.extend(TURNS);
@@ -275,6 +283,7 @@ pub(crate) fn operations(plan: &Plan) -> Vec<Permission> {
                     need(kind, Some(&name), &["get", "patch"]);
                 }
             }
+            kinds::STOP => need(AUTOSCALER, None, &["list"]),
             kinds::EXEC => {
                 let Ok(params) = ExecParams::deserialize(&step.with) else { continue };
                 let (kind, name) = workload(&params.workload);
@@ -409,7 +418,14 @@ fn by_namespace(targets: &[Target]) -> BTreeMap<String, Vec<Permission>> {
     let mut namespaces: BTreeMap<String, Vec<Permission>> = BTreeMap::new();
     for target in targets {
         let here: Vec<&Target> = targets.iter().filter(|t| t.namespace == target.namespace).collect();
-        namespaces.entry(target.namespace.clone()).or_insert_with(|| permissions(&here));
+        namespaces.entry(target.namespace.clone()).or_insert_with(|| {
+            let by_gateway = here.iter().any(|target| {
+                target.layout != Layout::Single && Router::of(target).is_some_and(|router| router.verifies())
+            });
+            let mut all = permissions(&here);
+            all.extend(each(&GATEWAYS, None).filter(|_| by_gateway));
+            all
+        });
     }
     namespaces
 }
@@ -485,15 +501,14 @@ mod tests {
 
     #[test]
     fn each_router_may_write_its_own_object_and_no_other() {
-        assert_eq!(rules("replica-ratio"), [""; 0]);
-        for (router, resource) in [
-            ("http-route", "httproutes"),
-            ("grpc-route", "grpcroutes"),
-            ("traefik", "traefikservices"),
-            ("istio", "virtualservices"),
-            ("alb", "ingresses"),
-        ] {
+        assert_eq!(rules("replica-ratio"), ["horizontalpodautoscalers: : list"]);
+        for (router, resource) in [("traefik", "traefikservices"), ("istio", "virtualservices"), ("alb", "ingresses")] {
             assert_eq!(rules(router), [format!("{resource}: web-route: get list watch patch")], "{router}");
+        }
+        for (router, resource) in [("http-route", "httproutes"), ("grpc-route", "grpcroutes")] {
+            let wanted =
+                [format!("{resource}: web-route: get list watch patch"), "gateways: : get list watch".to_owned()];
+            assert_eq!(rules(router), wanted, "{router}");
         }
         let nginx = [
             "ingresses: web-route: get",

@@ -44,6 +44,7 @@ mod patch;
 mod pod;
 mod preflight;
 mod quota;
+mod rival_scalers;
 #[cfg(feature = "age")]
 mod sealed;
 #[cfg(not(feature = "age"))]

@@ -46,6 +46,7 @@ impl Gateway {
         let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", kind);
         let resource = ApiResource::from_gvk(&kind);
         let api = Api::<DynamicObject>::namespaced_with(namespace.client().await, namespace.name(), &resource);
+        Self::programmed(namespace).await;
         Self(tokio::spawn(async move {
             let mut taken = None;
             loop {
@@ -66,6 +67,24 @@ impl Gateway {
                 }
             }
         }))
+    }
+}
+
+impl Gateway {
+    /// The Gateway itself, which is ready.
+    async fn programmed(namespace: &Namespace) {
+        let gateway = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "gateway"},
+            "spec": {"gatewayClassName": "nobody", "listeners": [{"name": "web", "port": 80, "protocol": "HTTP"}]},
+        });
+        namespace.apply(&gateway.to_string()).await;
+        let programmed = json!({"type": "Programmed", "status": "True", "reason": "Programmed", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1});
+        let status = json!({"status": {"conditions": [programmed]}}).to_string();
+        let kind = "gateways.gateway.networking.k8s.io";
+        namespace
+            .kubectl(&["patch", kind, "gateway", "--subresource=status", "--type=merge", "--patch", &status])
+            .await;
     }
 }
 

@@ -60,6 +60,7 @@ mod cache_snapshot;
 mod cache_warm;
 mod configuration_backup;
 mod context;
+mod data_plane;
 mod deploy_canary;
 mod exec;
 mod hand_over;

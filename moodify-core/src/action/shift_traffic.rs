@@ -5,6 +5,7 @@ use futures::StreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::data_plane::follows;
 use super::services::{ByService, baseline, canaries, check, each, planned, select, wait_available};
 use super::{Action, CheckContext, Observed, StepContext, kinds};
 use crate::backend::{Granularity, Scale, Traffic, Verification, WeightChange};
@@ -13,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::ProgressKind;
 use crate::model::{Layout, Target, Track, Weight};
 use crate::mutation::{self, Mutation};
+use crate::strategy::split;
 
 /// The parameters of a `shift-traffic` step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -88,6 +90,11 @@ impl ShiftTraffic {
         let mut traffic = router.set(&cx.call()?, &target, change).await?;
         show(cx, &target, &traffic);
         traffic = in_force(cx, &cx.call()?, &target, traffic).await?;
+        let before = match router.capabilities().granularity {
+            Granularity::Instances => split(capacity, from).share(),
+            _ => from.fraction(),
+        };
+        follows(cx, &cx.call()?, &target, before, traffic.share).await?;
         Ok(traffic)
     }
 }
@@ -104,7 +111,7 @@ async fn in_force(cx: &StepContext, call: &CallContext, target: &Target, mut tra
     if !router.capabilities().verifies || traffic.verification != Verification::NotYet {
         return Ok(traffic);
     }
-    let mut states = router.watch(call, target).await?;
+    let mut states = router.watch_in_force(call, target).await?;
     while traffic.verification == Verification::NotYet {
         let next = call.run("engine", OPERATION, async { Ok(states.next().await) }).await?;
         traffic = next.ok_or_else(|| {
@@ -197,6 +204,13 @@ pub(super) async fn reset(cx: &StepContext, services: &[String], way: Way) -> Re
                 Err(e) => cx.note(format!("{target}: the router does not report that all traffic is back: {e}")),
                 Ok(_) => {}
             }
+            // Going on, what the name stands for is the new version by now.
+            let share = if way == Way::On { 1.0 } else { 0.0 };
+            match follows(cx, &patient, &target, share, share).await {
+                Err(e) if way == Way::On => return Err(e),
+                Err(e) => cx.note(format!("{target}: it cannot be seen that all traffic is back: {e}")),
+                Ok(()) => {}
+            }
             // What the API accepted is not in the data plane yet, and answers are on their way.
             lag(cx, "let the canaries drain").await?;
         }
@@ -233,7 +247,16 @@ impl Action for ShiftTraffic {
             let e = Error::new(ErrorKind::Unsupported, "engine", "check the strategy", message);
             Some(e.on(target.to_string()).hint(hint))
         };
-        let problems: Vec<Error> = targets.iter().filter_map(whole).collect();
+        let mut problems: Vec<Error> = targets.iter().filter_map(whole).collect();
+        for (target, plane) in targets.iter().filter_map(|t| Some((t, t.service.traffic.verify.as_ref()?))) {
+            let wrong = plane.problems().into_iter();
+            problems.extend(wrong.map(|(at, what)| {
+                let message = format!("verify{}: {what}", at.replace('/', "."));
+                Error::new(ErrorKind::Invalid, "engine", "check how the data plane is asked", message)
+                    .on(target.to_string())
+            }));
+            problems.extend(cx.backends.probe().err().map(|e| e.on(target.to_string())));
+        }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
@@ -259,8 +282,10 @@ impl Action for ShiftTraffic {
             let router = cx.backends().router(&t.service.traffic.router);
             router.is_ok_and(|r| r.capabilities().granularity != Granularity::Instances)
         });
+        // Nor is it known what the data plane does, where that has to be asked.
+        let asked = targets.iter().any(|t| t.service.traffic.verify.is_some());
         // Ratios of instances are never exact: set them again, which writes nothing that is there already.
-        Ok(if exact && now.values().all(there) { Observed::Done(now) } else { Observed::NotDone })
+        Ok(if exact && !asked && now.values().all(there) { Observed::Done(now) } else { Observed::NotDone })
     }
 
     async fn undo(&self, cx: &StepContext, params: &ShiftParams, _: Option<&ByService<Traffic>>) -> Result<()> {

@@ -76,7 +76,7 @@ pub use operations::{
     Application, Autoscaler, Count, Counts, ExecRequest, ExecResult, Instances, Operations, OperationsExt, Repair,
     SeeInstances, WorkloadRef,
 };
-pub use probe::{Probe, ProbeRequest, ProbeResult};
+pub use probe::{Probe, ProbeRequest, ProbeResult, Sample, SampleRequest};
 pub use replica_ratio::ReplicaRatio;
 pub use retention::Retention;
 pub use status_page::{Incident, IncidentStatus, IncidentUpdate, Maintenance, StatusPage, StatusPageCapabilities};

@@ -87,7 +87,7 @@ impl Suite<'_> {
     }
 
     async fn in_force(&self, weight: Weight) {
-        let mut states = good("it can be watched", self.router.watch(&self.cx("watch"), &self.target).await);
+        let mut states = good("it can be watched", self.router.watch_in_force(&self.cx("watch"), &self.target).await);
         let enough =
             if self.router.capabilities().verifies { Verification::Verified } else { Verification::CannotTell };
         loop {

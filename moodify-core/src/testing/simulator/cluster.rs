@@ -441,7 +441,11 @@ fn traffic(state: &State, caller: &Caller, target: &Target) -> Result<Traffic> {
     Ok(Traffic {
         weight: route.weight,
         share: route.weight.fraction(),
-        verification: if route.due.is_none() { Verification::Verified } else { Verification::NotYet },
+        verification: match route.due {
+            _ if !state.scenario.world.routers_report => Verification::CannotTell,
+            None => Verification::Verified,
+            Some(_) => Verification::NotYet,
+        },
         edited_by: route.edited_by.clone(),
     })
 }
@@ -479,7 +483,7 @@ fn weight_of(state: &State, target: &Target) -> Option<Weight> {
 #[async_trait]
 impl TrafficRouter for Facet {
     fn capabilities(&self) -> RouterCapabilities {
-        RouterCapabilities::new(Granularity::Percent, true)
+        RouterCapabilities::new(Granularity::Percent, self.world.scenario(|scenario| scenario.world.routers_report))
     }
 
     async fn read(&self, cx: &CallContext, target: &Target) -> Result<Traffic> {

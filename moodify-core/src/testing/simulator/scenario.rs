@@ -156,6 +156,8 @@ pub struct Settings {
     pub controller_lag: Period,
     /// From the change of a route until traffic follows it.
     pub route_lag: Period,
+    /// Whether routers report what the data plane does.
+    pub routers_report: bool,
     /// How long each call to a backend takes.
     pub call_time: Period,
     /// A rollout without progress for so long is given up.
@@ -177,6 +179,7 @@ impl Default for Settings {
             pod_start: Period::from_secs(5),
             controller_lag: std::time::Duration::from_millis(200).into(),
             route_lag: std::time::Duration::from_millis(500).into(),
+            routers_report: true,
             call_time: std::time::Duration::from_millis(20).into(),
             progress_deadline: Period::from_mins(10),
             error_rate: Percent::fraction(0.002),
