@@ -16,6 +16,7 @@ mod crash;
 mod database_rollback;
 mod jobs;
 mod leave;
+mod live_restore;
 mod mirror;
 mod ownership;
 mod peers;
