@@ -5,10 +5,11 @@
 mod common;
 
 use std::path::Path;
+use std::process::Command;
 
 use common::cluster::{answer, kubeconfig, serve};
 use common::peers::{Moto, Redis};
-use common::{Done, moodify, run};
+use common::{Background, Done, moodify, run, wait_for};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -45,6 +46,12 @@ backends:
         engine: aurora-mysql
   caches:
     sessions: {{redis: {{url: "{redis}", username: moodify, password-env: SESSIONS_PASSWORD, environment: staging}}}}
+  artifacts:
+    here: {{directory: {{path: "{kept}"}}}}
+    there:
+      s3:
+        api: {{region: eu-central-1, endpoint: "{moto}", access-key-id: AKIAMOODIFY, secret-access-key-env: AWS_SECRET}}
+        bucket: moods
 release:
   version: v2
   services:
@@ -52,19 +59,24 @@ release:
 phases:
 {}
 "#,
-            phases.replace("ENTRIES", entries.to_str().unwrap())
+            phases.replace("ENTRIES", entries.to_str().unwrap()),
+            kept = dir.path().join("kept/artifacts").display()
         );
         let plan = dir.path().join("plan.yaml");
         std::fs::write(&plan, text).unwrap();
         Self { plan: plan.to_str().unwrap().to_owned(), dir }
     }
 
-    fn run_with(&self, password: Option<&str>, args: &[&str]) -> Done {
+    fn command(&self, password: Option<&str>, args: &[&str]) -> Command {
         let mut command = moodify(args);
         command.env("KUBECONFIG", self.dir.path().join("kubeconfig")).env("AWS_SECRET", "a-secret-key");
         command.env("MOODIFY_JOURNAL", self.dir.path().join("journal")).env_remove("SESSIONS_PASSWORD");
         password.map(|password| command.env("SESSIONS_PASSWORD", password));
-        let done: Done = command.output().unwrap().into();
+        command
+    }
+
+    fn run_with(&self, password: Option<&str>, args: &[&str]) -> Done {
+        let done: Done = self.command(password, args).output().unwrap().into();
         assert!(!done.out.contains(PASSWORD) && !done.err.contains(PASSWORD), "{done:?}");
         done
     }
@@ -117,6 +129,72 @@ fn a_plan_saves_a_database_and_looks_after_a_cache() {
     assert!(refused.code == 3 && refused.err.contains("nothing was deleted"), "{refused:?}");
     assert_eq!(by_hand(&["backup", "delete", "moods", id, "--confirm", id]).code, 0);
     assert!(!by_hand(&["backup", "list", "moods"]).out.contains(id));
+}
+
+#[test]
+fn a_backup_that_an_open_run_may_need_is_deleted_only_by_that_runs_name() {
+    let Some(moto) = Moto::start() else { return };
+    moto.create_cluster("moods");
+    let stage = Stage::new(
+        "redis://127.0.0.1:1",
+        &moto.url(),
+        "  - {name: save, steps: [{name: backup, action: backup, with: {store: moods}}]}\n  \
+         - {name: ask, steps: [{name: ask, action: approval, with: {question: \"Go on?\"}}]}",
+    );
+    let by_hand = |args: &[&str]| stage.run(&[args, &["--settings", &stage.plan]].concat());
+    let made = by_hand(&["backup", "create", "moods"]);
+    assert!(made.code == 0 && made.err.contains(" of moods: complete"), "it tells how far it is: {made:?}");
+    assert!(by_hand(&["backup", "create", "moods", "--output", "json"]).err.is_empty());
+
+    let waits = Background::start(&mut stage.command(Some(PASSWORD), &["run", &stage.plan]));
+    let waiting = wait_for(&stage.dir.path().join("journal"), "waiting", |run| run["state"] == "waiting");
+    waits.kill();
+    let run = waiting["run"].as_str().unwrap();
+    let list: Value = serde_json::from_str(&by_hand(&["backup", "list", "moods", "--output", "json"]).out).unwrap();
+    let of = |backup: &&Value| backup["run"] == run;
+    let id = list.as_array().unwrap().iter().find(of).unwrap()["id"].as_str().unwrap();
+    let delete = ["backup", "delete", "moods", id, "--confirm", id];
+    for more in [&[][..], &["--although-needed", "another"]] {
+        let refused = by_hand(&[&delete, more].concat());
+        assert!(refused.code == 3 && refused.err.contains("nothing was deleted"), "{refused:?}");
+        assert!(refused.err.contains(&format!("--although-needed {run}")), "{refused:?}");
+    }
+    assert_eq!(by_hand(&["backup", "verify", "moods", id]).code, 0, "it is still there");
+    let elsewhere = by_hand(&[&delete[..], &["--journal", "/nowhere"]].concat());
+    assert!(elsewhere.code == 2 && elsewhere.err.contains("there are no runs in /nowhere"), "{elsewhere:?}");
+    assert_eq!(by_hand(&[&delete[..], &["--although-needed", run]].concat()).code, 0);
+    assert!(!by_hand(&["backup", "list", "moods"]).out.contains(id));
+}
+
+#[test]
+fn what_is_archived_in_a_directory_comes_back_whole() {
+    const ARCHIVE: &str =
+        "  - {name: keep, steps: [{name: archive, action: archive, with: {store: here, files: [{file: ENTRIES}]}}]}";
+    let stage = Stage::new("redis://127.0.0.1:1", "http://127.0.0.1:1", ARCHIVE);
+    let (kept, fetched) = (stage.dir.path().join("kept/artifacts"), stage.dir.path().join("fetched.jsonl"));
+    let check = stage.run(&["check", &stage.plan]);
+    assert_eq!((check.code, check.err.as_str()), (0, ""), "{}", check.out);
+    assert!(!kept.exists(), "a check makes nothing");
+    let done = stage.run(&["run", &stage.plan]);
+    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    let run = std::fs::read_dir(kept.join("runs")).unwrap().next().unwrap().unwrap().file_name();
+    let path = format!("runs/{}/archive/moods.jsonl", run.to_str().unwrap());
+
+    let text = std::fs::read_to_string(&stage.plan).unwrap();
+    let phases = format!(
+        "phases:\n  - {{name: get, steps: [{{name: fetch, action: fetch-artifact, \
+         with: {{store: here, path: {path}, file: {}}}}}]}}\n",
+        fetched.display()
+    );
+    std::fs::write(&stage.plan, text.split("phases:").next().unwrap().to_owned() + &phases).unwrap();
+    let done = stage.run(&["run", &stage.plan]);
+    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    let read = |file: &Path| std::fs::read(file).unwrap();
+    assert_eq!(read(&fetched), read(&stage.dir.path().join("moods.jsonl")));
+
+    std::fs::write(&stage.plan, text.replace("store: here", "store: there")).unwrap();
+    let done = stage.run(&["check", &stage.plan]);
+    assert!(done.code == 3 && done.err.contains("the artifact store \"there\" could not be asked"), "{done:?}");
 }
 
 #[test]
@@ -178,7 +256,7 @@ fn what_stands_in_the_way_is_told_before_any_effect() {
     for args in [&["check", &stage.plan][..], &["check", "--offline", &stage.plan], &["run", &stage.plan]] {
         let done = stage.run(args);
         assert_eq!(done.code, 2, "{done:?}");
-        for part in ["unknown cache \"session\"; did you mean \"sessions\"?", "known here: sessions", "plan.yaml:18:"] {
+        for part in ["unknown cache \"session\"; did you mean \"sessions\"?", "known here: sessions", "plan.yaml:24:"] {
             assert!(done.err.contains(part), "{part:?} is missing in {}", done.err);
         }
     }
@@ -206,7 +284,7 @@ fn the_example_is_sound_and_names_every_kind_of_store() {
     let simulated = run(&["run", plan, "--simulate"]);
     assert_eq!(simulated.code, 0, "{}{}", simulated.out, simulated.err);
     let text = std::fs::read_to_string(plan).unwrap();
-    for kind in ["documentdb:", "elasticache:", "firestore:", "redis:", "cloud-storage:"] {
+    for kind in ["documentdb:", "elasticache:", "firestore:", "redis:", "cloud-storage:", "s3:", "directory:"] {
         assert!(text.contains(kind), "{kind}");
     }
 }

@@ -4,18 +4,17 @@
 //! directory elsewhere. Each is written beside its place and then renamed, so that it is there completely or not at all.
 
 use std::cmp::Reverse;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::{fs, io};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use moodify_core::backend::{
-    Backup, BackupCapabilities, BackupRequest, BackupState, BackupStore, DeleteRequest, RestorePoint, RestoreRequest,
-    RestoreState, Restored,
+    Backup, BackupCapabilities, BackupRequest, BackupState, BackupStore, DeleteRequest, EndpointKind, RestorePoint,
+    RestoreRequest, RestoreState, Restored,
 };
-use moodify_core::{CallContext, Effect, Error, ErrorKind, IdempotencyKey, Result, RunId};
+use moodify_core::{CallContext, Effect, Error, ErrorKind, IdempotencyKey, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -31,20 +30,18 @@ struct DirectoryBackups {
     turn: Arc<Mutex<()>>,
 }
 
-/// What is known of a backup or of what was restored beside its data.
+/// What is known of a backup, or of what was restored, beside its data.
 #[derive(Debug, Serialize, Deserialize)]
 struct About {
     key: IdempotencyKey,
-    run: RunId,
-    created: Timestamp,
     sha256: String,
+    backup: Backup,
 }
 
 impl DirectoryBackups {
     fn new(source: PathBuf, root: &Path) -> io::Result<Self> {
-        let (backups, restored) = (root.join("backups"), root.join("restored"));
-        fs::create_dir_all(&backups)?;
-        fs::create_dir_all(&restored)?;
+        let [backups, restored] = ["backups", "restored"].map(|name| root.join(name));
+        fs::create_dir_all(&backups).and_then(|()| fs::create_dir_all(&restored))?;
         Ok(Self { source, backups, restored, turn: Arc::default() })
     }
 
@@ -54,30 +51,15 @@ impl DirectoryBackups {
         cx: &CallContext,
         operation: &'static str,
         on: &str,
-        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&Self, &str) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let store = self.clone();
+        let (store, name) = (self.clone(), on.to_owned());
         let running = tokio::task::spawn_blocking(move || {
             let _turn = store.turn.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&store)
+            work(&store, &name)
         });
         let fell = |_| Err(Error::new(ErrorKind::Internal, BACKEND, operation, "it panicked").effect(Effect::Unknown));
         cx.run(BACKEND, operation, async { running.await.unwrap_or_else(fell) }).await.map_err(|e| e.on(on))
-    }
-
-    fn describe(&self, id: &str) -> Result<Option<Backup>> {
-        let Some(about) = read(&self.backups, id)? else { return Ok(None) };
-        Ok(Some(Backup {
-            id: id.to_owned(),
-            source: self.source.display().to_string(),
-            state: BackupState::Available,
-            created: Some(about.created),
-            bytes: Some(fs::metadata(self.backups.join(id).join("data")).map_err(broken)?.len()),
-            encrypted: Some(false),
-            engine: None,
-            run: Some(about.run),
-            cost: None,
-        }))
     }
 }
 
@@ -102,26 +84,31 @@ fn read(place: &Path, name: &str) -> Result<Option<About>> {
     }
 }
 
-/// Whether it is there, made under this key; an error if it is another's.
-fn ours(place: &Path, name: &str, key: &IdempotencyKey, taken: ErrorKind) -> Result<bool> {
+/// What is there, made under this key; an error if it is another's.
+fn ours(place: &Path, name: &str, key: &IdempotencyKey, taken: ErrorKind) -> Result<Option<About>> {
     match read(place, name)? {
         Some(made) if made.key != *key => Err(fail(taken, "another key has made it; it was left as it is")),
-        made => Ok(made.is_some()),
+        made => Ok(made),
     }
 }
 
-/// Puts a copy of `data` into its place, all at once.
-fn put(place: &Path, name: &str, data: &Path, cx: &CallContext) -> Result<()> {
-    let part = place.join(format!(".{name}.part"));
+/// Puts a copy of `data` into its place, all at once, unless it is there already.
+fn put(place: &Path, name: &str, data: &Path, cx: &CallContext) -> Result<Backup> {
+    if let Some(made) = ours(place, name, cx.key(), ErrorKind::AlreadyExists)? {
+        return Ok(made.backup);
+    }
     let copy = || {
+        let part = place.join(format!(".{name}.part"));
         fs::create_dir_all(&part)?;
-        fs::copy(data, part.join("data"))?;
-        let (key, run, sha256) = (cx.key().clone(), cx.run_id().clone(), sum(&part.join("data"))?);
+        let bytes = Some(fs::copy(data, part.join("data"))?);
         #[expect(clippy::disallowed_methods, reason = "a store has a clock of its own")]
-        let created = Timestamp::now();
-        let about = About { key, run, created, sha256 };
+        let created = Some(Timestamp::now());
+        let (id, source, run) = (name.to_owned(), data.display().to_string(), Some(cx.run_id().clone()));
+        let (state, encrypted, engine, cost) = (BackupState::Available, Some(false), None, None);
+        let backup = Backup { id, source, state, created, bytes, encrypted, engine, run, cost };
+        let about = About { key: cx.key().clone(), sha256: sum(&part.join("data"))?, backup };
         fs::write(part.join("about.json"), serde_json::to_vec(&about)?)?;
-        fs::rename(&part, place.join(name))
+        fs::rename(&part, place.join(name)).map(|()| about.backup)
     };
     copy().map_err(broken)
 }
@@ -133,32 +120,27 @@ fn sum(file: &Path) -> io::Result<String> {
 #[async_trait]
 impl BackupStore for DirectoryBackups {
     fn capabilities(&self) -> BackupCapabilities {
-        BackupCapabilities::new(true, true, true)
+        BackupCapabilities::new(true, true, true).with_endpoint(EndpointKind::Name)
     }
 
     async fn create(&self, cx: &CallContext, _: &BackupRequest) -> Result<Backup> {
         let (id, context) = (cx.key().as_str().replace('/', "."), cx.clone());
-        let create = move |store: &Self| {
-            if !ours(&store.backups, &id, context.key(), ErrorKind::AlreadyExists)? {
-                put(&store.backups, &id, &store.source, &context)?;
-            }
-            store.describe(&id)?.ok_or_else(|| fail(ErrorKind::Internal, "it is gone again").effect(Effect::Unknown))
-        };
-        self.work(cx, "create backup", cx.key().as_str(), create).await
+        let create = move |store: &Self, id: &str| put(&store.backups, id, &store.source, &context);
+        self.work(cx, "create backup", &id, create).await
     }
 
     async fn describe(&self, cx: &CallContext, id: &str) -> Result<Option<Backup>> {
-        let name = id.to_owned();
-        self.work(cx, "describe backup", id, move |store| store.describe(&name)).await
+        let describe = |store: &Self, id: &str| Ok(read(&store.backups, id)?.map(|about| about.backup));
+        self.work(cx, "describe backup", id, describe).await
     }
 
     async fn list(&self, cx: &CallContext) -> Result<Vec<Backup>> {
-        let list = |store: &Self| {
-            let names = fs::read_dir(&store.backups)
-                .map_err(broken)?
-                .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-            let complete = names.filter(|name| !name.starts_with('.')).map(|name| store.describe(&name));
-            let mut all: Vec<Backup> = complete.filter_map(Result::transpose).collect::<Result<_>>()?;
+        let list = |store: &Self, _: &str| {
+            let entries = fs::read_dir(&store.backups).map_err(broken)?;
+            let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+            let complete = names.filter(|name| !name.starts_with('.')).map(|name| read(&store.backups, &name));
+            let found = complete.filter_map(|about| about.map(|about| Some(about?.backup)).transpose());
+            let mut all = found.collect::<Result<Vec<Backup>>>()?;
             all.sort_by_key(|backup| Reverse(backup.created));
             Ok(all)
         };
@@ -166,58 +148,49 @@ impl BackupStore for DirectoryBackups {
     }
 
     async fn verify(&self, cx: &CallContext, id: &str) -> Result<Backup> {
-        let name = id.to_owned();
-        let verify = move |store: &Self| {
-            let unhealthy = |why: &str| fail(ErrorKind::Unhealthy, why);
-            let about = read(&store.backups, &name)?.ok_or_else(|| unhealthy("there is no such backup"))?;
-            if sum(&store.backups.join(&name).join("data")).map_err(broken)? != about.sha256 {
-                return Err(unhealthy("its data is not what was written").hint("restore another backup"));
-            }
-            store.describe(&name)?.ok_or_else(|| unhealthy("it is gone"))
+        let verify = |store: &Self, id: &str| {
+            let unhealthy = |why: &str| fail(ErrorKind::Unhealthy, why).hint("restore another backup");
+            let about = read(&store.backups, id)?.ok_or_else(|| unhealthy("there is no such backup"))?;
+            let intact = sum(&store.backups.join(id).join("data")).map_err(broken)? == about.sha256;
+            intact.then_some(about.backup).ok_or_else(|| unhealthy("its data is not what was written"))
         };
         self.work(cx, "verify backup", id, verify).await
     }
 
     async fn restore(&self, cx: &CallContext, request: &RestoreRequest) -> Result<Restored> {
-        let (from, target, context) = (request.from.clone(), request.target.clone(), cx.clone());
-        let restore = move |store: &Self| {
+        let (from, context) = (request.from.clone(), cx.clone());
+        let restore = move |store: &Self, target: &str| {
             let RestorePoint::Backup(id) = &from else {
                 return Err(fail(ErrorKind::Unsupported, format!("it cannot restore {from}")));
             };
-            if !ours(&store.restored, &target, context.key(), ErrorKind::AlreadyExists)? {
-                read(&store.backups, id)?
-                    .ok_or_else(|| fail(ErrorKind::NotFound, format!("there is no backup {id}")))?;
-                put(&store.restored, &target, &store.backups.join(id).join("data"), &context)?;
-            }
-            let endpoint = Some(store.restored.join(&target).join("data").display().to_string());
-            Ok(Restored { target, state: RestoreState::Available, endpoint })
+            let missing = || fail(ErrorKind::NotFound, format!("there is no backup {id}"));
+            read(&store.backups, id)?.ok_or_else(missing)?;
+            put(&store.restored, target, &store.backups.join(id).join("data"), &context)?;
+            let endpoint = Some(store.restored.join(target).join("data").display().to_string());
+            Ok(Restored { target: target.to_owned(), state: RestoreState::Available, endpoint })
         };
         self.work(cx, "restore backup", &request.target, restore).await
     }
 
     async fn target_exists(&self, cx: &CallContext, target: &str) -> Result<bool> {
-        let name = target.to_owned();
-        let exists = move |store: &Self| store.restored.join(&name).try_exists().map_err(broken);
+        let exists = |store: &Self, target: &str| store.restored.join(target).try_exists().map_err(broken);
         self.work(cx, "look for the target", target, exists).await
     }
 
     async fn discard(&self, cx: &CallContext, target: &str) -> Result<bool> {
-        let (name, key) = (target.to_owned(), cx.key().clone());
-        let discard = move |store: &Self| {
-            if ours(&store.restored, &name, &key, ErrorKind::Refused)? {
-                fs::remove_dir_all(store.restored.join(&name)).map_err(broken)?;
-            }
-            Ok(true)
+        let key = cx.key().clone();
+        let discard = move |store: &Self, target: &str| match ours(&store.restored, target, &key, ErrorKind::Refused)? {
+            None => Ok(true),
+            Some(_) => fs::remove_dir_all(store.restored.join(target)).map(|()| true).map_err(broken),
         };
         self.work(cx, "discard what was restored", target, discard).await
     }
 
     // Every backup in the directory was made by a run, so that retention may delete each.
     async fn delete(&self, cx: &CallContext, request: &DeleteRequest) -> Result<()> {
-        let id = request.id().to_owned();
-        let delete = move |store: &Self| match read(&store.backups, &id)? {
+        let delete = |store: &Self, id: &str| match read(&store.backups, id)? {
             None => Ok(()),
-            Some(_) => fs::remove_dir_all(store.backups.join(&id)).map_err(broken),
+            Some(_) => fs::remove_dir_all(store.backups.join(id)).map_err(broken),
         };
         self.work(cx, "delete backup", request.id(), delete).await
     }
@@ -251,6 +224,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let patience = std::time::Duration::from_secs(30);
         moodify_core::testing::conformance::backup_store(&store(root.path()), patience).await;
+    }
+
+    #[test]
+    fn it_takes_less_than_two_hundred_lines() {
+        let (provider, _) = include_str!("provider.rs").split_once("#[tokio::main]").unwrap();
+        assert!(provider.lines().count() < 200, "{} lines", provider.lines().count());
     }
 
     #[tokio::test]

@@ -80,6 +80,12 @@ impl ArtifactDirectory {
         Ok(Self { root })
     }
 
+    /// The artifacts of that directory, which the first put makes if it is not there. Nothing is looked at until then.
+    #[must_use]
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
     fn file(&self, operation: &'static str, path: &str) -> Result<PathBuf> {
         check_path(path, origin(operation))?;
         if path.split('/').next() == Some(UPLOADS) {
@@ -114,8 +120,10 @@ impl ArtifactDirectory {
 
     /// The upload of a checkpoint, if all of it is still there, or else a new one.
     async fn upload(&self, cx: &CallContext, request: &PutRequest) -> Result<Upload> {
-        let (uploads, resume, keep) = (self.root.join(UPLOADS), request.resume.clone(), request.is_watched());
+        let (root, uploads) = (self.root.clone(), self.root.join(UPLOADS));
+        let (resume, keep) = (request.resume.clone(), request.is_watched());
         blocking(cx, "put", move || {
+            make_dirs(&root, &uploads).map_err(|e| failed("put", &root, e))?;
             remove_old(&uploads);
             if let Some(checkpoint) = resume
                 && let Ok(id) = checkpoint.upload.parse::<Uuid>()

@@ -184,7 +184,12 @@ impl OperationsHarness for TwoServices {
     }
 
     fn connections(&self) -> Vec<Connection> {
-        vec![Connection::Secret { name: "database".into(), key: "URI".into() }]
+        vec![Connection::Secret { name: "database".into(), key: "URI".into(), template: None }]
+    }
+
+    fn whole(&self) -> Connection {
+        let template = Some("{{endpoint}}".to_owned());
+        Connection::Secret { name: "database".into(), key: "NAME".into(), template }
     }
 
     fn missing(&self) -> Connection {
@@ -428,6 +433,13 @@ async fn artifact_store() {
 async fn backup_store() {
     let store = Harness::new("http-route").simulator.backends().backup_stores["simulated"].clone();
     conformance::backup_store(store.as_ref(), PATIENCE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn backup_store_of_databases_with_names() {
+    let scenario = Scenario::from_yaml("backups: {names: true, never-live: true}").unwrap();
+    let simulator = Simulator::new(&[target("backend", "http-route")], scenario);
+    conformance::backup_store(simulator.backends().backup_stores["simulated"].as_ref(), PATIENCE).await;
 }
 
 #[tokio::test(start_paused = true)]

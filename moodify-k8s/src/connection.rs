@@ -284,7 +284,7 @@ mod tests {
     const OLD: &str = "mongodb://ana:hunter2@old:27017/moods";
 
     fn secret() -> Connection {
-        Connection::Secret { name: "database".into(), key: "URI".into() }
+        Connection::Secret { name: "database".into(), key: "URI".into(), template: None }
     }
 
     fn base64(text: &str) -> Value {
@@ -353,6 +353,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_name_of_a_database_is_the_whole_value_and_its_old_one_comes_back() {
+        let before = json!({"metadata": {"name": "database", "uid": "u-2", "resourceVersion": "7"},
+            "data": {"NAME": base64("moods")}});
+        let (operations, object) = keeps(before.clone());
+        let template = Some("{{database}}".to_owned());
+        let which = Connection::Secret { name: "database".into(), key: "NAME".into(), template };
+        let (cx, to) = (cx(), "projects/p/databases/moods-restored".parse().unwrap());
+        for _ in 0..2 {
+            operations.switch(&cx, "ns", &which, &to).await.unwrap();
+            assert_eq!(object.lock().unwrap()["data"]["NAME"], base64("moods-restored"));
+        }
+        operations.revert(&cx, "ns", &which, &to).await.unwrap();
+        assert_eq!(object.lock().unwrap()["data"], before["data"]);
+        let error = operations.switch(&cx, "ns", &secret(), &to).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "there is no such key: {error}");
+        let host = Connection::Secret { name: "database".into(), key: "NAME".into(), template: None };
+        let error = operations.switch(&cx, "ns", &host, &to).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert_eq!(object.lock().unwrap()["data"], before["data"], "a name is not put where a host is");
+    }
+
+    #[tokio::test]
     async fn what_somebody_else_wrote_is_left_and_no_error_says_the_value() {
         let (operations, object) = keeps(database());
         let (cx, to, which) = (cx(), "new".parse().unwrap(), secret());
@@ -384,7 +406,7 @@ mod tests {
             template: None,
         };
         let (cx, to): (_, Endpoint) = (cx(), "new:1".parse().unwrap());
-        assert_eq!(operations.endpoint(&cx, "ns", &env("DATABASE")).await.unwrap().unwrap().host, "old");
+        assert_eq!(operations.endpoint(&cx, "ns", &env("DATABASE")).await.unwrap().unwrap().place(), "old");
         assert_eq!(operations.endpoint(&cx, "ns", &env("B")).await.unwrap_err().kind(), ErrorKind::Unsupported);
         assert_eq!(operations.endpoint(&cx, "ns", &env("C")).await.unwrap_err().kind(), ErrorKind::NotFound);
         let other = env("DATABASE");

@@ -243,14 +243,19 @@ impl OperationsHarness for Harness {
     fn connections(&self) -> Vec<Connection> {
         let (key, workload) = ("URI".to_owned(), WorkloadRef::deployment("backend"));
         vec![
-            Connection::Secret { name: "database".into(), key: key.clone() },
+            Connection::Secret { name: "database".into(), key: key.clone(), template: None },
             Connection::ConfigMap { name: "settings".into(), key: key.clone(), template: None },
             Connection::Env { workload, container: None, variable: key, template: None },
         ]
     }
 
+    fn whole(&self) -> Connection {
+        let template = Some("{{endpoint}}".to_owned());
+        Connection::Secret { name: "database".into(), key: "NAME".into(), template }
+    }
+
     fn missing(&self) -> Connection {
-        Connection::Secret { name: "nobody".into(), key: "URI".into() }
+        Connection::Secret { name: "nobody".into(), key: "URI".into(), template: None }
     }
 
     fn commands(&self) -> (ExecRequest, Option<ExecRequest>) {
@@ -274,7 +279,7 @@ impl OperationsHarness for Harness {
     async fn point(&self, connection: &Connection, to: &Endpoint) {
         let value = format!("mongodb://moods:pw@{to}/moods");
         match connection {
-            Connection::Secret { name, key } => {
+            Connection::Secret { name, key, .. } => {
                 let patch = json!({"stringData": {key: value}}).to_string();
                 self.namespace.kubectl(&["patch", "secret", name, "--patch", &patch]).await;
             }
@@ -298,8 +303,8 @@ async fn operations() {
     namespace.deploy("frontend", "registry.test/frontend:v1", 1).await;
     let uri = "mongodb://moods:pw@moods.internal:27017/moods";
     let metadata = |name: &str| json!({"name": name});
-    let secret =
-        json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata("database"), "stringData": {"URI": uri}});
+    let values = json!({"URI": uri, "NAME": "projects/conformance/databases/moods"});
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata("database"), "stringData": values});
     let config =
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata("settings"), "data": {"URI": uri}});
     namespace.apply(&secret.to_string()).await;

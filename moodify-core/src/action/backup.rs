@@ -111,9 +111,7 @@ impl Action for PruneBackups {
     async fn execute(&self, cx: &StepContext, params: &Prune) -> Result<Vec<String>> {
         let store = cx.backends().backup_store(&params.store)?;
         let open = cx.open_runs().await?;
-        let needed = |backup: &Backup| {
-            open.iter().any(|(run, text)| backup.run.as_ref() == Some(run) || text.contains(&backup.id))
-        };
+        let needed = |backup: &Backup| open.that_need(backup).next().is_some();
         let deleted = store.prune(&cx.call()?, &params.keep, cx.clock().now(), &needed).await?;
         cx.note(format!("{} backups deleted", deleted.len()));
         Ok(deleted)

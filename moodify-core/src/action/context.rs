@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backend::{Backends, MetricQuery};
 use crate::clock::Clock;
 use crate::context::{CallContext, IdempotencyKey};
-use crate::engine::RunLog;
+use crate::engine::{OpenRuns, RunLog};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Progress, ProgressKind};
 use crate::journal::{Answer, Kept, Record, RunState, StepStatus, UndoStatus};
@@ -275,8 +275,8 @@ impl StepContext {
         }
     }
 
-    /// The runs that have not ended, or that need attention, and all that they have on record, as text.
-    pub(crate) async fn open_runs(&self) -> Result<Vec<(RunId, String)>> {
+    /// The runs of this journal that may still need something.
+    pub(crate) async fn open_runs(&self) -> Result<OpenRuns> {
         self.log.open_runs().await
     }
 

@@ -73,6 +73,7 @@ mod proposal;
 mod recreate;
 mod registry;
 mod restore;
+mod restore_live;
 mod retire_canary;
 mod retire_old;
 mod return_traffic;
@@ -111,6 +112,7 @@ pub use mirror::MirrorParams;
 pub use proposal::Proposal;
 pub use registry::{Kind, Registry};
 pub use restore::{RestoreFrom, RestoredBackup};
+pub use restore_live::RestoredLive;
 pub use run_job::RunJobParams;
 pub use services::Services;
 pub use set_cron_jobs::{CronJobImage, SetCronJobsParams};
@@ -180,6 +182,8 @@ pub mod kinds {
     pub const BACKUP: &str = "backup";
     /// Restores a backup into a new target.
     pub const RESTORE: &str = "restore";
+    /// Restores a backup into the database itself.
+    pub const RESTORE_LIVE: &str = "restore-live";
     /// Stops every workload of the application, and remembers how many instances each had.
     pub const STOP_APPLICATION: &str = "stop-application";
     /// Points the application to the database that was restored.

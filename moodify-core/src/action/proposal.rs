@@ -41,7 +41,7 @@ impl Proposal {
             let message = "what is to be approved cannot be what was approved";
             wrong.push(Error::new(ErrorKind::Invalid, "engine", "check the step", message).on(cx.step.name.as_str()));
         }
-        wrong.extend(switch_connection::check(cx, &self.connections));
+        wrong.extend(switch_connection::check(cx, &self.connections, Some(&self.store)));
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 

@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::{
     Action, CheckContext, Observed, StepContext, application, approval, archive, backup, bake, baseline, cache_check,
     cache_delete, cache_flush, cache_restart, cache_snapshot, cache_warm, configuration_backup, deploy_canary, exec,
-    hand_over, kinds, leave, mirror, notify, probe, promote, recreate, restore, retire_canary, retire_old,
-    return_traffic, roll_batch, run_job, set_cron_jobs, shift_traffic, status_page, suspend_cron_jobs,
+    hand_over, kinds, leave, mirror, notify, probe, promote, recreate, restore, restore_live, retire_canary,
+    retire_old, return_traffic, roll_batch, run_job, set_cron_jobs, shift_traffic, status_page, suspend_cron_jobs,
     switch_connection, testers, wait,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -65,6 +65,7 @@ impl Registry {
             .register(kinds::WAIT, wait::Wait)
             .register(kinds::BACKUP, backup::MakeBackup)
             .register(kinds::RESTORE, restore::Restore)
+            .register(kinds::RESTORE_LIVE, restore_live::RestoreLive)
             .register(kinds::STOP_APPLICATION, application::StopApplication)
             .register(kinds::SWITCH_CONNECTION, switch_connection::SwitchConnection)
             .register(kinds::START_APPLICATION, application::StartApplication)

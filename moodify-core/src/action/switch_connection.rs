@@ -6,12 +6,21 @@ use super::{Action, CheckContext, Observed, RestoredBackup, StepContext, kinds};
 use crate::backend::{Connection, Endpoint, Repair};
 use crate::error::{Error, ErrorKind, Result};
 
-pub(super) fn check(cx: &CheckContext<'_>, connections: &[Connection]) -> Vec<Error> {
+/// What is wrong with connections in a plan; they are to point to what the store restores, if one is named.
+pub(super) fn check(cx: &CheckContext<'_>, connections: &[Connection], store: Option<&str>) -> Vec<Error> {
     let invalid = |connection: &Connection, message: String| {
         let message = format!("{connection}: {message}");
         Error::new(ErrorKind::Invalid, "engine", "check the step", message).on(cx.step.name.as_str())
     };
-    let wrong = connections.iter().filter_map(|one| one.problem().map(|problem| invalid(one, problem)));
+    // That there is no such store is told where the restore is.
+    let store = store.and_then(|name| Some((name, cx.backends.backup_store(name).ok()?)));
+    let misfit = |one: &Connection| {
+        let (name, store) = store?;
+        let misfit = one.misfit(store.capabilities().endpoint)?;
+        Some(format!("what {name:?} restores does not fit there: {misfit}"))
+    };
+    let problem = |one: &Connection| one.problem().or_else(|| misfit(one));
+    let wrong = connections.iter().filter_map(|one| problem(one).map(|problem| invalid(one, problem)));
     wrong.chain(cx.backends.operations().err()).collect()
 }
 
@@ -48,9 +57,11 @@ impl Action for SwitchConnection {
     type Output = SwitchedConnection;
 
     async fn check(&self, cx: &CheckContext<'_>, params: &Params) -> Result<(), Vec<Error>> {
-        let mut wrong = check(cx, std::slice::from_ref(&params.connection));
-        let mut earlier = cx.plan.steps().map(|(_, step)| step).take_while(|step| step.name != cx.step.name);
-        if !earlier.any(|step| step.action == kinds::RESTORE) {
+        let earlier = cx.plan.steps().map(|(_, step)| step).take_while(|step| step.name != cx.step.name);
+        let restores = earlier.filter(|step| step.action == kinds::RESTORE).last();
+        let store = restores.and_then(|step| step.with["store"].as_str());
+        let mut wrong = check(cx, std::slice::from_ref(&params.connection), store);
+        if restores.is_none() {
             let message = "no step before this one restores a database";
             wrong.push(Error::new(ErrorKind::Invalid, "engine", "check the step", message).on(cx.step.name.as_str()));
         }
@@ -103,7 +114,7 @@ impl Action for ForgetConnections {
     }
 
     async fn check(&self, cx: &CheckContext<'_>, params: &ForgetParams) -> Result<(), Vec<Error>> {
-        let wrong = check(cx, &params.connections);
+        let wrong = check(cx, &params.connections, None);
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 

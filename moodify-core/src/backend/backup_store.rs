@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Retention;
+use super::{EndpointKind, Retention};
 use crate::context::CallContext;
 use crate::error::{Effect, Error, ErrorKind, Result};
 use crate::model::RunId;
@@ -27,19 +27,38 @@ pub struct BackupCapabilities {
     pub delete: bool,
     /// It can restore what was at a moment between two backups.
     pub point_in_time: bool,
+    /// It can restore into the database itself.
+    pub live: bool,
+    /// By what the databases are reached that it restores.
+    pub endpoint: EndpointKind,
 }
 
 impl BackupCapabilities {
-    /// Capabilities of a store without restore to a point in time; describing, listing and verifying every store can.
+    /// Capabilities of a store that restores neither to a point in time nor into the database itself, and whose
+    /// databases have hosts; describing, listing and verifying every store can.
     #[must_use]
     pub fn new(create: bool, restore: bool, delete: bool) -> Self {
-        Self { create, restore, delete, point_in_time: false }
+        Self { create, restore, delete, point_in_time: false, live: false, endpoint: EndpointKind::Host }
     }
 
     /// The same, with restore to a point in time.
     #[must_use]
     pub fn with_point_in_time(mut self) -> Self {
         self.point_in_time = true;
+        self
+    }
+
+    /// The same, with restore into the database itself.
+    #[must_use]
+    pub fn with_live(mut self) -> Self {
+        self.live = true;
+        self
+    }
+
+    /// The same, with databases that are reached so.
+    #[must_use]
+    pub fn with_endpoint(mut self, kind: EndpointKind) -> Self {
+        self.endpoint = kind;
         self
     }
 }
@@ -172,6 +191,32 @@ impl RestoreRequest {
     }
 }
 
+/// What to restore into the database itself, and the verified backup of what is there. Only the step `restore-live` makes
+/// one, after two persons or more agreed and that backup was verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveRestoreRequest {
+    backup: String,
+    before: String,
+}
+
+impl LiveRestoreRequest {
+    pub(crate) fn agreed(backup: &str, before: &str) -> Self {
+        Self { backup: backup.to_owned(), before: before.to_owned() }
+    }
+
+    /// The backup that is restored.
+    #[must_use]
+    pub fn backup(&self) -> &str {
+        &self.backup
+    }
+
+    /// The backup of what is there.
+    #[must_use]
+    pub fn before(&self) -> &str {
+        &self.before
+    }
+}
+
 /// Where a restore stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -201,7 +246,7 @@ pub struct Restored {
     pub target: String,
     /// Where it stands.
     pub state: RestoreState,
-    /// Where it answers, once it does.
+    /// Where it answers, once it does: an [`Endpoint`](super::Endpoint) of the kind that the store's capabilities say.
     pub endpoint: Option<String>,
 }
 
@@ -262,6 +307,10 @@ impl DeleteRequest {
 ///   [`BackupStoreExt::wait_restored`].
 /// - `discard` removes a target that `restore` made under the same key, and nothing else: any other is
 ///   [`Refused`](crate::ErrorKind::Refused). One that is gone is fine. It goes on like `restore` does.
+/// - `restore_live` is for what can restore into the database itself. It changes nothing unless both backups of the
+///   request are there, are good, and differ. Under one key it restores once, and one backup: another one is
+///   [`AlreadyExists`](crate::ErrorKind::AlreadyExists). It goes on like `restore` does; wait with
+///   [`BackupStoreExt::wait_restored_live`].
 /// - `delete` by retention deletes only what a run made: all else is [`Refused`](crate::ErrorKind::Refused).
 #[cfg_attr(feature = "testing", mockall::automock)]
 #[async_trait]
@@ -298,6 +347,17 @@ pub trait BackupStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// As in the contract, and when the provider refuses.
     async fn restore(&self, cx: &CallContext, request: &RestoreRequest) -> Result<Restored>;
+
+    /// Begins to restore into the database itself, or goes on with it; what stays there of what was written since the
+    /// backup, the store says.
+    ///
+    /// # Errors
+    /// As in the contract, and when the provider refuses; [`Unsupported`](crate::ErrorKind::Unsupported) by default.
+    async fn restore_live(&self, _cx: &CallContext, request: &LiveRestoreRequest) -> Result<Restored> {
+        let message = "this store restores into new databases only; nothing was changed";
+        let error = Error::new(ErrorKind::Unsupported, "backup store", "restore into the database itself", message);
+        Err(error.on(request.backup()))
+    }
 
     /// Whether there is something of that name, whoever made it and in whatever state, so that nothing can be restored to
     /// it. Changes nothing: it is asked before anything else is, to which a restore belongs.
@@ -352,6 +412,20 @@ pub trait BackupStoreExt {
         &self,
         cx: &CallContext,
         request: &RestoreRequest,
+        seen: &(dyn for<'a> Fn(&'a Restored) + Send + Sync),
+    ) -> Result<Restored>;
+
+    /// Restores into the database itself, and waits until that is complete. `seen` is told every state on the way.
+    ///
+    /// # Errors
+    /// As [`wait_restored`](Self::wait_restored).
+    ///
+    /// # Cancellation
+    /// What was begun goes on; restoring again under the same key finds it.
+    async fn wait_restored_live(
+        &self,
+        cx: &CallContext,
+        request: &LiveRestoreRequest,
         seen: &(dyn for<'a> Fn(&'a Restored) + Send + Sync),
     ) -> Result<Restored>;
 
@@ -471,6 +545,32 @@ impl<S: BackupStore + ?Sized> BackupStoreExt for S {
                     RestoreState::Failed(why) => {
                         let why = format!("the restore failed: {why}");
                         Err(Error::new(ErrorKind::Unhealthy, "moodify", OPERATION, why).on(target))
+                    }
+                }
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    async fn wait_restored_live(
+        &self,
+        cx: &CallContext,
+        request: &LiveRestoreRequest,
+        seen: &(dyn for<'a> Fn(&'a Restored) + Send + Sync),
+    ) -> Result<Restored> {
+        const OPERATION: &str = "wait for the restore into the database itself";
+        let backup = request.backup();
+        poll(cx, (OPERATION, backup), || {
+            async move {
+                let restored = self.restore_live(cx, request).await?;
+                seen(&restored);
+                match &restored.state {
+                    RestoreState::Available => Ok(ControlFlow::Break(restored)),
+                    RestoreState::Creating(_) => Ok(ControlFlow::Continue(restored.state.to_string())),
+                    RestoreState::Failed(why) => {
+                        let why = format!("the restore failed: {why}");
+                        Err(Error::new(ErrorKind::Unhealthy, "moodify", OPERATION, why).on(backup))
                     }
                 }
             }

@@ -45,8 +45,8 @@ pub use artifact_store::{
     checked, content_from, content_of,
 };
 pub use backup_store::{
-    Backup, BackupCapabilities, BackupRequest, BackupState, BackupStore, BackupStoreExt, DeleteRequest, RestorePoint,
-    RestoreRequest, RestoreState, Restored,
+    Backup, BackupCapabilities, BackupRequest, BackupState, BackupStore, BackupStoreExt, DeleteRequest,
+    LiveRestoreRequest, RestorePoint, RestoreRequest, RestoreState, Restored,
 };
 pub use cache::Cache;
 pub use cache_admin::{
@@ -62,7 +62,7 @@ pub use configuration_files::{
     BackedUpFile, ConfigurationBackup, ConfigurationFile, ConfigurationFiles, ExportRequest, ExportedConfiguration,
     ImportRequest, ImportedConfiguration,
 };
-pub use connection::{Connection, Endpoint};
+pub use connection::{Connection, Endpoint, EndpointKind};
 pub use deployer::{
     CanarySpec, Change, Deployer, DeployerCapabilities, DeployerExt, ImageChange, Remedy, Replicas, Scale, Single,
     Workload,

@@ -8,13 +8,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::OpenRuns;
 use super::pipelines::Pipelines;
 use super::session::{Session, gone};
 use super::telemetry;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Feed, Progress};
-use crate::journal::{Command, Entry, JournalStore, Lease, Outcome, Record, RunState, fold};
+use crate::journal::{Command, Entry, JournalStore, Lease, Record, RunState, fold};
 use crate::model::RunId;
 use crate::mutation::{self, Mutation};
 use crate::secret;
@@ -186,25 +187,9 @@ impl RunLog {
         }
     }
 
-    /// The runs of this journal that have not ended, or that need attention, and all that they have on record, as text.
-    pub(crate) async fn open_runs(&self) -> Result<Vec<(RunId, String)>> {
-        let over =
-            |record: &Record| matches!(record, Record::Ended { outcome, .. } if *outcome != Outcome::NeedsAttention);
-        let mut open = Vec::new();
-        for run in self.store.list().await? {
-            let entries = match self.store.load(&run).await {
-                // It was removed since.
-                Err(e) if e.kind() == ErrorKind::NotFound => continue,
-                entries => entries?,
-            };
-            if !entries.iter().any(|entry| over(&entry.record)) {
-                let text = serde_json::to_string(&entries).map_err(|e| {
-                    Error::new(ErrorKind::Internal, "engine", "read the records of a run", e.to_string())
-                })?;
-                open.push((run, text));
-            }
-        }
-        Ok(open)
+    /// The runs of this journal that may still need something.
+    pub(crate) async fn open_runs(&self) -> Result<OpenRuns> {
+        OpenRuns::of(self.store.as_ref()).await
     }
 
     /// Waits for commands that were not taken yet.

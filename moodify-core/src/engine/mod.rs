@@ -4,6 +4,7 @@ mod check;
 mod executor;
 mod leave;
 mod log;
+mod open_runs;
 mod pipelines;
 mod session;
 mod telemetry;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use check::Finding;
 pub(crate) use log::RunLog;
+pub use open_runs::OpenRuns;
 use pipelines::Pipelines;
 use session::Sessions;
 pub use telemetry::describe_metrics;

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::action::{BaselineParams, Baselines, kinds};
+use crate::action::{BaselineParams, Baselines, RestoredLive, kinds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Outcome, RunState, StepStatus};
 use crate::model::{ConfigRefs, ConfigVersion, ImageRef, Phase, Plan, RetryPolicy, Service, Step, Weight};
@@ -37,6 +37,18 @@ pub(super) fn plan(state: &RunState, reason: &str) -> Result<Plan> {
         let message = "the way back ended when it was confirmed that the application is well on the restored database";
         return Err(refuse(message.to_owned())
             .hint("point it to the old one, if that is still there, or restore another backup: a plan of its own"));
+    }
+    if let Some((_, step)) = state.plan.steps().find(|(_, step)| step.action == kinds::RESTORE_LIVE) {
+        let message = "it restored a backup into the database itself, which nothing takes back by itself";
+        let before = match state.status(&step.name) {
+            StepStatus::Finished(output) => output.read::<RestoredLive>().ok().map(|done| done.before),
+            _ => None,
+        };
+        let hint = format!(
+            "backup {} has what was there before: a plan of its own brings it back",
+            before.unwrap_or_default()
+        );
+        return Err(refuse(message.to_owned()).hint(hint));
     }
     if old.is_empty() {
         return Err(refuse("it recorded no version that served before it".to_owned()));

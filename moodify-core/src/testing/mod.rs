@@ -8,7 +8,7 @@ mod simulator;
 pub use simulator::{
     Answer, BackendKind, BackupScript, Behaviour, Call, CommandScript, Delivery, Edit, Edited, Fault, Faults, Flow,
     JobScript, Outage, People, Percent, Rule, Scenario, ServiceView, Settings, SimArtifact, SimBackup, SimConnection,
-    SimIncident, SimNode, SimRestored, Simulator, SimulatorBuilder, World, Write,
+    SimIncident, SimLiveRestore, SimNode, SimRestored, Simulator, SimulatorBuilder, World, Write,
 };
 
 pub mod mutation {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moodify_core::Engine;
-use moodify_core::action::kinds;
+use moodify_core::action::{SwitchedConnection, kinds};
 use moodify_core::backend::{Endpoint, RestoreRequest};
 use moodify_core::engine::Ending;
 use moodify_core::error::ErrorKind;
@@ -19,9 +19,21 @@ use crate::common::*;
 
 const OLD: &str = "moods.simulated.invalid";
 const NEW: &str = "moodify-production-restored.simulated.invalid";
+/// What a store makes whose databases have names, and a plan that fits it.
+const NAMED: &str = "projects/simulated/databases/moodify-production-restored";
+const NAMES: &str = "backups: {made-before: 47m, names: true}";
+const DATABASE: &str = "{{database}}";
 
 fn rollback() -> Plan {
-    let text = std::fs::read_to_string(root().join("examples/plans/database-rollback.yaml")).unwrap();
+    rollback_to("")
+}
+
+/// The plan whose Secret has no connection string, but this template.
+fn rollback_to(template: &str) -> Plan {
+    let mut text = std::fs::read_to_string(root().join("examples/plans/database-rollback.yaml")).unwrap();
+    if !template.is_empty() {
+        text = text.replace("key: MONGODB_URI}", &format!("key: MONGODB_URI, template: \"{template}\"}}"));
+    }
     planfile::read(&text, "database-rollback.yaml").unwrap_or_else(|e| panic!("{e}")).0.expand()
 }
 
@@ -50,7 +62,7 @@ async fn people(engine: &Engine, run: &RunId, no_to: &str) {
     }
 }
 
-async fn drive(engine: &Engine, run: &RunId, no_to: &str) -> moodify_core::Result<Ending> {
+pub(crate) async fn drive(engine: &Engine, run: &RunId, no_to: &str) -> moodify_core::Result<Ending> {
     let stop = CancellationToken::new();
     tokio::select! {
         ending = engine.drive(run, &stop) => ending,
@@ -60,13 +72,17 @@ async fn drive(engine: &Engine, run: &RunId, no_to: &str) -> moodify_core::Resul
 
 /// Everything is as it was, or runs on the restored database; and nothing is left of the way.
 fn assert_ended(simulator: &Simulator, outcome: Outcome, context: &str) {
+    assert_ended_at(simulator, outcome, NEW, context);
+}
+
+fn assert_ended_at(simulator: &Simulator, outcome: Outcome, new: &str, context: &str) {
     let (world, done) = (simulator.world(), outcome == Outcome::Completed);
     for (service, count) in [("backend", 3), ("frontend", 7)] {
         let stable = world.service(service).unwrap().stable.unwrap();
         assert!(stable.has_available(count) && stable.replicas.desired == count, "{context}: {stable}");
     }
     for known in world.connections() {
-        assert_eq!(known.endpoint.host, if done { NEW } else { OLD }, "{context}: {known:?}");
+        assert_eq!(known.endpoint.place(), if done { new } else { OLD }, "{context}: {known:?}");
         assert_eq!(known.kept, None, "{context}: nothing is kept of the old value");
     }
     assert_eq!(world.restored().len(), usize::from(done), "{context}");
@@ -110,7 +126,7 @@ fn the_application_is_stopped_restored_switched_and_started_as_it_was() {
         }
         let known = world.connections();
         assert_eq!(known.len(), 2);
-        assert_eq!(known[0].endpoint, Endpoint { host: NEW.into(), port: Some(27017) });
+        assert_eq!(known[0].endpoint, Endpoint::Host { host: NEW.into(), port: Some(27017) });
     });
 }
 
@@ -285,21 +301,60 @@ fn what_somebody_else_writes_meanwhile_is_left_to_them() {
             if scaled {
                 assert_eq!(world.service("backend").unwrap().stable.unwrap().replicas.desired, 2);
             } else {
-                assert_eq!(world.connections()[0].endpoint.host, "theirs.invalid");
+                assert_eq!(world.connections()[0].endpoint.place(), "theirs.invalid");
             }
         });
     }
 }
 
 #[test]
+fn a_database_with_a_name_goes_where_the_plan_says_so() {
+    on_virtual_time(async {
+        let stage = Stage::new(rollback_to(DATABASE), simulator(NAMES));
+        let run = stage.engine.create(&stage.plan, "test").await.unwrap();
+        let ending = drive(&stage.engine, &run, "").await.unwrap();
+        assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
+        assert_ended_at(&stage.simulator, Outcome::Completed, NAMED, "");
+        let switched: SwitchedConnection = stage.output(&run, "back-switch-1").await;
+        assert_eq!(switched.endpoint, Endpoint::Name(NAMED.to_owned()));
+        let value = switched.connection.point("moods", &switched.endpoint).unwrap();
+        assert_eq!(value, "moodify-production-restored");
+    });
+}
+
+#[test]
+fn a_connection_that_does_not_fit_what_the_store_makes_is_refused_when_the_plan_is_checked() {
+    for (template, scenario, steps, why) in [
+        ("", NAMES, ["back-approve", "back-switch-1"], "no host that could be replaced"),
+        (DATABASE, "", ["back-approve", "back-switch-1"], "the new one has a host"),
+    ] {
+        on_virtual_time(async {
+            let stage = Stage::new(rollback_to(template), simulator(scenario));
+            let found = stage.engine.check(&stage.plan).await;
+            let at: Vec<&str> = found.iter().map(|finding| finding.error.target()).collect();
+            assert_eq!(at, steps, "{found:?}");
+            let told = found[0].to_string();
+            assert!(told.contains(why) && told.contains("what \"documentdb\" restores does not fit there"), "{told}");
+            assert!(stage.engine.create(&stage.plan, "test").await.is_err(), "no run begins");
+        });
+    }
+}
+
+#[test]
 fn broken_off_at_any_record_it_ends_as_it_would_have() {
-    for (no_to, wanted) in [("", Outcome::Completed), ("back-confirm", Outcome::RolledBack)] {
+    for (no_to, wanted, template, new) in [
+        ("", Outcome::Completed, "", NEW),
+        ("back-confirm", Outcome::RolledBack, "", NEW),
+        ("", Outcome::Completed, DATABASE, NAMED),
+        ("back-confirm", Outcome::RolledBack, DATABASE, NAMED),
+    ] {
+        let scenario = if new == NAMED { NAMES } else { "" };
         let mut n = 1;
         loop {
             let mut reached_the_end = false;
             for durable in [false, true] {
                 on_virtual_time(async {
-                    let (plan, simulator) = (rollback(), simulator(""));
+                    let (plan, simulator) = (rollback_to(template), simulator(scenario));
                     let memory: Arc<dyn JournalStore> = Arc::new(MemoryJournal::new());
                     let breaking: Arc<dyn JournalStore> = Arc::new(Breaking {
                         inner: memory.clone(),
@@ -315,7 +370,7 @@ fn broken_off_at_any_record_it_ends_as_it_would_have() {
                     let ending = drive(&second, &run, no_to).await.unwrap();
                     let context = format!("no to {no_to:?}, record {n}, durable {durable}: {ending:?}");
                     assert_eq!(outcome(&ending), wanted, "{context}");
-                    assert_ended(&simulator, wanted, &context);
+                    assert_ended_at(&simulator, wanted, new, &context);
                     fold(&memory.load(&run).await.unwrap()).unwrap();
                 });
             }

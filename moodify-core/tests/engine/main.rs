@@ -17,6 +17,7 @@ mod data_plane;
 mod database_rollback;
 mod jobs;
 mod leave;
+mod live_restore;
 mod mirror;
 mod ownership;
 mod peers;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use google_cloud_firestore_admin_v1::model::Database;
 use moodify_core::backend::{
     Artifact, ArtifactStore, ArtifactStoreExt, Backup, BackupCapabilities, BackupRequest, BackupState, BackupStore,
-    DeleteRequest, RestoreRequest, Restored,
+    DeleteRequest, EndpointKind, LiveRestoreRequest, RestoreRequest, Restored,
 };
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
 use serde::Serialize;
@@ -49,8 +49,8 @@ const LOOK: Call = Call::read(FIRESTORE, "look for the target");
 ///   exports lack the new database lacks too: indexes, rules, TTL policies. Its endpoint is its resource name.
 /// - `discard` deletes a database that `restore` made.
 /// - `delete` refuses an export that is still written, and by retention one that no run made.
-/// - An import adds and replaces documents and deletes none. Into the database itself it goes by
-///   [`restore_into_live`](Self::restore_into_live) only.
+/// - An import adds and replaces documents and deletes none. Into the database itself it goes by a step of a plan to which
+///   two persons agreed, or by hand by [`restore_into_live`](Self::restore_into_live).
 ///
 /// The identity needs `datastore.databases.export`, `datastore.databases.getMetadata`, `datastore.operations.list`, and on
 /// the bucket `storage.buckets.get` and `storage.objects.create`, `get`, `list` and `delete`; to restore also
@@ -184,7 +184,7 @@ fn is_id(id: &str) -> bool {
 #[async_trait]
 impl BackupStore for FirestoreBackups {
     fn capabilities(&self) -> BackupCapabilities {
-        BackupCapabilities::new(true, true, true)
+        BackupCapabilities::new(true, true, true).with_live().with_endpoint(EndpointKind::Name)
     }
 
     async fn create(&self, cx: &CallContext, request: &BackupRequest) -> Result<Backup> {
@@ -247,6 +247,10 @@ impl BackupStore for FirestoreBackups {
 
     async fn restore(&self, cx: &CallContext, request: &RestoreRequest) -> Result<Restored> {
         self.go_on(cx, request).await
+    }
+
+    async fn restore_live(&self, cx: &CallContext, request: &LiveRestoreRequest) -> Result<Restored> {
+        self.go_on_live(cx, request).await
     }
 
     async fn target_exists(&self, cx: &CallContext, target: &str) -> Result<bool> {

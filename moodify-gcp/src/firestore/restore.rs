@@ -1,7 +1,8 @@
 use google_cloud_firestore_admin_v1::model::Database;
 use google_cloud_firestore_admin_v1::model::database::{ConcurrencyMode, DatabaseType};
 use moodify_core::backend::{
-    ArtifactStore, BackupRequest, BackupState, BackupStore, RestorePoint, RestoreRequest, RestoreState, Restored,
+    ArtifactStore, BackupRequest, BackupState, BackupStore, LiveRestoreRequest, RestorePoint, RestoreRequest,
+    RestoreState, Restored,
 };
 use moodify_core::{CallContext, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -225,13 +226,8 @@ impl FirestoreBackups {
         if request.database != database {
             return Err(fail(ErrorKind::Invalid, format!("{} is not the database of this store", request.database)));
         }
-        let path = format!("live-{}", self.digest(cx));
-        let (claimed, done) = (restore_path(&path), done_path(&path));
-        if self.noted::<Record>(cx, LIVE, &claimed).await?.is_none() {
-            let known = self.describe(cx, backup).await?;
-            known
-                .ok_or_else(|| LIVE.fail(ErrorKind::NotFound, "there is no such backup").on(self.store.uri(backup)))?;
-            self.verify(cx, backup).await?;
+        if self.noted::<Record>(cx, LIVE, &restore_path(&self.live(cx))).await?.is_none() {
+            self.good(cx, backup).await?;
             let before = cx.clone().with_key(cx.key().part("before"));
             let request = BackupRequest::new().label("before-restore-of", backup);
             let made = self.create(&before, &request).await?;
@@ -247,6 +243,40 @@ impl FirestoreBackups {
                 }
             }
         }
+        self.import_live(cx, backup).await
+    }
+
+    /// The same for a step of a plan, which has had what is there exported.
+    pub(super) async fn go_on_live(&self, cx: &CallContext, request: &LiveRestoreRequest) -> Result<Restored> {
+        let (backup, before) = (request.backup(), request.before());
+        if backup == before {
+            let message = "what is restored is no export of what is there; nothing was changed";
+            return Err(LIVE.fail(ErrorKind::Invalid, message).on(self.store.uri(backup)));
+        }
+        if self.noted::<Record>(cx, LIVE, &restore_path(&self.live(cx))).await?.is_none() {
+            for id in [backup, before] {
+                self.good(cx, id).await?;
+            }
+        }
+        self.import_live(cx, backup).await
+    }
+
+    /// By what a restore into the database itself is noted.
+    fn live(&self, cx: &CallContext) -> String {
+        format!("live-{}", self.digest(cx))
+    }
+
+    /// Whether a backup is there, and good.
+    async fn good(&self, cx: &CallContext, id: &str) -> Result<()> {
+        let known = self.describe(cx, id).await?;
+        known.ok_or_else(|| LIVE.fail(ErrorKind::NotFound, "there is no such backup").on(self.store.uri(id)))?;
+        self.verify(cx, id).await.map(drop)
+    }
+
+    async fn import_live(&self, cx: &CallContext, backup: &str) -> Result<Restored> {
+        let database = self.config.database.as_str();
+        let fail = |kind, why: String| LIVE.fail(kind, why).on(self.admin.name(database));
+        let (claimed, done) = (restore_path(&self.live(cx)), done_path(&self.live(cx)));
         let mut record = self.record(cx, Some(backup), &Default::default());
         let transfers = self.admin.transfers(cx, LIVE, database).await?;
         record.before = transfers.into_iter().map(|transfer| transfer.name).collect();

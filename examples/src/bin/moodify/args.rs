@@ -163,7 +163,7 @@ pub(crate) enum BackupCommand {
         /// The backup
         id: String,
     },
-    /// Deletes one backup
+    /// Deletes one backup, unless a run of the journal may still need it
     Delete {
         #[command(flatten)]
         store: Named,
@@ -172,6 +172,9 @@ pub(crate) enum BackupCommand {
         /// The backup once more, so that nobody deletes another one
         #[arg(long, value_name = "ID")]
         confirm: String,
+        /// Also if this run may still need it; may be given several times
+        #[arg(long, value_name = "RUN")]
+        although_needed: Vec<RunId>,
     },
 }
 

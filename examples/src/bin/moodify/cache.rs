@@ -1,5 +1,8 @@
 //! `cache`: what a person does with one cache beside any run.
 
+use std::io::Write as _;
+use std::sync::{Mutex, PoisonError};
+
 use moodify_core::CallContext;
 use moodify_core::backend::{Backends, CacheInfo, CacheServer, CacheSnapshot, DeleteKeys, FlushRequest};
 use serde::Serialize;
@@ -68,6 +71,15 @@ pub(crate) struct Tell {
 }
 
 impl Tell {
+    /// How far it is, beside the result: once for each state, and not to a program.
+    pub(crate) fn progress(self, last: &Mutex<String>, line: String) {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.json && *last != line {
+            let _ = writeln!(std::io::stderr(), "{line}");
+            *last = line;
+        }
+    }
+
     pub(crate) fn tell(self, value: &impl Serialize, lines: impl FnOnce() -> Vec<String>) {
         match self.json {
             true => say(&format!("{:#}", serde_json::json!(value))),

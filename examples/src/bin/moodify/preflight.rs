@@ -51,6 +51,12 @@ impl Stores {
                 problems.extend(store.list(cx).await.err().map(|e| at("the backup store", name, e)));
             }
         }
+        for (name, store) in &backends.artifact_stores {
+            if asked.artifacts.contains(name.as_str()) {
+                let looked = store.head(cx, "runs/check").await;
+                problems.extend(looked.err().map(|e| at("the artifact store", name, e)));
+            }
+        }
         for (name, target) in &asked.targets {
             let Ok(store) = backends.backup_store(name) else { continue };
             match store.target_exists(cx, target).await {
@@ -87,6 +93,7 @@ fn exists(store: &str, target: &str) -> Error {
 #[derive(Debug, Default)]
 struct Asked<'a> {
     stores: BTreeSet<&'a str>,
+    artifacts: BTreeSet<&'a str>,
     /// What is restored, and into what.
     targets: BTreeSet<(&'a str, &'a str)>,
     caches: BTreeMap<&'a str, CacheCapabilities>,
@@ -97,7 +104,13 @@ impl<'a> Asked<'a> {
     fn by(plan: &'a Plan) -> Self {
         let mut asked = Self::default();
         for (_, step) in plan.steps() {
-            asked.stores.extend(step.with["store"].as_str());
+            let stores = match step.action.as_str() {
+                kinds::ARCHIVE | kinds::FETCH_ARTIFACT | kinds::BACKUP_CONFIGURATION | kinds::RESTORE_CONFIGURATION => {
+                    &mut asked.artifacts
+                }
+                _ => &mut asked.stores,
+            };
+            stores.extend(step.with["store"].as_str());
             let target = (step.action == kinds::RESTORE).then(|| step.with["target"].as_str()).flatten();
             asked.targets.extend(step.with["store"].as_str().zip(target));
             let Some(cache) = step.with["cache"].as_str() else { continue };

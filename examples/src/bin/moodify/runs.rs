@@ -17,6 +17,11 @@ fn directory(global: &Global) -> PathBuf {
     global.journal.clone().unwrap_or_else(|| PathBuf::from(".moodify"))
 }
 
+/// Whether somebody said where they are.
+pub(crate) fn named(global: &Global) -> bool {
+    global.cluster.is_some() || global.journal.is_some()
+}
+
 /// Whether there can be runs.
 pub(crate) fn any(global: &Global) -> bool {
     global.cluster.is_some() || directory(global).is_dir()

@@ -1,9 +1,10 @@
 use std::time::Duration;
 
+use super::live_restore::live_restore;
 use super::{context, ends_with_its_context, fails, good, run};
 use crate::backend::{
-    Backup, BackupRequest, BackupState, BackupStore, BackupStoreExt, DeleteRequest, RestorePoint, RestoreRequest,
-    RestoreState,
+    Backup, BackupRequest, BackupState, BackupStore, BackupStoreExt, DeleteRequest, Endpoint, RestorePoint,
+    RestoreRequest, RestoreState,
 };
 use crate::context::CallContext;
 use crate::error::{ErrorKind, Result};
@@ -54,6 +55,7 @@ pub async fn backup_store(store: &dyn BackupStore, patience: Duration) {
     assert_eq!(ours, 2, "one a key, and none more: {all:?}");
 
     restores(store, &made, patience).await;
+    live_restore(store, &made, patience).await;
     if can.delete {
         for backup in [&made, &second] {
             good("it can be deleted", deleted(store, &cx, &backup.id).await);
@@ -81,7 +83,8 @@ async fn restores(store: &dyn BackupStore, made: &Backup, patience: Duration) {
     fails("there is no such backup", ErrorKind::NotFound, store.restore(&cx, &missing).await);
     let restored = good("it can be restored", store.wait_restored(&cx, &request, &|_| ()).await);
     assert_eq!((restored.target.as_str(), &restored.state), (RESTORED, &RestoreState::Available));
-    assert!(restored.endpoint.as_deref().is_some_and(|endpoint| !endpoint.is_empty()), "{restored:?}");
+    let endpoint = restored.endpoint.as_deref().and_then(|endpoint| endpoint.parse::<Endpoint>().ok());
+    assert_eq!(endpoint.map(|endpoint| endpoint.kind()), Some(store.capabilities().endpoint), "{restored:?}");
     assert_eq!(good("restoring again finds it", store.restore(&cx, &request).await), restored);
     assert!(good("the name is taken now", store.target_exists(&other, RESTORED).await));
     fails("what exists is not overwritten", ErrorKind::AlreadyExists, store.restore(&other, &request).await);

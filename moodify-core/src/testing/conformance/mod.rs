@@ -14,6 +14,7 @@ mod deployer;
 mod figures;
 mod jobs;
 mod journal;
+mod live_restore;
 mod mirror;
 mod nodes;
 mod notifier;

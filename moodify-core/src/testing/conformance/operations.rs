@@ -18,6 +18,8 @@ pub trait OperationsHarness: Send + Sync {
     fn namespace(&self) -> String;
     /// Connections of that application, each pointing to a database with a port.
     fn connections(&self) -> Vec<Connection>;
+    /// A connection of it whose whole value is where the database is, such as its template `{{endpoint}}` says.
+    fn whole(&self) -> Connection;
     /// A connection that is not there.
     fn missing(&self) -> Connection;
     /// A command that succeeds in a workload of the application, and one that fails with the code 3 if there is one.
@@ -45,6 +47,7 @@ pub async fn operations(harness: &impl OperationsHarness) {
         switches(harness, &connection).await;
         leaves_what_others_write(harness, &connection).await;
     }
+    takes_a_name(harness).await;
     let (cx, namespace) = (context("missing", harness.patience()), harness.namespace());
     let (operations, missing) = (harness.operations(), harness.missing());
     let none = operations.endpoint(&cx, &namespace, &missing).await;
@@ -152,6 +155,25 @@ async fn switches(harness: &impl OperationsHarness, connection: &Connection) {
         good("another run may switch it now", operations.switch(&stranger, &namespace, connection, &before).await);
         assert_eq!(now().await, Some(before));
         good("and forget", operations.forget(&stranger, &namespace, connection).await);
+    }
+}
+
+async fn takes_a_name(harness: &impl OperationsHarness) {
+    let (operations, namespace, connection) = (harness.operations(), harness.namespace(), harness.whole());
+    let cx = context("switch", harness.patience());
+    let now = async || good("it tells where it points to", operations.endpoint(&cx, &namespace, &connection).await);
+    let (before, to) = (now().await, endpoint("projects/conformance/databases/restored"));
+    for promise in ["it can be pointed to a name", "again too"] {
+        good(promise, operations.switch(&cx, &namespace, &connection, &to).await);
+        assert_eq!(now().await.as_ref(), Some(&to));
+    }
+    for promise in ["it can be reverted", "reverting again is fine"] {
+        good(promise, operations.revert(&cx, &namespace, &connection, &to).await);
+        assert_eq!(now().await, before, "it is as it was");
+    }
+    for connection in harness.connections() {
+        let refused = operations.switch(&cx, &namespace, &connection, &to).await;
+        fails("a name is not put where a host is", ErrorKind::Invalid, refused);
     }
 }
 

@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 
 use crate::backend::{
-    Backup, BackupCapabilities, BackupRequest, BackupState, BackupStore, DeleteRequest, RestorePoint, RestoreRequest,
-    Restored,
+    Backup, BackupCapabilities, BackupRequest, BackupState, BackupStore, DeleteRequest, EndpointKind,
+    LiveRestoreRequest, RestorePoint, RestoreRequest, Restored,
 };
 use crate::context::{CallContext, IdempotencyKey};
 use crate::error::{ErrorKind, Result};
@@ -12,7 +12,7 @@ use crate::error::{ErrorKind, Result};
 use super::chance;
 use super::cluster::Facet;
 use super::fault::BackendKind;
-use super::state::{Caller, SimBackup, SimRestored, State};
+use super::state::{Caller, SimBackup, SimLiveRestore, SimRestored, State};
 
 fn stored<'a>(state: &'a State, store: &str, id: &str) -> Option<&'a SimBackup> {
     state.backups.iter().find(|made| made.store == store && made.backup.id == id)
@@ -130,6 +130,42 @@ fn restore(state: &mut State, caller: &Caller, key: &IdempotencyKey, request: &R
     Ok(now)
 }
 
+fn restore_live(
+    state: &mut State,
+    caller: &Caller,
+    key: &IdempotencyKey,
+    request: &LiveRestoreRequest,
+) -> Result<Restored> {
+    let store = &caller.subject;
+    if state.scenario.backups.never_live {
+        return Err(caller.fails(ErrorKind::Unsupported, "it restores into new databases only".to_owned()));
+    }
+    if let Some(made) = state.live_restores.iter().find(|made| made.store == *store && made.key == *key) {
+        if made.backup != request.backup() {
+            let message = format!("under this key it was begun with backup {}", made.backup);
+            return Err(caller.fails(ErrorKind::AlreadyExists, message));
+        }
+        return Ok(state.restored_live(made));
+    }
+    if request.backup() == request.before() {
+        return Err(caller.fails(ErrorKind::Invalid, "what is restored is no backup of what is there".to_owned()));
+    }
+    for id in [request.backup(), request.before()] {
+        let made = stored(state, store, id);
+        let missing = || caller.fails(ErrorKind::NotFound, format!("there is no backup {id}"));
+        let made = made.ok_or_else(missing)?;
+        if state.backup(made).state != BackupState::Available || made.verified.is_none() {
+            return Err(caller.fails(ErrorKind::Unhealthy, format!("backup {id} was not found good")));
+        }
+    }
+    let (backup, before) = (request.backup().to_owned(), request.before().to_owned());
+    state.wrote(format!("backup {backup} restored into the database itself"));
+    let made = SimLiveRestore { store: store.clone(), key: key.clone(), begun: state.now, backup, before };
+    let now = state.restored_live(&made);
+    state.live_restores.push(made);
+    Ok(now)
+}
+
 fn delete(state: &mut State, caller: &Caller, request: &DeleteRequest) -> Result<()> {
     let Some(made) = stored(state, &caller.subject, request.id()) else { return Ok(()) };
     if request.is_by_retention() && made.backup.run.is_none() {
@@ -163,7 +199,10 @@ impl Facet {
 #[async_trait]
 impl BackupStore for Facet {
     fn capabilities(&self) -> BackupCapabilities {
-        BackupCapabilities::new(true, true, true).with_point_in_time()
+        let can = BackupCapabilities::new(true, true, true).with_point_in_time();
+        let (names, never_live) = self.world.scenario(|it| (it.backups.names, it.backups.never_live));
+        let can = can.with_endpoint(if names { EndpointKind::Name } else { EndpointKind::Host });
+        if never_live { can } else { can.with_live() }
     }
 
     async fn create(&self, cx: &CallContext, _: &BackupRequest) -> Result<Backup> {
@@ -198,6 +237,12 @@ impl BackupStore for Facet {
         let (caller, key, request) = (self.store("restore"), cx.key().clone(), request.clone());
         let asks = caller.clone();
         self.at_store(cx, caller, move |state| restore(state, &asks, &key, &request)).await
+    }
+
+    async fn restore_live(&self, cx: &CallContext, request: &LiveRestoreRequest) -> Result<Restored> {
+        let (caller, key, request) = (self.store("restore_live"), cx.key().clone(), request.clone());
+        let asks = caller.clone();
+        self.at_store(cx, caller, move |state| restore_live(state, &asks, &key, &request)).await
     }
 
     async fn target_exists(&self, cx: &CallContext, target: &str) -> Result<bool> {

@@ -47,7 +47,7 @@ pub use scenario::{
 pub use service::Flow;
 use service::{Route, SimService};
 use state::State;
-pub use state::{Delivery, SimArtifact, SimBackup, SimIncident, SimRestored, Write};
+pub use state::{Delivery, SimArtifact, SimBackup, SimIncident, SimLiveRestore, SimRestored, Write};
 use workload::Running;
 pub use world::{Call, ServiceView, World};
 

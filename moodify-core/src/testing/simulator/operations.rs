@@ -34,7 +34,7 @@ pub struct SimConnection {
 
 /// Where every connection points to at first.
 fn first() -> Endpoint {
-    Endpoint { host: "moods.simulated.invalid".to_owned(), port: Some(27017) }
+    Endpoint::Host { host: "moods.simulated.invalid".to_owned(), port: Some(27017) }
 }
 
 const TRACKS: [Track; 2] = [Track::Stable, Track::Canary];
@@ -151,12 +151,16 @@ impl State {
 
     /// Whether every connection points to a database that answers.
     fn is_connected(&self) -> bool {
-        let answers = |host: &str| {
+        let answers = |place: &str| {
             let restored = self.restored.iter().map(|made| self.restored(made));
             let mut complete = restored.filter(|made| made.state == RestoreState::Available);
-            complete.any(|made| made.endpoint.as_deref() == Some(host))
+            complete.any(|made| made.endpoint.as_deref() == Some(place))
         };
-        self.connections.iter().all(|known| known.endpoint.host == first().host || answers(&known.endpoint.host))
+        let first = first();
+        self.connections
+            .iter()
+            .map(|known| known.endpoint.place())
+            .all(|place| place == first.place() || answers(place))
     }
 }
 
@@ -193,6 +197,9 @@ fn point(
     to: &Endpoint,
     back: bool,
 ) -> Result<()> {
+    if let Some(misfit) = which.misfit(to.kind()) {
+        return Err(caller.fails(ErrorKind::Invalid, format!("the {which}: {misfit}")));
+    }
     let known = connection(state, caller, namespace, which)?;
     let now = known.endpoint.clone();
     let (wanted, kept) = match (&known.kept, caller.run.clone()) {
@@ -200,16 +207,16 @@ fn point(
         (None, Some(run)) => (to.clone(), Some((run, now.clone()))),
         (None, None) => (to.clone(), None),
         // Switched by this run: it points there, or back, or where somebody else has pointed it.
-        (Some((_, before)), _) if now.host != to.host && now != *before => {
+        (Some((_, before)), _) if now.place() != to.place() && now != *before => {
             return Err(caller.fails(ErrorKind::Drift, format!("the {which} was changed by somebody else")));
         }
         (Some((_, before)), _) if back => (before.clone(), None),
         (kept, _) => (to.clone(), kept.clone()),
     };
-    if known.kept == kept && now.host == wanted.host {
+    if known.kept == kept && now.place() == wanted.place() {
         return Ok(());
     }
-    known.endpoint = Endpoint { port: wanted.port.or(now.port), host: wanted.host };
+    known.endpoint = wanted.or_port(now.port());
     known.kept = kept;
     let told = format!("{which} to {}", known.endpoint);
     state.wrote(told);

@@ -443,6 +443,10 @@ pub struct BackupScript {
     pub restore_takes: Period,
     /// A restore fails after that time, and why.
     pub restore_fails: Option<String>,
+    /// The databases that are restored have names and no hosts.
+    pub names: bool,
+    /// Nothing can be restored into the database itself.
+    pub never_live: bool,
 }
 
 impl Default for BackupScript {
@@ -454,6 +458,8 @@ impl Default for BackupScript {
             damaged: false,
             restore_takes: Period::from_secs(60),
             restore_fails: None,
+            names: false,
+            never_live: false,
         }
     }
 }

@@ -128,6 +128,22 @@ pub struct SimRestored {
     pub target: String,
 }
 
+/// A restore into a database itself in the simulated world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SimLiveRestore {
+    /// The store, by its name.
+    pub store: String,
+    /// The key under which it was begun.
+    pub key: IdempotencyKey,
+    /// When, from the start of the simulation.
+    pub begun: Duration,
+    /// The backup that was restored.
+    pub backup: String,
+    /// The backup of what was there.
+    pub before: String,
+}
+
 /// An incident on the simulated status page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -185,6 +201,7 @@ pub(super) struct State {
     pub(super) suspended: BTreeMap<String, bool>,
     pub(super) backups: Vec<SimBackup>,
     pub(super) restored: Vec<SimRestored>,
+    pub(super) live_restores: Vec<SimLiveRestore>,
     pub(super) artifacts: Vec<SimArtifact>,
     /// How many artifacts were ever written.
     pub(super) puts: u64,
@@ -218,6 +235,7 @@ impl State {
             suspended: BTreeMap::new(),
             backups: Vec::new(),
             restored: Vec::new(),
+            live_restores: Vec::new(),
             artifacts: Vec::new(),
             puts: 0,
             configuration: Objects::new(),
@@ -377,15 +395,29 @@ impl State {
     /// A restored target as it stands now.
     pub(super) fn restored(&self, made: &SimRestored) -> Restored {
         let script = &self.scenario.backups;
-        let over = self.now.saturating_sub(made.begun) >= script.restore_takes.get();
-        let state = match &script.restore_fails {
+        let state = self.restore_begun(made.begun);
+        let answers = state == RestoreState::Available;
+        let endpoint = answers.then(|| match script.names {
+            false => format!("{}.simulated.invalid", made.target),
+            true => format!("projects/simulated/databases/{}", made.target),
+        });
+        Restored { target: made.target.clone(), state, endpoint }
+    }
+
+    /// A restore into a database itself as it stands now.
+    pub(super) fn restored_live(&self, made: &SimLiveRestore) -> Restored {
+        Restored { target: made.store.clone(), state: self.restore_begun(made.begun), endpoint: None }
+    }
+
+    /// Where a restore stands that was begun then.
+    fn restore_begun(&self, begun: Duration) -> RestoreState {
+        let script = &self.scenario.backups;
+        let over = self.now.saturating_sub(begun) >= script.restore_takes.get();
+        match &script.restore_fails {
             _ if !over => RestoreState::Creating("its storage is being filled".to_owned()),
             Some(why) => RestoreState::Failed(why.clone()),
             None => RestoreState::Available,
-        };
-        let answers = state == RestoreState::Available;
-        let endpoint = answers.then(|| format!("{}.simulated.invalid", made.target));
-        Restored { target: made.target.clone(), state, endpoint }
+        }
     }
 
     /// What people have said so far, also those whom the scenario speaks for.

@@ -20,7 +20,7 @@ use super::fault::{BackendKind, Fault, Faults};
 use super::nodes::SimNode;
 use super::scenario::{Edit, Scenario};
 use super::service::Flow;
-use super::state::{Caller, Delivery, SimArtifact, SimBackup, SimIncident, SimRestored, State, Write};
+use super::state::{Caller, Delivery, SimArtifact, SimBackup, SimIncident, SimLiveRestore, SimRestored, State, Write};
 
 /// One call to a simulated backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -312,6 +312,12 @@ impl World {
     #[must_use]
     pub fn restored(&self) -> Vec<SimRestored> {
         self.look(|state| state.restored.clone())
+    }
+
+    /// What was restored into a database itself.
+    #[must_use]
+    pub fn live_restores(&self) -> Vec<SimLiveRestore> {
+        self.look(|state| state.live_restores.clone())
     }
 
     /// The artifacts that exist.

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use moodify_aws::{DocumentDbBackups, DocumentDbConfig, ElastiCacheBackups, ElastiCacheConfig, ElastiCacheNodes};
+use moodify_aws::{
+    DocumentDbBackups, DocumentDbConfig, ElastiCacheBackups, ElastiCacheConfig, ElastiCacheNodes, S3Artifacts, S3Config,
+};
+use moodify_core::artifacts::ArtifactDirectory;
 use moodify_core::backend::{ArtifactStore, BackupStore, Cache};
 use moodify_core::secret::{ExposeSecret, Secret};
 use moodify_core::{Backends, Error, ErrorKind};
@@ -13,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::stores::{ArtifactStoreSettings, BackupStoreSettings, CacheSettings};
+use super::stores::{ArtifactStoreSettings, BackupStoreSettings, CacheSettings, DirectorySettings};
 
 /// What the settings name only by where it is: an environment variable (`-env`) or a file (`-file`).
 const SECRETS: [&str; 5] = ["password", "secret-access-key", "session-token", "auth-token", "key"];
@@ -58,6 +61,8 @@ impl Opener<'_> {
     /// | `MOODIFY_ELASTICACHE_*`, with `_REPLICATION_GROUP` or `_CLUSTER` | the backup store `elasticache`, and the nodes of the cache below |
     /// | `MOODIFY_FIRESTORE_*` with `_PROJECT`, and the next | the backup store `firestore` |
     /// | `MOODIFY_GCS_*`, with `_BUCKET` | the artifact store `cloud-storage` |
+    /// | `MOODIFY_S3_*`, with `_BUCKET` | the artifact store `s3` |
+    /// | `MOODIFY_ARTIFACTS_DIRECTORY` | the artifact store `directory` |
     /// | `MOODIFY_REDIS_*`, with `_NAME` | the cache of that name |
     pub(super) fn environment(&mut self) {
         let lookup = self.lookup;
@@ -93,6 +98,15 @@ impl Opener<'_> {
                 self.stores.artifacts.insert("cloud-storage".to_owned(), Arc::new(made));
             }
         }
+        if set("MOODIFY_S3_BUCKET").is_some() {
+            let made = S3Config::from_vars(lookup).and_then(S3Artifacts::new);
+            if let Some(made) = self.keep("MOODIFY_S3", made) {
+                self.stores.artifacts.insert("s3".to_owned(), Arc::new(made));
+            }
+        }
+        if let Some(path) = set("MOODIFY_ARTIFACTS_DIRECTORY") {
+            self.stores.artifacts.insert("directory".to_owned(), Arc::new(ArtifactDirectory::at(path)));
+        }
         if set("MOODIFY_REDIS_NAME").is_some() {
             let made = RedisConfig::from_vars(lookup).and_then(RedisCache::new);
             if let Some(made) = self.keep("MOODIFY_REDIS", made) {
@@ -124,6 +138,17 @@ impl Opener<'_> {
             ArtifactStoreSettings::CloudStorage(settings) => {
                 let place = format!("artifacts.{name}.cloud-storage");
                 self.make(&place, settings, CloudStorage::new).map(|made| Arc::new(made) as _)
+            }
+            ArtifactStoreSettings::S3(settings) => {
+                let place = format!("artifacts.{name}.s3");
+                self.make(&place, settings, S3Artifacts::new).map(|made| Arc::new(made) as _)
+            }
+            ArtifactStoreSettings::Directory(DirectorySettings { path }) => {
+                if path.as_os_str().is_empty() {
+                    let place = format!("artifacts.{name}.directory.path");
+                    self.problem(&place, "the path is empty", "name a directory of the machine that drives the run");
+                }
+                Some(Arc::new(ArtifactDirectory::at(path)) as _)
             }
         };
         self.stores.artifacts.extend(made.map(|made| (name.to_owned(), made)));
@@ -321,6 +346,8 @@ mod tests {
             ("MOODIFY_ELASTICACHE_REPLICATION_GROUP", "sessions"),
             ("MOODIFY_FIRESTORE_PROJECT", "moodify"),
             ("MOODIFY_GCS_BUCKET", "moodify-backups"),
+            ("MOODIFY_S3_BUCKET", "moodify-artifacts"),
+            ("MOODIFY_ARTIFACTS_DIRECTORY", "/nowhere/artifacts"),
             ("MOODIFY_REDIS_NAME", "sessions"),
             ("MOODIFY_REDIS_URL", "redis://cache.internal"),
         ];
@@ -332,6 +359,8 @@ mod tests {
         opener.stores.install(&mut backends);
         let stores: Vec<&str> = backends.backup_stores.keys().map(String::as_str).collect();
         assert_eq!(stores, ["documentdb", "elasticache", "firestore"]);
-        assert!(backends.artifact_store("cloud-storage").is_ok() && backends.cache_nodes("sessions").is_ok());
+        let artifacts: Vec<&str> = backends.artifact_stores.keys().map(String::as_str).collect();
+        assert_eq!(artifacts, ["cloud-storage", "directory", "s3"]);
+        assert!(backends.cache_nodes("sessions").is_ok());
     }
 }

@@ -1,6 +1,8 @@
 //! Settings of what keeps data: backup stores, caches and artifact stores, each by its name in plans. They have the shape
 //! of the providers' own, but for secrets: of these they say in which environment variable or file they are.
 
+use std::path::PathBuf;
+
 use moodify_core::model::{EnvironmentKind, Period};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,10 @@ pub(super) enum BackupStoreSettings {
 pub(super) enum ArtifactStoreSettings {
     /// A bucket of Google Cloud Storage.
     CloudStorage(StorageSettings),
+    /// A bucket of S3, or of a server that speaks its API.
+    S3(S3Settings),
+    /// A directory of the machine that drives the run.
+    Directory(DirectorySettings),
 }
 
 /// A cache: its data, the nodes that it runs on, or both.
@@ -190,6 +196,27 @@ pub(super) struct StorageSettings {
     /// What the names of all objects begin with, such as `production/`; nothing else in the bucket is seen or touched.
     #[serde(skip_serializing_if = "Option::is_none")]
     prefix: Option<String>,
+}
+
+/// A bucket of S3.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct S3Settings {
+    /// How to reach the API.
+    api: AwsSettings,
+    /// The bucket.
+    bucket: String,
+    /// What the keys of all objects begin with, such as `production/`; nothing else in the bucket is seen or touched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefix: Option<String>,
+}
+
+/// A directory.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct DirectorySettings {
+    /// Where it is; made when something is put there first.
+    pub(super) path: PathBuf,
 }
 
 /// A database of Firestore.

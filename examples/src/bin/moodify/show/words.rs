@@ -79,6 +79,7 @@ pub(crate) fn step_words(step: &Step) -> String {
         kinds::RETIRE_CANARY => "remove the canaries".to_owned(),
         kinds::STOP_APPLICATION => "stop the application, and remember its numbers of instances".to_owned(),
         kinds::RESTORE => format!("restore a backup into {}", text("target")),
+        kinds::RESTORE_LIVE => format!("restore a backup into the database of {} itself", text("store")),
         kinds::SWITCH_CONNECTION => "point the application to the restored database".to_owned(),
         kinds::START_APPLICATION => "start the application with the remembered numbers of instances".to_owned(),
         kinds::FORGET_CONNECTIONS => "remove what was kept of the old connection".to_owned(),
