@@ -1,8 +1,6 @@
 //! What goes along with a workload: disruption budgets and KEDA's autoscalers, in releases by the real program under the least
 //! Role on a real API server with its real controllers.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
-
 use std::time::Duration;
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;

@@ -6,7 +6,7 @@ use moodify_core::ErrorKind;
 use moodify_core::action::Registry;
 use moodify_core::backend::{Audience, IncidentStatus};
 use moodify_core::engine::Ending;
-use moodify_core::journal::{JournalStore as _, Outcome, Record};
+use moodify_core::journal::{Outcome, Record};
 use moodify_core::model::{Phase, Plan, RunId, Step};
 use moodify_core::testing::{BackendKind, Fault, Rule, Scenario, Simulator};
 use serde_json::{Value, json};
