@@ -53,7 +53,9 @@ pub use cache_admin::{
     CacheAdmin, CacheCapabilities, CacheEntry, DeleteKeys, DeletedKeys, Failover, FailoverRequest, FlushRequest,
     KEYS_A_PAGE, WarmRequest, Warmed,
 };
-pub use cache_info::{CacheClient, CacheInfo, CacheLatency, CacheRole, CacheServer, CacheSnapshot, SlowCommand};
+pub use cache_info::{
+    CacheClient, CacheDump, CacheInfo, CacheLatency, CacheRole, CacheServer, CacheSnapshot, SlowCommand,
+};
 pub use cache_nodes::{
     CacheNode, CacheNodes, CacheNodesExt, NodeCapabilities, NodeEvent, NodeRole, NodeState, restart_order,
 };
