@@ -146,7 +146,7 @@ mod tests {
         let mut kept = Kept::default();
         for n in 0..20 {
             kept.keep(primary("a", u64::from(n), "").point(), items(n..n + 1, 1 << 20));
-            assert_eq!(kept.is_much(), n >= 4);
+            assert_eq!(kept.is_much(), n >= 3, "{n}");
             kept.let_go();
             assert!(kept.bytes <= MOST);
         }

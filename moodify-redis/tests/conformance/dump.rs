@@ -100,7 +100,9 @@ async fn a_file_of_another_snapshot_is_not_taken_for_this_one() {
     let first = meddled(&server, &guessed, |_| {}).await.unwrap();
     let old = elsewhere.path().join("old");
     std::fs::copy(first.file.unwrap(), &old).unwrap();
-    let replace = |file: &Path| drop(std::fs::copy(&old, file).unwrap());
+    let replace = |file: &Path| {
+        std::fs::copy(&old, file).unwrap();
+    };
     let made = meddled(&server, &guessed, replace).await.unwrap();
     assert!(matches!(&made.dump, CacheDump::Unseen { why } if why.contains("another snapshot")), "{made:?}");
 

@@ -80,7 +80,7 @@ async fn warming_that_a_failover_interrupts_writes_every_entry() {
     let Some(mut watched) = Watched::start(&[]).await else { return };
     let (cache, context, done) = (cache(config(&watched)), cx(), unheard());
     let entries = (0..4000).map(|n| Ok(CacheEntry::new(format!("mood:{n}"), "happy")));
-    let request = WarmRequest::new().page(100.try_into().unwrap()).keys_per_second(2000.try_into().unwrap());
+    let request = WarmRequest::new().page(100.try_into().unwrap()).keys_per_second(1000.try_into().unwrap());
     let warm = cache.warm(&context, stream::iter(entries).boxed(), &request, &done);
     let kill = async {
         let (primary, replica) = (&watched.nodes[0], &watched.nodes[1]);
@@ -94,6 +94,7 @@ async fn warming_that_a_failover_interrupts_writes_every_entry() {
         until("many more are there", || *done.borrow() > 2800).await;
         assert!(replica.count(0) < 2500, "it lacks what it was not told: {}", replica.count(0));
         watched.nodes[0].stop();
+        assert!(*done.borrow() < 4000, "it was killed in the middle");
     };
     let (warmed, ()) = tokio::join!(warm, kill);
     let warmed = warmed.unwrap();
