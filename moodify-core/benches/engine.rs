@@ -206,7 +206,7 @@ fn backends() -> Backends {
 }
 
 fn plan(version: usize, steps: Vec<Step>) -> Plan {
-    let routing = Routing { router: "quiet".into(), service: "app".into(), route: Some("app".into()) };
+    let routing = Routing::new("quiet", "app", Some("app"));
     let service = Service {
         name: "app".into(),
         workload: "app-deployment".into(),

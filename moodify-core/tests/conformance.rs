@@ -18,7 +18,7 @@ use moodify_core::backend::{
     JobRequest, JobTemplate, Jobs, MetricQuery, MetricSource, Notifier, Operations, StatusPages, TesterRoutes, Testers,
     TrafficMirror, TrafficRouter, WeightChange, WorkloadRef,
 };
-use moodify_core::model::{ConfigVersion, ImageRef, Layout, Target, Track, Weight, WorkloadKind};
+use moodify_core::model::{Color, ConfigVersion, ImageRef, Layout, Target, Track, Weight, WorkloadKind};
 use moodify_core::testing::conformance::{
     self, CacheHarness, DeployerHarness, FilesHarness, MetricHarness, NotifierHarness, OperationsHarness,
     RouterHarness, context,
@@ -39,7 +39,8 @@ impl Harness {
     }
 
     fn backend(&self) -> Target {
-        target("backend", self.router)
+        let target = target("backend", self.router);
+        if self.router == "service-selector" { target.with_layout(Layout::Colors(Color::Blue)) } else { target }
     }
 
     async fn canary(self, replicas: u32) -> Self {
@@ -104,8 +105,12 @@ impl RouterHarness for Harness {
     }
 
     async fn edit(&self, editor: &str) {
-        let ratio = self.router == "replica-ratio";
-        self.edit(if ratio { Edited::StableReplicas } else { Edited::Route }, 33, editor);
+        let what = match self.router {
+            "replica-ratio" => Edited::StableReplicas,
+            "service-selector" => Edited::Name,
+            _ => Edited::Route,
+        };
+        self.edit(what, 33, editor);
     }
 
     async fn lose_canary(&self) {
@@ -369,6 +374,11 @@ async fn router_of_weights() {
 #[tokio::test(start_paused = true)]
 async fn router_of_instances() {
     conformance::traffic_router(&Harness::new("replica-ratio").canary(0).await).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn router_of_one_switch() {
+    conformance::traffic_router(&Harness::new("service-selector").canary(5).await).await;
 }
 
 #[tokio::test(start_paused = true)]

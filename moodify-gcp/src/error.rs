@@ -12,6 +12,11 @@ use moodify_core::{Effect, Error, ErrorKind};
 pub(crate) const STORAGE: &str = "cloud-storage";
 pub(crate) const FIRESTORE: &str = "firestore";
 
+/// What the addresses of the metadata server begin with, on whatever host.
+const METADATA_PATH: &str = "/computeMetadata/";
+
+const GET_NEW: &str = "get new ones, then resume";
+
 /// A request as errors tell it, and whether it may change something.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Call {
@@ -59,7 +64,7 @@ pub(crate) fn from_sdk(error: Sdk, call: Call) -> Error {
         (None, None) => causes(&error),
     };
     let after = error.http_headers().and_then(retry_after);
-    with_retry_after(call.fail(kind, message).effect(effect).with_source(error), after)
+    with_retry_after(refused(call, kind, message).effect(effect).with_source(error), after)
 }
 
 fn classify(error: &Sdk, call: Call) -> (ErrorKind, Effect) {
@@ -129,7 +134,7 @@ pub(crate) fn from_answer(status: u16, headers: &HeaderMap, body: &[u8], call: C
     let said = said.as_ref().and_then(|body| body.pointer("/error/message")?.as_str()).unwrap_or_default();
     let message = format!("HTTP status {status}{}{said}", if said.is_empty() { "" } else { ": " });
     let (kind, effect) = of_http(status, call);
-    with_retry_after(call.fail(kind, message).effect(effect), retry_after(headers))
+    with_retry_after(refused(call, kind, message).effect(effect), retry_after(headers))
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
@@ -144,17 +149,42 @@ fn with_retry_after(error: Error, after: Option<Duration>) -> Error {
     }
 }
 
-/// Credentials that brought no token.
+/// Credentials that brought no token. The causes may quote a whole answer, of whoever gave it, so they are not told.
 pub(crate) fn from_credentials(error: &CredentialsError, call: Call) -> Error {
-    if error.is_transient() {
-        return call.fail(ErrorKind::Unavailable, format!("cannot get a token: {error}"));
+    let http = chain(error).find_map(|cause| cause.downcast_ref::<reqwest::Error>());
+    // Where nothing else is configured, the metadata server is asked, wherever this runs.
+    let of_metadata = http.and_then(reqwest::Error::url).is_some_and(|url| url.path().starts_with(METADATA_PATH));
+    if of_metadata && http.is_some_and(reqwest::Error::is_connect) {
+        return unauthenticated(call, "no credentials were found, and no metadata server answers here".to_owned());
     }
-    unauthenticated(call, error.to_string())
+    // Whoever else gives tokens, its answer is an error of reqwest.
+    let metadata = chain(error).find_map(|cause| cause.downcast_ref::<Sdk>().and_then(Sdk::http_status_code));
+    let answer = match (metadata, http.and_then(reqwest::Error::status)) {
+        (Some(status), _) => Some(format!("the metadata server answers with HTTP status {status}")),
+        (None, Some(status)) => Some(format!("the server of tokens answers with HTTP status {}", status.as_u16())),
+        (None, None) => None,
+    };
+    if error.is_transient() {
+        let why = answer.unwrap_or_else(|| chain(error).last().map_or_else(String::new, ToString::to_string));
+        return call.fail(ErrorKind::Unavailable, format!("cannot get a token: {why}"));
+    }
+    if chain(error).any(|cause| cause.to_string().contains("invalid_grant")) {
+        let message = "the credentials are expired or revoked: no token is given for them any more (invalid_grant)";
+        return call.fail(ErrorKind::Unauthenticated, message).hint(GET_NEW);
+    }
+    unauthenticated(call, answer.unwrap_or_else(|| "no token can be made of the credentials".to_owned()))
 }
 
 fn unauthenticated(call: Call, message: String) -> Error {
-    call.fail(ErrorKind::Unauthenticated, message)
-        .hint("give a service account's key, or run where Google provides credentials")
+    call.fail(ErrorKind::Unauthenticated, message).hint(
+        "set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account, or run on a node with workload identity",
+    )
+}
+
+/// What an API answered that it does not do.
+fn refused(call: Call, kind: ErrorKind, message: String) -> Error {
+    let error = call.fail(kind, message);
+    if kind == ErrorKind::Unauthenticated { error.hint(GET_NEW) } else { error }
 }
 
 /// A client that could not be made.

@@ -15,6 +15,8 @@ use moodify_core::{CallContext, Effect, ErrorKind, IdempotencyKey, Result, RunId
 use moodify_gcp::{ApiConfig, FirestoreBackups, FirestoreConfig, LiveRestore, StorageConfig};
 use peer::FakeGcs;
 use peer::firestore::{FakeFirestore, Fault};
+use peer::storage::StrictStorage;
+use serde_json::{Value, json};
 
 const ROOT: &str = "firestore/_default/";
 
@@ -54,6 +56,27 @@ impl Scene {
     async fn restore(&self, key: &str, backup: &str, target: &str) -> Result<Restored> {
         let request = RestoreRequest::new(backup, target);
         self.store().wait_restored(&cx(key), &request, &|_| ()).await
+    }
+
+    /// Restores without a pause between two looks.
+    async fn restore_now(&self, key: &str, backup: &str, target: &str) -> RestoreState {
+        for _ in 0..20 {
+            let restored = self.store().restore(&cx(key), &RestoreRequest::new(backup, target)).await.unwrap();
+            if !matches!(restored.state, RestoreState::Creating(_)) {
+                return restored.state;
+            }
+        }
+        panic!("it never ends");
+    }
+
+    /// The same for discarding.
+    async fn discard_now(&self, key: &str, target: &str) {
+        for _ in 0..20 {
+            if self.store().discard(&cx(key), target).await.unwrap() {
+                return;
+            }
+        }
+        panic!("it never ends");
     }
 
     async fn restore_into_live(&self, key: &str, backup: &str) -> Result<Restored> {
@@ -181,6 +204,59 @@ async fn an_import_that_breaks_off_is_a_failed_restore_that_can_be_discarded() {
 }
 
 #[tokio::test]
+async fn a_restored_database_that_is_not_as_asked_for_fails() {
+    let Some(scene) = Scene::new().await else { return };
+    let id = scene.backup("r1/backup").await;
+    for (request, fault, why) in [
+        (":importDocuments", Fault::Forget, "is over with 2 documents, but the backup has 3"),
+        ("databaseId=", Fault::Elsewhere, "its location is us-east1, but us-central1 was asked for"),
+    ] {
+        scene.firestore.fault(request, fault);
+        let state = scene.restore_now("r1/restore", &id, "moods-restored").await;
+        assert!(matches!(&state, RestoreState::Failed(told) if told.contains(why)), "{state}");
+        let again = scene.restore_now("r1/restore", &id, "moods-restored").await;
+        assert_eq!(again, state, "it does not get better by asking");
+        scene.discard_now("r1/restore", "moods-restored").await;
+    }
+    scene.firestore.fault(":importDocuments", Fault::Forget);
+    let error = scene.restore_into_live("r1/live", &id).await.map(|restored| restored.state);
+    assert!(matches!(&error, Ok(RestoreState::Failed(why)) if why.contains("the backup has 3")), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_is_discarded_before_it_can_be_seen_does_not_come_to_light_later() {
+    let Some(scene) = Scene::new().await else { return };
+    let (id, target) = (scene.backup("r1/backup").await, "moods-restored");
+    let request = RestoreRequest::new(&id, target);
+    for answered in [true, false] {
+        if !answered {
+            scene.firestore.fault("databaseId=", Fault::LoseAnswer);
+        }
+        let begun = scene.store().restore(&cx("r1/restore"), &request).await;
+        assert_eq!(begun.is_ok(), answered, "{begun:?}");
+        assert!(!scene.store().target_exists(&cx("x"), target).await.unwrap(), "it is on its way");
+        assert!(!scene.store().discard(&cx("r1/restore"), target).await.unwrap(), "which is not gone");
+        // The answer to its deletion is lost too.
+        scene.firestore.fault("DELETE", Fault::LoseAnswer);
+        let lost = scene.store().wait_discarded(&cx("r1/restore"), target).await.unwrap_err();
+        assert_eq!(lost.effect_of(), Effect::Unknown, "{lost}");
+        scene.discard_now("r1/restore", target).await;
+        for _ in 0..5 {
+            assert!(!scene.store().target_exists(&cx("x"), target).await.unwrap());
+        }
+        assert_eq!(scene.firestore.documents(target), None);
+        assert!(scene.store().discard(&cx("r1/restore"), target).await.unwrap(), "nothing is noted of it any more");
+    }
+    // Where nothing was begun for certain, nothing is made only to be deleted.
+    scene.firestore.fault("databaseId=", Fault::Refuse(403, "PERMISSION_DENIED"));
+    let error = scene.store().restore(&cx("r1/restore"), &request).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect_of()), (ErrorKind::Forbidden, Effect::None), "{error}");
+    let asked = scene.firestore.count("databaseId=");
+    assert!(scene.store().discard(&cx("r1/restore"), target).await.unwrap());
+    assert_eq!(scene.firestore.count("databaseId="), asked);
+}
+
+#[tokio::test]
 async fn what_is_changed_after_it_was_verified_is_noticed() {
     let Some(scene) = Scene::new().await else { return };
     let id = scene.backup("r1/backup").await;
@@ -196,6 +272,18 @@ async fn what_is_changed_after_it_was_verified_is_noticed() {
 }
 
 #[tokio::test]
+async fn what_vanished_before_it_was_first_verified_is_noticed() {
+    let Some(scene) = Scene::new().await else { return };
+    let id = scene.backup("r1/backup").await;
+    scene.delete_object(&format!("{id}/all_namespaces/all_kinds/output-1"));
+    let error = scene.store().verify(&cx("x"), &id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unhealthy, "{error}");
+    assert!(error.message().contains("overall_export_metadata names output-1, which is not there"), "{error}");
+    let error = scene.restore("r1/restore", &id, "moods-restored").await.unwrap_err();
+    assert_eq!((error.kind(), scene.firestore.count("databaseId=")), (ErrorKind::Unhealthy, 0), "{error}");
+}
+
+#[tokio::test]
 async fn a_bucket_elsewhere_is_refused_before_anything_is_begun() {
     let Some(scene) = Scene::new().await else { return };
     let elsewhere = FirestoreBackups::new(scene.config().locations(["EU"])).unwrap();
@@ -206,6 +294,33 @@ async fn a_bucket_elsewhere_is_refused_before_anything_is_begun() {
     let error = missing.create(&cx("r1/backup"), &BackupRequest::new()).await.unwrap_err();
     assert_eq!((error.kind(), error.target()), (ErrorKind::NotFound, "projects/moodify/databases/moods"));
     assert_eq!(scene.firestore.count(":exportDocuments"), 0);
+}
+
+#[tokio::test]
+async fn a_bucket_whose_rules_are_not_ours_is_refused_before_anything_is_begun() {
+    let storage = StrictStorage::start().await;
+    let firestore = FakeFirestore::start(storage.url()).await;
+    let config = StorageConfig::new("artifacts").prefix("firestore/");
+    let config = config.api(ApiConfig::new().endpoint(storage.url()).anonymous());
+    let store = FirestoreBackups::new(FirestoreConfig::new("moodify", config).api(firestore.api())).unwrap();
+    let deletes =
+        |condition: &Value| json!({"lifecycle": {"rule": [{"action": {"type": "Delete"}, "condition": condition}]}});
+    for (bucket, why) in [
+        (json!({"retentionPolicy": {"retentionPeriod": "5184000"}}), "lets nobody delete objects for 60 days"),
+        (json!({"defaultEventBasedHold": true}), "holds every new object"),
+        (deletes(&json!({"createdBefore": "2999-01-01"})), "deletes objects after 0 days"),
+        (deletes(&json!({"age": 3, "matchesSuffix": [".json"]})), "deletes objects after 3 days"),
+    ] {
+        storage.set_bucket(bucket);
+        let error = store.create(&cx("r1/backup"), &BackupRequest::new()).await.unwrap_err();
+        assert_eq!((error.kind(), error.effect_of()), (ErrorKind::Invalid, Effect::None), "{error}");
+        assert!(error.message().contains(why), "{error}");
+    }
+    assert_eq!(firestore.count(":exportDocuments"), 0);
+    let mut harmless = deletes(&json!({"age": 3, "matchesSuffix": [".log"]}));
+    harmless["retentionPolicy"] = json!({"retentionPeriod": "86400"});
+    storage.set_bucket(harmless);
+    store.create(&cx("r1/backup"), &BackupRequest::new()).await.unwrap();
 }
 
 #[tokio::test]

@@ -25,6 +25,8 @@ const BODY_LIMIT: usize = 4 * 1024 * 1024;
 #[derive(Clone)]
 pub struct HttpClient {
     inner: Client,
+    /// The same for requests that each get a connection of their own.
+    fresh: Client,
     roots: usize,
 }
 
@@ -67,15 +69,20 @@ impl HttpClient {
             .map_err(|e| bad(&e))?
             .with_root_certificates(roots)
             .with_no_client_auth();
+        let client = |tls: ClientConfig| {
+            Client::builder()
+                .tls_backend_preconfigured(tls)
+                .redirect(redirect::Policy::none())
+                .retry(retry::never())
+                .user_agent(concat!("moodify/", env!("CARGO_PKG_VERSION")))
+        };
+        // Of HTTP/2 several requests would share a connection.
+        let mut alone = tls.clone();
+        alone.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let fresh = client(alone).http1_only().pool_max_idle_per_host(0).build().map_err(|e| bad(&e))?;
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let inner = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(redirect::Policy::none())
-            .retry(retry::never())
-            .user_agent(concat!("moodify/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| bad(&e))?;
-        Ok(Self { inner, roots: count })
+        let inner = client(tls).build().map_err(|e| bad(&e))?;
+        Ok(Self { inner, fresh, roots: count })
     }
 
     /// Sends, and reads the answer whatever its status.
@@ -115,7 +122,8 @@ impl HttpClient {
     }
 
     fn request(&self, call: &Call<'_>) -> reqwest::RequestBuilder {
-        let mut request = self.inner.request(call.method.clone(), call.endpoint.url().clone());
+        let client = if call.fresh { &self.fresh } else { &self.inner };
+        let mut request = client.request(call.method.clone(), call.endpoint.url().clone());
         if !call.discards {
             request = request.header(ACCEPT, HeaderValue::from_static("application/json"));
         }
@@ -179,6 +187,8 @@ pub(crate) struct Call<'a> {
     pub(crate) changes: bool,
     /// Whether the answer's body is read only to see its end.
     pub(crate) discards: bool,
+    /// Whether it gets a connection of its own.
+    pub(crate) fresh: bool,
 }
 
 impl<'a> Call<'a> {
@@ -196,6 +206,7 @@ impl<'a> Call<'a> {
             body: None,
             changes,
             discards: false,
+            fresh: false,
         }
     }
 

@@ -1,9 +1,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use moodify_core::backend::{Probe, ProbeRequest, ProbeResult};
+use futures::StreamExt;
+use moodify_core::backend::{Probe, ProbeRequest, ProbeResult, Sample, SampleRequest};
 use moodify_core::{CallContext, Error, ErrorKind, Result};
 use reqwest::Method;
+use reqwest::header::HeaderName;
 use tokio::time::Instant;
 
 use crate::client::{Call, HttpClient};
@@ -11,6 +13,10 @@ use crate::endpoint::Endpoint;
 use crate::error;
 
 const BACKEND: &str = "probe";
+/// So many requests of a sample are on their way at once.
+const AT_ONCE: usize = 8;
+/// One request of a sample without an answer for so long gets none.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Asks endpoints whether they are well, by any method, with or without a body.
 ///
@@ -78,6 +84,38 @@ impl Probe for HttpProbe {
                 Ok(ProbeResult { healthy: false, status: None, latency, detail })
             }
         }
+    }
+
+    async fn sample(&self, cx: &CallContext, request: &SampleRequest) -> Result<Sample> {
+        let operation = "ask the data plane";
+        let bad = |message: String| Error::new(ErrorKind::Invalid, BACKEND, operation, message);
+        let endpoint = Endpoint::public(&request.url).map_err(|e| bad(e).on("url"))?;
+        let header = HeaderName::from_bytes(request.header.as_bytes())
+            .map_err(|_| bad(format!("{:?} is not the name of a header", request.header)).on(endpoint.to_string()))?;
+        let patience = self.timeout.unwrap_or(PATIENCE);
+        let ask = |_| {
+            let mut call = Call::new(BACKEND, operation, Method::GET, &endpoint);
+            (call.discards, call.fresh) = (true, true);
+            if let Some(host) = &request.host {
+                call = call.header("host", host.clone());
+            }
+            async move { self.client.send(&cx.at_most(patience), &call).await }
+        };
+        let mut answers = futures::stream::iter(0..request.requests).map(ask).buffer_unordered(AT_ONCE);
+        let mut sample = Sample::default();
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(answer) => {
+                    let told = answer.headers.get(&header).map(|value| String::from_utf8_lossy(value.as_bytes()));
+                    sample.answered(request, told.as_deref());
+                }
+                Err(e) if matches!(e.kind(), ErrorKind::Cancelled | ErrorKind::Invalid) => return Err(e),
+                // All time is over, not only that of one request.
+                Err(e) if cx.remaining().is_zero() => return Err(e),
+                Err(e) => sample.unanswered(format!("{endpoint}: {}", e.message())),
+            }
+        }
+        Ok(sample)
     }
 }
 

@@ -152,7 +152,7 @@ fn query(metric: &str, workload: &str) -> MetricQuery {
         kind: WorkloadKind::Deployment,
         container: None,
         image: "registry.example/backend:v2".parse().unwrap(),
-        traffic: Routing { router: "replica-ratio".into(), service: "backend".into(), route: None },
+        traffic: Routing::new("replica-ratio", "backend", None),
         config: Vec::new(),
     };
     let target = Target::new("test", "shop", service);

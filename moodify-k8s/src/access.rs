@@ -18,6 +18,7 @@ use crate::client::{
 use crate::configuration_backup::KINDS;
 use crate::names::{self, MANAGED_BY, canary_of, canary_service, with_suffix};
 use crate::operations::kind_of;
+use crate::rival_scalers::is_by_ratio;
 use crate::single;
 use crate::traffic::{Router, mirror_service, testers_route};
 
@@ -49,33 +50,30 @@ type Needed = (&'static str, &'static str, &'static [Of], &'static [&'static str
 const BOTH: &[Of] = &[Of::Workload, Of::CanaryWorkload];
 
 /// What every release needs, by group and resource.
-const ALWAYS: [Needed; 9] = [
+const ALWAYS: [Needed; 8] = [
     ("apps", "deployments", BOTH, &["get", "list", "watch"]),
     ("apps", "deployments", &[Of::All], &["create"]),
     ("apps", "deployments", BOTH, &["patch"]),
     ("apps", "deployments", &[Of::CanaryWorkload], &["delete"]),
     ("", "services", &[Of::Service, Of::CanaryService], &["get"]),
     ("", "pods", &[Of::All], &["list", "watch"]),
-    ("", "pods/log", &[Of::All], &["get"]),
     ("", "events", &[Of::All], &["list"]),
     ("", "resourcequotas", &[Of::All], &["list"]),
 ];
 
 /// What a canary with a Service of its own needs beside that.
-const OWN_SERVICE: [Needed; 3] = [
+const OWN_SERVICE: [Needed; 5] = [
     ("", "services", &[Of::All], &["create"]),
     ("", "services", &[Of::CanaryService], &["patch"]),
     ("policy", "poddisruptionbudgets", &[Of::All], &["list", "create", "patch"]),
+    // What serves keeps the instances that a way back needs.
+    ("autoscaling", "horizontalpodautoscalers", &[Of::All], &["list", "patch"]),
+    ("keda.sh", "scaledobjects", &[Of::All], &["get", "patch"]),
 ];
 
-/// What two workloads that take turns need: either of them may be the one that serves, and whoever goes by the name of one
-/// goes by that of the other then.
-const TURNS: [Needed; 4] = [
-    ("", "services", &[Of::Service], &["patch"]),
-    ("", "services", &[Of::BlueService], &["get", "patch", "delete"]),
-    ("autoscaling", "horizontalpodautoscalers", &[Of::All], &["list", "patch"]),
-    ("keda.sh", "scaledobjects", &[Of::All], &["patch"]),
-];
+/// What two workloads that take turns need: either of them may be the one that serves.
+const TURNS: [Needed; 2] =
+    [("", "services", &[Of::Service], &["patch"]), ("", "services", &[Of::BlueService], &["get", "patch", "delete"])];
 
 /// What ingress-nginx needs of `Ingress`es: other canaries are looked for by their rules.
 const OWN_INGRESS: [Needed; 3] = [
@@ -100,7 +98,6 @@ fn single(target: &Target) -> Vec<Needed> {
         (workload.group, workload.plural, &[Of::Workload], &["get", "list", "watch", "patch"]),
         ("", "services", &[Of::Service], &["get"]),
         ("", "pods", &[Of::All], &["list", "watch"]),
-        ("", "pods/log", &[Of::All], &["get"]),
         ("", "events", &[Of::All], &["list"]),
         ("", "resourcequotas", &[Of::All], &["list"]),
     ];
@@ -120,6 +117,10 @@ fn routes(router: Router) -> Vec<Needed> {
         _ => vec![(router.kind().group, router.kind().plural, &[Of::Route], &["get", "list", "watch", "patch"])],
     }
 }
+
+/// What a release can do without: the Gateways of a route in this namespace say whether a weight is in force. In another
+/// one no Role reaches them, and then nobody can tell.
+const GATEWAYS: [Needed; 1] = [(GATEWAY.group, GATEWAY.plural, &[Of::All], &["get", "list", "watch"])];
 
 fn name(target: &Target, of: Of) -> Option<String> {
     let traffic = &target.service.traffic;
@@ -154,6 +155,9 @@ pub(crate) fn permissions(targets: &[&Target]) -> Vec<Permission> {
         if let Some(router) = Router::of(target).filter(|_| target.layout != Layout::Single) {
             needed.extend(OWN_SERVICE);
             needed.extend(routes(router));
+        }
+        if is_by_ratio(target) {
+            needed.push((AUTOSCALER.group, AUTOSCALER.plural, &[Of::All], &["list"]));
         }
         if let Layout::Colors(_) = target.layout {
             needed.extend(TURNS);
@@ -279,6 +283,7 @@ pub(crate) fn operations(plan: &Plan) -> Vec<Permission> {
                     need(kind, Some(&name), &["get", "patch"]);
                 }
             }
+            kinds::STOP => need(AUTOSCALER, None, &["list"]),
             kinds::EXEC => {
                 let Ok(params) = ExecParams::deserialize(&step.with) else { continue };
                 let (kind, name) = workload(&params.workload);
@@ -413,7 +418,14 @@ fn by_namespace(targets: &[Target]) -> BTreeMap<String, Vec<Permission>> {
     let mut namespaces: BTreeMap<String, Vec<Permission>> = BTreeMap::new();
     for target in targets {
         let here: Vec<&Target> = targets.iter().filter(|t| t.namespace == target.namespace).collect();
-        namespaces.entry(target.namespace.clone()).or_insert_with(|| permissions(&here));
+        namespaces.entry(target.namespace.clone()).or_insert_with(|| {
+            let by_gateway = here.iter().any(|target| {
+                target.layout != Layout::Single && Router::of(target).is_some_and(|router| router.verifies())
+            });
+            let mut all = permissions(&here);
+            all.extend(each(&GATEWAYS, None).filter(|_| by_gateway));
+            all
+        });
     }
     namespaces
 }
@@ -479,7 +491,7 @@ mod tests {
             let words = value.as_array().into_iter().flatten().filter_map(Value::as_str);
             words.collect::<Vec<_>>().join(" ")
         };
-        let others = ["", "apps", "policy"].map(|group| json!([group]));
+        let others = ["", "apps", "policy", "autoscaling", "keda.sh"].map(|group| json!([group]));
         let about = |rule: &&Value| !others.contains(&rule["apiGroups"]);
         let rules = roles[0]["rules"].as_array().unwrap().iter().filter(about);
         rules
@@ -489,15 +501,14 @@ mod tests {
 
     #[test]
     fn each_router_may_write_its_own_object_and_no_other() {
-        assert_eq!(rules("replica-ratio"), [""; 0]);
-        for (router, resource) in [
-            ("http-route", "httproutes"),
-            ("grpc-route", "grpcroutes"),
-            ("traefik", "traefikservices"),
-            ("istio", "virtualservices"),
-            ("alb", "ingresses"),
-        ] {
+        assert_eq!(rules("replica-ratio"), ["horizontalpodautoscalers: : list"]);
+        for (router, resource) in [("traefik", "traefikservices"), ("istio", "virtualservices"), ("alb", "ingresses")] {
             assert_eq!(rules(router), [format!("{resource}: web-route: get list watch patch")], "{router}");
+        }
+        for (router, resource) in [("http-route", "httproutes"), ("grpc-route", "grpcroutes")] {
+            let wanted =
+                [format!("{resource}: web-route: get list watch patch"), "gateways: : get list watch".to_owned()];
+            assert_eq!(rules(router), wanted, "{router}");
         }
         let nginx = [
             "ingresses: web-route: get",

@@ -146,7 +146,7 @@ impl Kube {
         backends.jobs = Some(self.jobs());
         backends.operations = Some(self.operations());
         backends.configuration_files = Some(self.configuration_files());
-        backends.routers.insert("replica-ratio".to_owned(), self.replica_ratio_router());
+        backends.routers.insert(ReplicaRatio::NAME.to_owned(), self.replica_ratio_router());
         backends.routers.insert(SelectorRouter::NAME.to_owned(), self.selector_router());
         for router in Router::ALL {
             backends.routers.insert(router.name().to_owned(), self.router(router));
@@ -247,7 +247,7 @@ impl fmt::Debug for Kube {
 }
 
 /// A kind of object.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kind {
     pub(crate) group: &'static str,
     pub(crate) version: &'static str,

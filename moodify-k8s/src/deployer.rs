@@ -314,6 +314,9 @@ impl Deployer for DeploymentDeployer {
         let ask = deployment_of(target, Track::Canary).ask(Access::Write, "deploy");
         let plan = self.plan(cx, target, spec).await?;
         self.make_config(cx, target, &spec.config).await?;
+        if !spec.shares_service {
+            self.hold_instances(cx, target, desired(&plan.stable)).await?;
+        }
         // Each of the two on its own: after a crash between them the Deployment is not written again.
         let deployed = match &plan.existing {
             Some(existing) if is_as_specified(&ask, existing, target, spec)? => existing.clone(),
@@ -340,13 +343,16 @@ impl Deployer for DeploymentDeployer {
         let ask = object.ask(Access::Write, "scale");
         let now = self.get(cx, target, track).await?;
         let replicas = desired(&now);
+        let retired = matches!(target.layout, Layout::Colors(_)) && track == Track::Stable && scale.to == 0;
         if replicas == scale.to {
+            if retired {
+                self.release_instances(cx, target).await?;
+            }
             return workload(&ask, &now, target);
         }
         // What an autoscaler made of the version before is nobody's wish for the time after it.
-        let retires =
-            matches!(target.layout, Layout::Colors(_)) && scale.to == 0 && ownership::is_autoscaled(&now.metadata);
-        if replicas != scale.from && !retires {
+        let by_rule = retired && ownership::is_autoscaled(&now.metadata);
+        if replicas != scale.from && !by_rule {
             let message = format!("it is asked for {replicas} replicas, where we expected {}", scale.from);
             return Err(self.drift(&ask, &now, &["f:spec", "f:replicas"], &message));
         }
@@ -355,6 +361,9 @@ impl Deployer for DeploymentDeployer {
             patch.insert(0, json!({"op": "test", "path": patch::label(RUN), "value": cx.run_id().as_str()}));
         }
         let scaled: Deployment = self.kube.patch(cx, &object, patch).await?;
+        if retired {
+            self.release_instances(cx, target).await?;
+        }
         workload(&ask, &scaled, target)
     }
 
@@ -420,6 +429,9 @@ impl Deployer for DeploymentDeployer {
             Layout::Colors(_) => self.remove_turn(cx, target).await,
             Layout::Single => self.remove_single(cx, target).await,
         }?;
+        if target.layout != Layout::Single {
+            self.release_instances(cx, target).await?;
+        }
         // The traffic is elsewhere by now, so that nothing is held up by it.
         self.delete_unread(cx, target, &ConfigRefs::new()).await.map_err(|e| e.effect(Effect::Unknown))
     }
@@ -462,6 +474,9 @@ impl Deployer for DeploymentDeployer {
             )
         });
         changes.extend(configuration::preview(target, &plan.template));
+        if !spec.shares_service {
+            changes.extend(self.preview_minimums(cx, target, capacity).await?);
+        }
         changes.push(change(canary.to_string(), "delete at the end, with everything that was made for it".to_owned()));
         Ok(changes)
     }

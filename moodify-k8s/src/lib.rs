@@ -23,6 +23,7 @@
 //! route, one removal. There are none while it waits.
 
 mod access;
+mod autoscaling;
 mod budgets;
 mod canary;
 mod client;
@@ -43,6 +44,7 @@ mod patch;
 mod pod;
 mod preflight;
 mod quota;
+mod rival_scalers;
 #[cfg(feature = "age")]
 mod sealed;
 #[cfg(not(feature = "age"))]

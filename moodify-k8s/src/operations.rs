@@ -105,9 +105,9 @@ fn scaling(of: &Count, read: &Value, run: &str, stop: bool) -> Result<Scaling, (
 }
 
 /// The bounds of the autoscalers of a namespace, by what they scale; why not, for what KEDA scales.
-type Ranges = BTreeMap<(String, String), Result<Autoscaler, String>>;
+pub(crate) type Ranges = BTreeMap<(String, String), Result<Autoscaler, String>>;
 
-fn ranges(autoscalers: &[HorizontalPodAutoscaler]) -> Ranges {
+pub(crate) fn ranges(autoscalers: &[HorizontalPodAutoscaler]) -> Ranges {
     let bound = |number: Option<i32>| u32::try_from(number.unwrap_or(1)).unwrap_or(0);
     let range = |autoscaler: &HorizontalPodAutoscaler| {
         let (meta, spec) = (&autoscaler.metadata, &autoscaler.spec);

@@ -62,7 +62,11 @@ pub(crate) fn last_foreign(meta: &ObjectMeta, ours: &str, path: &[&str]) -> Opti
 
 /// Who wrote last below `path`, if that was not `ours`. Times are whole seconds: in the same one, it was us.
 pub(crate) fn last_if_foreign(meta: &ObjectMeta, ours: &str, path: &[&str]) -> Option<Editor> {
-    let foreign = last_foreign(meta, ours, path)?;
+    if_later(meta, ours, path, last_foreign(meta, ours, path)?)
+}
+
+/// What somebody else wrote last, unless we wrote after it.
+fn if_later(meta: &ObjectMeta, ours: &str, path: &[&str], foreign: Editor) -> Option<Editor> {
     let our_own = owners(meta, path).filter(|entry| entry.manager.as_deref() == Some(ours));
     let our_last = our_own.filter_map(|entry| entry.time.as_ref().map(|t| t.0)).max();
     (our_last.is_none() || foreign.time > our_last).then_some(foreign)
@@ -106,8 +110,11 @@ pub(crate) fn check_turn(
         return Err(error(ErrorKind::AlreadyExists, whose)
             .hint("let that run end; or scale it to 0, if nobody needs what it runs"));
     }
-    let ours_or_older = last_if_foreign(meta, ours, &["f:spec"]);
-    match ours_or_older.filter(|_| !is_autoscaled(meta)) {
+    // An autoscaler edits nothing, and hides no edit.
+    let path = ["f:spec"];
+    let people = owners(meta, &path).filter(|entry| entry.manager.as_deref() != Some(ours) && !by_rule(entry));
+    let last = people.max_by_key(|entry| entry.time.as_ref().map(|t| t.0)).map(Editor::from);
+    match last.and_then(|editor| if_later(meta, ours, &path, editor)) {
         None => Ok(()),
         Some(editor) => Err(error(ErrorKind::Drift, format!("it was edited by {editor}"))
             .hint("it is not overwritten; a rollback does not need it")),
@@ -204,6 +211,20 @@ mod tests {
         assert!(check(&clean, &RunId::new("r1").unwrap(), "moodify", "get", "x").is_ok());
         let other = check(&clean, &RunId::new("r2").unwrap(), "moodify", "get", "x").unwrap_err();
         assert_eq!((other.kind(), other.message()), (ErrorKind::AlreadyExists, "it belongs to the run r1"));
+    }
+
+    #[test]
+    fn an_autoscaler_edits_nothing_and_hides_no_edit() {
+        let run = RunId::new("r1").unwrap();
+        let scaled = json!({"manager": "kube-controller-manager", "operation": "Update", "subresource": "scale",
+            "time": "2026-11-24T12:05:00Z", "fieldsV1": {"f:spec": {"f:replicas": {}}}});
+        let edited = json!({"manager": "kubectl-edit", "operation": "Update", "time": "2026-11-24T12:03:04Z",
+            "fieldsV1": {"f:spec": {"f:template": {}}}});
+        let only = meta(&json!([ours("2026-11-24T12:00:00Z"), scaled]));
+        assert!(check_turn(&only, &run, "moodify", "get", "x").is_ok());
+        let both = meta(&json!([ours("2026-11-24T12:00:00Z"), edited, scaled]));
+        let error = check_turn(&both, &run, "moodify", "get", "x").unwrap_err();
+        assert!(error.kind() == ErrorKind::Drift && error.message().contains("kubectl-edit"), "{error}");
     }
 
     #[test]

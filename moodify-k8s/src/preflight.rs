@@ -7,16 +7,18 @@ use moodify_core::action::{
     ApplicationParams, MirrorParams, RunJobParams, SetCronJobsParams, SuspendCronJobsParams, kinds,
 };
 use moodify_core::backend::{Application, CronJobRef, Jobs as _};
-use moodify_core::model::{Layout, Plan, Target};
+use moodify_core::model::{Layout, Plan, Target, Track};
 use moodify_core::{CallContext, Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::access::{Permission, cluster_wide, connections, operations, permissions, released, targets_of};
 use crate::client::Kube;
-use crate::deployer::DeploymentDeployer;
+use crate::deployer::{DeploymentDeployer, deployment_of};
 use crate::error::{Access, Ask};
 use crate::jobs::KubeJobs;
+use crate::rival_scalers::{examine_ratio, examine_stop, is_by_ratio};
+use crate::single;
 use crate::traffic::{NginxRouter, RouteRouter, Router, examine_mirror};
 
 /// `patch deployments.apps`.
@@ -71,6 +73,11 @@ impl Kube {
             let params = ApplicationParams::deserialize(&step.with).unwrap_or_default();
             let all = Application::all_of(namespace).workloads(&params.workloads).except(&params.except);
             problems.extend(self.operations().counts(cx, &all).await.err());
+        }
+        for (_, step) in plan.steps().filter(|(_, step)| step.action == kinds::STOP) {
+            for target in targets_of(plan, step) {
+                problems.extend(examine_stop(self, cx, &single::object_of(&target)).await.err());
+            }
         }
         problems.extend(self.examine_jobs(cx, plan).await);
         for connection in connections(plan) {
@@ -136,6 +143,9 @@ impl Kube {
             let router = Router::of(target);
             let canary = DeploymentDeployer::new(self.clone()).examine(cx, target, router.is_none()).await;
             problems.extend(canary.err());
+            if is_by_ratio(target) {
+                problems.extend(examine_ratio(self, cx, &deployment_of(target, Track::Stable)).await.err());
+            }
             if let Some(router) = router.filter(|_| target.layout != Layout::Single) {
                 problems.extend(self.examine_route(cx, target, router).await.err());
             }

@@ -3,14 +3,13 @@
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
-use kube::core::params::ListParams;
 use moodify_core::backend::{CanarySpec, Change, Workload};
 use moodify_core::model::{Color, Layout, Target, Track};
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 
 use crate::canary;
-use crate::client::{AUTOSCALER, Apply, DEPLOYMENT, Object, SCALED_OBJECT, typed};
+use crate::client::{Apply, Object, typed};
 use crate::configuration;
 use crate::deployer::{
     DeploymentDeployer, canary_service, deployment_of, has_capacity, is_as_specified, is_read, is_taken, rolls,
@@ -71,6 +70,11 @@ impl DeploymentDeployer {
 
     /// Which of the two the Service of the plan leads to.
     pub(crate) async fn who_serves(&self, cx: &CallContext, target: &Target) -> Result<Color> {
+        Ok(self.serving_by(cx, target).await?.0)
+    }
+
+    /// The same, with that Service.
+    pub(crate) async fn serving_by(&self, cx: &CallContext, target: &Target) -> Result<(Color, Value)> {
         // Whoever serves, it is these two.
         let target = target.clone().with_layout(Layout::Colors(Color::Blue));
         let (blue, green) = (deployment_of(&target, Track::Stable), deployment_of(&target, Track::Canary));
@@ -80,8 +84,8 @@ impl DeploymentDeployer {
         let selector = selector(&service);
         let to_green = green.as_ref().is_some_and(|green| leads_to(&selector, green));
         match (leads_to(&selector, &blue), to_green) {
-            (true, false) => Ok(Color::Blue),
-            (false, true) => Ok(Color::Green),
+            (true, false) => Ok((Color::Blue, service)),
+            (false, true) => Ok((Color::Green, service)),
             (both, _) => {
                 let (name, ask) = (&target.service.workload, base.ask(Access::Read, "look where it leads:"));
                 let message = match both {
@@ -159,6 +163,8 @@ impl DeploymentDeployer {
         let ask = deployment_of(target, Track::Canary).ask(Access::Write, "deploy");
         let turn = self.turn(cx, target, spec).await?;
         self.make_config(cx, target, &spec.config).await?;
+        let serving: Deployment = typed(&ask, turn.stable.clone())?;
+        self.hold_instances(cx, target, desired(&serving)).await?;
         let deployed = self.take_turn(cx, target, spec, &turn).await?;
         if spec.plain {
             return workload(&ask, &deployed, target);
@@ -184,7 +190,9 @@ impl DeploymentDeployer {
         self.examine_config(cx, target, &turn.stable["spec"]["template"]).await?;
         let ask = deployment_of(target, Track::Stable).ask(Access::Read, "check");
         has_capacity(target, &typed(&ask, turn.stable)?)?;
-        self.scalers(cx, target, Track::Stable).await.map(drop)
+        let name = deployment_of(target, Track::Stable).name;
+        let scalers = self.scalers(cx, target, &[Track::Stable]).await?;
+        scalers.into_iter().try_for_each(|scaler| scaler.follows(&name).map(drop))
     }
 
     pub(crate) async fn preview_turn(
@@ -229,7 +237,8 @@ impl DeploymentDeployer {
             stable.to_string(),
             format!("keeps {capacity} replica{} of {before} for a while, then 0", s(capacity)),
         ));
-        Ok(changes.into_iter().map(|(object, what)| Change { object, what }).chain(config).collect())
+        let scalers = self.preview_minimums(cx, target, capacity).await?;
+        Ok(changes.into_iter().map(|(object, what)| Change { object, what }).chain(config).chain(scalers).collect())
     }
 
     pub(crate) async fn hand_name_over(&self, cx: &CallContext, target: &Target, to: Track) -> Result<()> {
@@ -258,10 +267,11 @@ impl DeploymentDeployer {
             let _: Value = self.kube.patch(cx, &base, patch).await?;
         }
         let new = deployment_of(target, to).name;
-        for scaler in self.scalers(cx, target, from).await? {
-            let path = "/spec/scaleTargetRef/name";
+        let from_name = deployment_of(target, from).name;
+        for scaler in self.scalers(cx, target, &[from]).await? {
+            let (scaler, path) = (scaler.follows(&from_name)?, "/spec/scaleTargetRef/name");
             let patch = vec![
-                json!({"op": "test", "path": path, "value": deployment_of(target, from).name}),
+                json!({"op": "test", "path": path, "value": from_name}),
                 json!({"op": "replace", "path": path, "value": new}),
             ];
             let patched = self.kube.patch::<Value>(cx, &scaler, patch).await;
@@ -269,33 +279,6 @@ impl DeploymentDeployer {
             patched.map_err(|e| e.effect(Effect::Unknown))?;
         }
         Ok(())
-    }
-
-    /// The autoscalers that go by the name of a track's Deployment.
-    async fn scalers(&self, cx: &CallContext, target: &Target, track: Track) -> Result<Vec<Object>> {
-        let name = deployment_of(target, track).name;
-        let all: Vec<Value> = self.kube.list(cx, AUTOSCALER, &target.namespace, &ListParams::default()).await?;
-        let of_it = |scaler: &&Value| {
-            let scaled = &scaler["spec"]["scaleTargetRef"];
-            scaled["kind"] == DEPLOYMENT.kind && scaled["name"] == name.as_str()
-        };
-        let object = |scaler: &Value| {
-            let object =
-                Object::new(AUTOSCALER, &target.namespace, scaler["metadata"]["name"].as_str().unwrap_or_default());
-            let owners = scaler["metadata"]["ownerReferences"].as_array().into_iter().flatten();
-            let owner = owners.into_iter().find(|owner| owner["controller"] == true);
-            let named = |key: &str| owner.and_then(|owner| owner[key].as_str()).unwrap_or_default();
-            match named("kind") {
-                "" => Ok(object),
-                // Its autoscaler follows it.
-                "ScaledObject" => Ok(Object::new(SCALED_OBJECT, &target.namespace, named("name"))),
-                owner => Err(object
-                    .ask(Access::Read, "check")
-                    .error(ErrorKind::Unsupported, format!("a {owner} makes it, and would set it back to {name}"))
-                    .hint("release this service by the strategy canary, which leaves autoscalers as they are")),
-            }
-        };
-        all.iter().filter(of_it).map(object).collect()
     }
 
     /// Leaves of the two only blue, without our marks; its pods are not touched.

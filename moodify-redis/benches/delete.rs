@@ -1,5 +1,6 @@
 //! Deletes keys by pattern against what people do by hand, `redis-cli --scan | xargs redis-cli unlink`: a million on
-//! loopback, and a hundred thousand where every round trip takes a millisecond.
+//! loopback, and a hundred thousand where every round trip takes a millisecond: by hand, a million would take there about six
+//! minutes. Fails if it is not as many times faster as it should be.
 //!
 //! `cargo bench -p moodify-redis` needs redis-server, redis-cli and xargs on the PATH; numbers after `--` are the two counts of keys.
 
@@ -8,7 +9,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +20,10 @@ use moodify_redis::{RedisCache, RedisConfig};
 use tokio::sync::watch;
 
 const PATTERN: &str = "mood:*";
+
+/// How many times as fast it should be at least: on loopback, and with a millisecond a round trip.
+const LOOPBACK: f64 = 2.3;
+const ONE_MS: f64 = 30.0;
 
 /// Keys that match no pattern, and have to be there afterwards.
 const OTHERS: u64 = 1000;
@@ -132,7 +137,8 @@ fn by_hand(port: u16) {
     assert!(status.success());
 }
 
-fn compare(server: &Server, port: u16, keys: u64, rounds: usize, what: &str) {
+/// How many times as fast as by hand it is.
+fn compare(server: &Server, port: u16, keys: u64, rounds: usize, what: &str) -> f64 {
     let time = |delete: fn(u16)| {
         let mut times: Vec<Duration> = (0..rounds)
             .map(|_| {
@@ -150,14 +156,21 @@ fn compare(server: &Server, port: u16, keys: u64, rounds: usize, what: &str) {
     let (ours, theirs) = (time(by_moodify), time(by_hand));
     let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
     println!("{keys} keys, {what}: {ours:.2?}, by hand {theirs:.2?}: {ratio:.1} times as fast");
+    ratio
 }
 
-fn main() {
+fn main() -> ExitCode {
     // Cargo gives an argument of its own.
     let mut counts = std::env::args().filter_map(|argument| argument.parse().ok());
     let (near, far) = (counts.next().unwrap_or(1_000_000), counts.next().unwrap_or(100_000));
     let server = Server::start();
-    compare(&server, server.port, near, 3, "on loopback");
-    let port = delayed(server.port, Duration::from_micros(500));
-    compare(&server, port, far, 1, "1 ms a round trip");
+    let delayed = delayed(server.port, Duration::from_micros(500));
+    let ratios = [
+        (compare(&server, server.port, near, 3, "on loopback"), LOOPBACK),
+        (compare(&server, delayed, far, 1, "1 ms a round trip"), ONE_MS),
+    ];
+    for (ratio, least) in ratios.iter().filter(|(ratio, least)| ratio < least) {
+        println!("{ratio:.1} times as fast is too slow: it should be at least {least}");
+    }
+    if ratios.iter().all(|(ratio, least)| ratio >= least) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

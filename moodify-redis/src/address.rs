@@ -1,6 +1,7 @@
 //! Where a server is.
 
 use std::fmt;
+use std::net::IpAddr;
 
 #[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Address {
@@ -11,6 +12,11 @@ pub(crate) struct Address {
 impl Address {
     pub(crate) fn new(host: &str, port: u16) -> Self {
         Self { host: host.to_owned(), port }
+    }
+
+    /// Whether it is of this host.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
     /// Reads `host`, `host:port` or `[v6]:port`.

@@ -1,5 +1,5 @@
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::future::join_all;
@@ -20,7 +20,7 @@ use crate::connection::Node;
 use crate::error::{Access, BACKEND};
 use crate::info::{Fields, client};
 use crate::topology::{Primary, Servers, Topology, fields};
-use crate::{access, delete, failover, snapshot, warm};
+use crate::{access, delete, failover, flush, snapshot, warm};
 
 /// Administers a Redis or Valkey: one server, a primary with replicas that sentinels watch, or a cluster. There is one
 /// connection to each node, made when it is first needed and made anew after it broke.
@@ -29,19 +29,20 @@ use crate::{access, delete, failover, snapshot, warm};
 ///
 /// # What its user must be allowed to
 /// `+ping +info` always, `+cluster|nodes` in a cluster, `+client|list +slowlog|get` to look on; `+dbsize +flushdb`
-/// to flush, `+scan +unlink` on the keys to delete, `+set` on those to warm, `+bgsave +time` for snapshots (and
-/// `+config|get` to know their files), `+cluster|failover` for failovers; `+select` if the database is not 0. At the
+/// to flush, `+scan +unlink` on the keys to delete, `+set` on those to warm (and `+wait`, not to wait longer than needed for
+/// replicas), `+bgsave +time` for snapshots (and `+config|get` to know their files), `+cluster|failover` for failovers; `+select` if the database is not 0. At the
 /// sentinels `+ping +sentinel|master +sentinel|replicas +sentinel|failover`:
 ///
 /// ```text
 /// ACL SETUSER moodify on >PASSWORD ~mood:* resetchannels -@all +ping +info +cluster|nodes +client|list +slowlog|get
-///   +dbsize +flushdb +scan +unlink +set +bgsave +time +config|get +cluster|failover
+///   +dbsize +flushdb +scan +unlink +set +wait +bgsave +time +config|get +cluster|failover
 /// ```
 ///
 /// # Failovers
 /// With sentinels and in clusters, whatever is under way when a primary goes away waits for the next one, for at most
 /// the configured time without any. A replica that takes over has not always all that its primary had said yes to: so deleting
-/// begins anew there, and keys that came back are deleted, and counted, again.
+/// begins anew there, and keys that came back are deleted, and counted, again. By what it says of how far it had followed, a
+/// flush is repeated, and entries are written again, only where they did not get to it.
 ///
 /// Dropping the future of a call is safe: what it had sent may still be carried out, and repeating it is fine.
 ///
@@ -80,23 +81,6 @@ impl RedisCache {
     /// good news.
     pub async fn preflight(&self, cx: &CallContext, needed: CacheCapabilities) -> Vec<Error> {
         access::preflight(&self.servers, cx, needed).await
-    }
-
-    fn refused(&self, message: String, hint: &str) -> Error {
-        Error::new(ErrorKind::Refused, BACKEND, FLUSH, message).on(self.name.as_str()).hint(hint)
-    }
-
-    /// Whether whoever asks for a flush knows what it would do.
-    fn may_flush(&self, request: &FlushRequest) -> Result<()> {
-        if request.confirmed_name != self.name {
-            let message = format!("{:?} was typed; nothing was deleted", request.confirmed_name);
-            return Err(self.refused(message, "type the whole name of the cache"));
-        }
-        if self.production && !request.in_production {
-            let message = "it is a cache of production; nothing was deleted".to_owned();
-            return Err(self.refused(message, "say that production is meant, or set up the environment that it is of"));
-        }
-        Ok(())
     }
 
     /// Asks all primaries at once.
@@ -146,7 +130,6 @@ const INFO: &str = "info";
 const CLIENTS: &str = "list clients";
 const SLOW_LOG: &str = "read the slow log";
 const LATENCY: &str = "measure latency";
-const FLUSH: &str = "flush";
 
 async fn ping(cx: &CallContext, operation: &'static str, node: &Node) -> Result<()> {
     let answer: String = node.ask(cx, operation, Access::Read, &cmd("PING")).await?;
@@ -175,7 +158,7 @@ fn slow(node: &Node, (id, at, micros, mut words, client, _): Slow) -> Option<Slo
 #[async_trait]
 impl CacheAdmin for RedisCache {
     fn capabilities(&self) -> CacheCapabilities {
-        CacheCapabilities::keys().snapshot(true).failover(self.servers.can_fail_over())
+        CacheCapabilities::keys().snapshot(true).failover(self.servers.can_fail_over()).diagnostics(true)
     }
 
     async fn ping(&self, cx: &CallContext) -> Result<()> {
@@ -226,27 +209,9 @@ impl CacheAdmin for RedisCache {
 
     async fn flush(&self, cx: &CallContext, request: &FlushRequest) -> Result<u64> {
         if !request.dry_run {
-            self.may_flush(request)?;
+            flush::allow(&self.name, self.production, request)?;
         }
-        // By the first count: after a failover there is less to delete.
-        let counted = &Mutex::new(None);
-        let pass = |topology: Arc<Topology>| async move {
-            let nodes = || topology.primaries.iter().map(|primary| &primary.node);
-            let count = async |node: &Arc<Node>| node.ask::<u64>(cx, FLUSH, Access::Read, &cmd("DBSIZE")).await;
-            let counts = join_all(nodes().map(count)).await.into_iter().collect::<Result<Vec<_>>>()?;
-            let first = *counted.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(counts.iter().sum());
-            if request.dry_run {
-                return Ok(first);
-            }
-            // ASYNC frees the memory in the background, so that the server goes on serving meanwhile.
-            let mut command = cmd("FLUSHDB");
-            command.arg("ASYNC");
-            let flush = async |node: &Arc<Node>| node.ask::<()>(cx, FLUSH, Access::Write, &command).await;
-            join_all(nodes().map(flush)).await.into_iter().collect::<Result<()>>()?;
-            self.servers.unchanged(cx, FLUSH, &topology).await?;
-            Ok(first)
-        };
-        let keys = self.servers.follow(cx, FLUSH, pass).await?;
+        let keys = flush::flush(&self.servers, &self.name, cx, request).await?;
         if !request.dry_run {
             info!(cache = %self.name, run = %cx.run_id(), keys, "flushed");
         }

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -62,6 +63,8 @@ pub struct RedisConfig {
     response_timeout: Period,
     #[serde(default = "failover_timeout")]
     failover_timeout: Period,
+    #[serde(default)]
+    dump_dirs: BTreeMap<String, PathBuf>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -143,6 +146,7 @@ impl RedisConfig {
             connect_timeout: connect_timeout(),
             response_timeout: response_timeout(),
             failover_timeout: failover_timeout(),
+            dump_dirs: BTreeMap::new(),
         }
     }
 
@@ -220,10 +224,18 @@ impl RedisConfig {
         self
     }
 
+    /// Where this process sees the directory in which a node (`host:port`) keeps its snapshots, be it a mounted volume or the same
+    /// machine: then a snapshot is made sure of by reading its file. Of nodes on loopback it is the one that they say.
+    #[must_use]
+    pub fn dump_dir(mut self, node: impl Into<String>, dir: impl Into<PathBuf>) -> Self {
+        self.dump_dirs.insert(node.into(), dir.into());
+        self
+    }
+
     /// Reads `MOODIFY_REDIS_NAME`, `_MODE` (`single`, `sentinel` or `cluster`; default `single`), `_URL` of a single server,
     /// `_ADDRESSES` of the others with commas between, `_MASTER`, `_SENTINEL_USERNAME`, `_SENTINEL_PASSWORD`, `_TLS`,
-    /// `_DATABASE`, `_USERNAME`, `_PASSWORD`, `_CA_FILE`, `_ENVIRONMENT`, `_CONNECT_TIMEOUT`, `_RESPONSE_TIMEOUT` and
-    /// `_FAILOVER_TIMEOUT`.
+    /// `_DATABASE`, `_USERNAME`, `_PASSWORD`, `_CA_FILE`, `_ENVIRONMENT`, `_CONNECT_TIMEOUT`, `_RESPONSE_TIMEOUT`,
+    /// `_FAILOVER_TIMEOUT` and `_DUMP_DIRS` (`host:port=directory`, with commas between).
     ///
     /// # Errors
     /// [`Invalid`](moodify_core::ErrorKind::Invalid), with all problems at once.
@@ -274,6 +286,14 @@ impl RedisConfig {
         vars.parse("CONNECT_TIMEOUT", &mut config.connect_timeout);
         vars.parse("RESPONSE_TIMEOUT", &mut config.response_timeout);
         vars.parse("FAILOVER_TIMEOUT", &mut config.failover_timeout);
+        for dump in vars.get("DUMP_DIRS").iter().flat_map(|all| all.split(',')) {
+            match dump.split_once('=') {
+                Some((node, dir)) => config = config.dump_dir(node.trim(), dir.trim()),
+                None => {
+                    vars.problem(format!("MOODIFY_REDIS_DUMP_DIRS: {dump:?} is not of the form host:port=directory"))
+                }
+            }
+        }
         vars.finish(BACKEND, config.problems()).map(|()| config)
     }
 
@@ -343,8 +363,15 @@ impl RedisConfig {
         if self.database < 0 {
             problems.push(format!("there is no database {}", self.database));
         }
+        let mut dump_dirs = BTreeMap::new();
+        for (node, dir) in &self.dump_dirs {
+            match Address::parse(node, 6379) {
+                Some(address) => drop(dump_dirs.insert(address, dir.clone())),
+                None => problems.push(format!("dump-dirs: {node:?} is not of the form host[:port]")),
+            }
+        }
         let login = log_in(login, &self.username, &self.password);
-        if problems.is_empty() { Ok(Setup { place, tls, login }) } else { Err(problems) }
+        if problems.is_empty() { Ok(Setup { place, tls, login, dump_dirs }) } else { Err(problems) }
     }
 
     fn single(&self, problems: &mut Vec<String>) -> (Place, bool, RedisConnectionInfo) {
@@ -443,6 +470,7 @@ pub(crate) struct Setup {
     pub(crate) place: Place,
     pub(crate) tls: bool,
     pub(crate) login: RedisConnectionInfo,
+    pub(crate) dump_dirs: BTreeMap<Address, PathBuf>,
 }
 
 /// Where primaries are found.

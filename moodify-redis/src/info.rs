@@ -25,6 +25,25 @@ pub(crate) struct Saves {
     pub(crate) took: Duration,
 }
 
+/// How far the history of a node's data had come at some moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Point {
+    history: String,
+    /// In bytes of what the node has told its replicas.
+    offset: u64,
+}
+
+impl Point {
+    /// The end of the history, wherever that is: no node that takes over is known to have come so far.
+    pub(crate) fn unconfirmed(self) -> Self {
+        Self { offset: u64::MAX, ..self }
+    }
+
+    pub(crate) fn is_in_history_of(&self, later: &Self) -> bool {
+        self.history == later.history && self.offset <= later.offset
+    }
+}
+
 impl Fields {
     pub(crate) fn parse(text: &str) -> Self {
         let fields = text.lines().filter_map(|line| line.trim().split_once(':'));
@@ -50,21 +69,50 @@ impl Fields {
         self.get("master_replid").or_else(|| self.get("run_id")).unwrap_or_default().to_owned()
     }
 
+    /// How far its data has come.
+    pub(crate) fn point(&self) -> Point {
+        Point { history: self.history(), offset: self.number("master_repl_offset").unwrap_or(u64::MAX) }
+    }
+
+    /// Whether its data has come to this point: then it is told in the words of the node's own history. A replica that takes
+    /// over goes on from where it had followed its primary, and says where that was.
+    pub(crate) fn has(&self, point: &Point) -> Option<Point> {
+        let history = self.history();
+        let before = self.get("master_replid2").zip(self.number("second_repl_offset").ok());
+        let followed = |(id, offset): (&str, u64)| id == point.history && point.offset < offset;
+        (history == point.history || before.is_some_and(followed)).then_some(Point { history, offset: point.offset })
+    }
+
+    /// The point up to which every replica that follows has confirmed what it was told; `None` if none follows.
+    pub(crate) fn confirmed(&self) -> Option<Point> {
+        let offset = self.followers().into_iter().min()?;
+        Some(Point { history: self.history(), offset })
+    }
+
+    /// What each replica that follows has confirmed.
+    pub(crate) fn followers(&self) -> Vec<u64> {
+        let known = self.known_replicas();
+        let online = known.filter(|told| told.split(',').any(|part| part == "state=online"));
+        online.filter_map(|told| part(told, "offset")?.parse().ok()).collect()
+    }
+
     /// Whether a replica has all that its primary has, but for the last moment.
     pub(crate) fn follows(&self) -> bool {
         self.get("master_link_status") == Some("up") && self.get("master_sync_in_progress") != Some("1")
     }
 
     /// The replicas that a primary knows: `slave0:ip=10.0.0.2,port=6379,state=online,offset=14,lag=0`.
-    pub(crate) fn replicas(&self) -> Vec<Address> {
+    fn known_replicas(&self) -> impl Iterator<Item = &str> {
         let known = self.0.iter().filter(|(name, _)| {
             name.strip_prefix("slave").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
         });
-        let address = |value: &str| {
-            let of = |wanted: &str| value.split(',').find_map(|part| part.strip_prefix(wanted)?.strip_prefix('='));
-            Some(Address::new(of("ip")?, of("port")?.parse().ok()?))
-        };
-        let mut all: Vec<Address> = known.filter_map(|(_, value)| address(value)).collect();
+        known.map(|(_, told)| told.as_str())
+    }
+
+    /// Where those are.
+    pub(crate) fn replicas(&self) -> Vec<Address> {
+        let address = |told: &str| Some(Address::new(part(told, "ip")?, part(told, "port")?.parse().ok()?));
+        let mut all: Vec<Address> = self.known_replicas().filter_map(address).collect();
         all.sort();
         all
     }
@@ -124,6 +172,11 @@ impl Fields {
             .and_then(|keys| keys.parse().ok())
             .unwrap_or(0)
     }
+}
+
+/// The value of one part of `name=value,name=value`.
+fn part<'a>(told: &'a str, wanted: &str) -> Option<&'a str> {
+    told.split(',').find_map(|part| part.strip_prefix(wanted)?.strip_prefix('='))
 }
 
 /// Reads a line of `CLIENT LIST`: `id=3 addr=127.0.0.1:50000 name= age=7 idle=0 db=0 cmd=client|list user=default`.
@@ -196,6 +249,31 @@ mod tests {
         let node = fields.cache_node(&here(), 0).unwrap();
         assert_eq!((node.max_memory, node.role, node.keys), (Some(2_097_152), CacheRole::Replica, 12));
         assert!(fields.follows() && !Fields::parse(REDIS).follows());
+    }
+
+    #[test]
+    fn a_node_that_took_over_says_up_to_where_it_had_followed() {
+        let former = Fields::parse(
+            "master_replid:ab12\r\nmaster_repl_offset:70\r\n\
+            slave0:ip=10.0.0.2,port=6379,state=online,offset=60,lag=0\r\n\
+            slave1:ip=10.0.0.3,port=6379,state=online,offset=55,lag=1\r\n\
+            slave2:ip=10.0.0.4,port=6379,state=wait_bgsave,offset=0,lag=0",
+        );
+        let now = Fields::parse(
+            "master_replid:cd34\r\nmaster_replid2:ab12\r\nmaster_repl_offset:90\r\nsecond_repl_offset:61",
+        );
+        let at = |history: &str, offset| Point { history: history.to_owned(), offset };
+        assert_eq!((former.point(), former.confirmed()), (at("ab12", 70), Some(at("ab12", 55))));
+        assert_eq!(now.has(&at("ab12", 60)), Some(at("cd34", 60)));
+        assert_eq!(
+            (now.has(&at("ab12", 61)), now.has(&former.point().unconfirmed())),
+            (None, None),
+            "it never came so far"
+        );
+        assert_eq!((now.has(&at("ef56", 1)), now.confirmed()), (None, None), "another history, and nobody follows");
+        assert_eq!(former.has(&former.point().unconfirmed()), Some(at("ab12", u64::MAX)), "its own is its own");
+        assert!(at("ab12", 55).is_in_history_of(&at("ab12", 55)) && !at("ab12", 56).is_in_history_of(&at("ab12", 55)));
+        assert!(!at("cd34", 5).is_in_history_of(&at("ab12", 55)));
     }
 
     #[test]

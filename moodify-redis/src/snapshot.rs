@@ -1,16 +1,18 @@
 //! Makes snapshots, and makes sure of them.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
-use moodify_core::backend::CacheSnapshot;
+use moodify_core::backend::{CacheDump, CacheSnapshot};
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
 use redis::{RedisResult, cmd};
 
 use crate::connection::Node;
+use crate::dump::{self, Dump, Problem};
 use crate::error::{Access, BACKEND};
 use crate::info::Saves;
 use crate::topology::{Primary, Servers, Tenure, Topology, fields, pause};
@@ -34,7 +36,7 @@ enum Stage {
 /// Lets all primaries make one at once. After a failover those who are primaries then make theirs; what is complete of
 /// those who stayed is not made again.
 pub(crate) async fn snapshot(servers: &Servers, cx: &CallContext) -> Result<Vec<CacheSnapshot>> {
-    let stages = &Stages::default();
+    let stages = &Stages { servers, of: Mutex::default() };
     let pass = |topology: Arc<Topology>| async move {
         stages.begin(&topology);
         let nodes = topology.primaries.iter().map(|primary| stages.make(cx, primary));
@@ -46,12 +48,14 @@ pub(crate) async fn snapshot(servers: &Servers, cx: &CallContext) -> Result<Vec<
 }
 
 /// By tenure: what was saved of data with another history, or of other slots, does not count.
-#[derive(Debug, Default)]
-struct Stages(Mutex<BTreeMap<Tenure, Stage>>);
+struct Stages<'a> {
+    servers: &'a Servers,
+    of: Mutex<BTreeMap<Tenure, Stage>>,
+}
 
-impl Stages {
+impl Stages<'_> {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Tenure, Stage>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When slots have moved, a key may be in none of the snapshots that were made before and after.
@@ -74,13 +78,14 @@ impl Stages {
                 None => None,
             };
             let fields = fields(cx, SNAPSHOT, node).await?;
-            let unreadable = |field| unusable(node, &format!("INFO has no usable {field}"));
-            let saves = fields.saves().map_err(unreadable)?;
+            let saves = fields.saves().map_err(|field| unusable(node, &no_usable(field)))?;
             match stage {
                 Some((before, _)) if saves.last > before && saves.good => {
-                    let made = complete(cx, node, saves, fields.all_keys()).await?;
-                    self.lock().insert(tenure.clone(), Stage::Complete(made));
-                    continue;
+                    // None while another one takes its place.
+                    if let Some(made) = self.complete(cx, node, before, saves, fields.all_keys()).await? {
+                        self.lock().insert(tenure.clone(), Stage::Complete(made));
+                        continue;
+                    }
                 }
                 Some((before, _)) if saves.running => {
                     self.lock().insert(tenure.clone(), Stage::Begun { before, running: true });
@@ -129,25 +134,128 @@ impl Stages {
             }
         }
     }
+
+    /// Looks at the file of a snapshot that is complete. `None` if that is of a later one, which is not said to be complete yet.
+    async fn complete(
+        &self,
+        cx: &CallContext,
+        node: &Node,
+        before: i64,
+        saves: Saves,
+        keys: u64,
+    ) -> Result<Option<CacheSnapshot>> {
+        let completed = Timestamp::from_second(saves.last).map_err(|e| unusable(node, &e.to_string()))?;
+        let place = Place::of(cx, node).await?;
+        let dump = match self.seen_at(node, &place) {
+            Err(why) => CacheDump::Unseen { why },
+            Ok((file, sure)) => match look(cx, node, &file, sure).await? {
+                Look::Unseen(why) => CacheDump::Unseen { why },
+                Look::Seen(dump) => match dump.begun {
+                    Some(begun) if (before + 1..=saves.last).contains(&begun) => match (dump.summed, place.sums) {
+                        (true, _) => CacheDump::Verified { bytes: dump.bytes },
+                        (false, true) => return Err(corrupt(node, &file, "its checksum is gone")),
+                        (false, false) => CacheDump::WithoutChecksum { bytes: dump.bytes },
+                    },
+                    Some(begun) if begun > saves.last && is_replaced(cx, node, saves).await? => return Ok(None),
+                    _ => CacheDump::Unseen { why: not_it(node, &file, sure, "it is the file of another snapshot")? },
+                },
+            },
+        };
+        let (node, took, file) = (node.address().to_string(), saves.took.into(), place.file());
+        Ok(Some(CacheSnapshot { node, completed, took, keys, file, dump }))
+    }
+
+    /// Where this process sees the file, and whether that is sure; or why it does not.
+    fn seen_at(&self, node: &Node, place: &Place) -> Result<(PathBuf, bool), String> {
+        let Some(name) = &place.name else {
+            return Err("the node does not tell where it is; allow +config|get".to_owned());
+        };
+        if let Some(dir) = self.servers.dump_dir(node.address()) {
+            return Ok((dir.join(name), true));
+        }
+        match &place.dir {
+            Some(dir) if node.address().is_loopback() => Ok((Path::new(dir).join(name), false)),
+            _ => Err("it is on the node's disk; dump-dirs says where that is seen".to_owned()),
+        }
+    }
 }
 
-async fn complete(cx: &CallContext, node: &Node, saves: Saves, keys: u64) -> Result<CacheSnapshot> {
-    let completed = Timestamp::from_second(saves.last).map_err(|e| unusable(node, &e.to_string()))?;
-    let file = file(cx, node).await?;
-    Ok(CacheSnapshot { node: node.address().to_string(), completed, took: saves.took.into(), keys, file })
+/// Where a node keeps its snapshot. Not every user may know, and not every provider lets anybody.
+#[derive(Debug)]
+struct Place {
+    dir: Option<String>,
+    name: Option<String>,
+    /// Whether the node certainly writes checksums.
+    sums: bool,
 }
 
-/// Where the node keeps it. Not every user may know, and not every provider lets anybody.
-async fn file(cx: &CallContext, node: &Node) -> Result<Option<String>> {
-    let mut questions = redis::pipe();
-    questions.cmd("CONFIG").arg("GET").arg("dir").cmd("CONFIG").arg("GET").arg("dbfilename");
-    let answers: Vec<RedisResult<BTreeMap<String, String>>> =
-        node.ask_all(cx, SNAPSHOT, Access::Read, &mut questions).await?;
-    let values: Vec<String> = answers.into_iter().flatten().flat_map(BTreeMap::into_values).collect();
-    Ok(match values.as_slice() {
-        [dir, name] => Some(format!("{}/{name}", dir.trim_end_matches('/'))),
-        _ => None,
-    })
+impl Place {
+    async fn of(cx: &CallContext, node: &Node) -> Result<Self> {
+        let mut questions = redis::pipe();
+        for parameter in ["dir", "dbfilename", "rdbchecksum"] {
+            questions.cmd("CONFIG").arg("GET").arg(parameter);
+        }
+        let answers: Vec<RedisResult<BTreeMap<String, String>>> =
+            node.ask_all(cx, SNAPSHOT, Access::Read, &mut questions).await?;
+        let mut told: BTreeMap<String, String> = answers.into_iter().flatten().flatten().collect();
+        let sums = told.get("rdbchecksum").is_some_and(|sums| sums == "yes");
+        Ok(Self { dir: told.remove("dir"), name: told.remove("dbfilename"), sums })
+    }
+
+    fn file(&self) -> Option<String> {
+        self.dir.as_ref().zip(self.name.as_ref()).map(|(dir, name)| format!("{}/{name}", dir.trim_end_matches('/')))
+    }
+}
+
+/// What is seen of a file.
+#[derive(Debug)]
+enum Look {
+    Seen(Dump),
+    Unseen(String),
+}
+
+/// Reads a file; `sure` if it is one that has to be there.
+async fn look(cx: &CallContext, node: &Node, file: &Path, sure: bool) -> Result<Look> {
+    // The reading ends when nobody waits for it any more.
+    let (path, token) = (file.to_owned(), cx.cancel().child_token());
+    let _ends_with_this = token.clone().drop_guard();
+    let read = async {
+        let read = tokio::task::spawn_blocking(move || dump::read(&path, || !token.is_cancelled())).await;
+        read.map_err(|e| unusable(node, &format!("the file could not be read: {e}")))
+    };
+    match cx.run(BACKEND, SNAPSHOT, read).await? {
+        Ok(dump) => Ok(Look::Seen(dump)),
+        Err(Problem::Damaged(what)) => Err(corrupt(node, file, &what)),
+        Err(Problem::Unreadable(e)) => not_it(node, file, sure, &e.to_string()).map(Look::Unseen),
+        Err(Problem::Left) => Err(Error::new(ErrorKind::Cancelled, BACKEND, SNAPSHOT, "nobody waits for it any more")),
+    }
+}
+
+fn corrupt(node: &Node, file: &Path, what: &str) -> Error {
+    let message = format!("the node says that the snapshot is complete, but {} is not whole: {what}", file.display());
+    let error = Error::new(ErrorKind::Corrupt, BACKEND, SNAPSHOT, message).on(node.label());
+    error.hint("do not rely on this file; look at the node's disk and its log, and make another snapshot")
+}
+
+/// Another snapshot was complete since, or is being made.
+async fn is_replaced(cx: &CallContext, node: &Node, known: Saves) -> Result<bool> {
+    let now = fields(cx, SNAPSHOT, node).await?.saves().map_err(|field| unusable(node, &no_usable(field)))?;
+    Ok(now.running || now.last != known.last)
+}
+
+/// There is no file to look at: which fails only where one has to be.
+fn not_it(node: &Node, file: &Path, sure: bool, problem: &str) -> Result<String> {
+    let why = format!("{}: {problem}", file.display());
+    if !sure {
+        return Ok(why);
+    }
+    let message = format!("the node says that the snapshot is complete, but it cannot be looked at: {why}");
+    let error = Error::new(ErrorKind::Inconclusive, BACKEND, SNAPSHOT, message).on(node.label());
+    Err(error.hint("dump-dirs says where the files of this node are seen: correct it, or leave it out"))
+}
+
+fn no_usable(field: &str) -> String {
+    format!("INFO has no usable {field}")
 }
 
 fn failed(node: &Node) -> Error {

@@ -1,6 +1,7 @@
 //! Finds who takes the writes, and goes on with whoever does after a failover.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -114,6 +115,7 @@ pub(crate) struct Servers {
     place: Place,
     way: Arc<Way>,
     patience: Duration,
+    dump_dirs: BTreeMap<Address, PathBuf>,
     sentinels: Vec<Node>,
     nodes: Mutex<BTreeMap<Address, Arc<Node>>>,
 }
@@ -133,7 +135,7 @@ impl Servers {
             _ => Vec::new(),
         };
         let nodes = Mutex::default();
-        Ok(Self { place: setup.place, way, patience: timeouts.failover, sentinels, nodes })
+        Ok(Self { place: setup.place, way, patience: timeouts.failover, dump_dirs: setup.dump_dirs, sentinels, nodes })
     }
 
     pub(crate) fn place(&self) -> &Place {
@@ -142,6 +144,15 @@ impl Servers {
 
     pub(crate) fn sentinels(&self) -> &[Node] {
         &self.sentinels
+    }
+
+    /// Where this process sees the files of a node, if the configuration says so.
+    pub(crate) fn dump_dir(&self, node: &Address) -> Option<&Path> {
+        self.dump_dirs.get(node).map(PathBuf::as_path)
+    }
+
+    pub(crate) fn has_dump_dirs(&self) -> bool {
+        !self.dump_dirs.is_empty()
     }
 
     pub(crate) fn database(&self) -> i64 {

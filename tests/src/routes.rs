@@ -22,6 +22,7 @@ pub fn resource(router: &str) -> &'static str {
         "traefik" => "traefikservices.traefik.io",
         "istio" => "virtualservices.networking.istio.io",
         "ingress-nginx" | "alb" => "ingresses.networking.k8s.io",
+        "service-selector" => "services",
         other => panic!("no router {other}"),
     }
 }

@@ -175,6 +175,9 @@ impl<'a> Scene<'a> {
             if router == "http-route" && self.plan["phases"][0]["strategy"].pointer("/canary/mirror").is_some() {
                 wanted.push(("get", "gatewayclasses.gateway.networking.k8s.io".to_owned()));
             }
+            if matches!(router, "http-route" | "grpc-route") && service["kind"].is_null() {
+                wanted.push(("watch", "gateways.gateway.networking.k8s.io".to_owned()));
+            }
             if router == "traefik" && self.plan["phases"][0]["strategy"].pointer("/canary/mirror").is_some() {
                 let own = service["traffic"]["service"].as_str().expect("a Service");
                 wanted.push(("delete", format!("{}/{own}-canary-mirror", resource(router))));

@@ -201,6 +201,95 @@ async fn an_abort_while_the_old_one_is_kept_needs_no_pod_to_start() {
     scene.assert_serves("v1").await;
 }
 
+/// Whatever divides the traffic, two Deployments can take turns by it, forth and back.
+#[tokio::test]
+async fn every_router_lets_two_deployments_take_turns() {
+    let Some(rig) = Rig::shared().await else { return };
+    let run = async |router: &str| {
+        let namespace = rig.namespace(&format!("turns-{router}")).await;
+        let Some(mut scene) = Scene::new(&namespace, &[("backend", "v2")], router).await else { return };
+        scene.canary()["weights"] = json!([50, 100]);
+        scene.canary()["bake"] = "4s".into();
+        scene.take_turns("600s").await;
+        let routing = scene.routing(router, "backend").await;
+        let mut running = scene.start_release();
+        running.until_step("rollout-keep-old").await;
+        assert_eq!(selector(&namespace).await, "backend-green", "{router}");
+        assert_eq!(scene.routing(router, "backend").await, routing, "{router}: it leads to the name again");
+        let run = running.events[0]["run"].as_str().unwrap().to_owned();
+        let abort = scene.run(&["abort", &run, "--reason", "a customer called"]).await;
+        assert!(abort.status.success(), "{}", String::from_utf8_lossy(&abort.stderr));
+        running.finish().await.ended("rolled-back");
+        assert_eq!(scene.routing(router, "backend").await, routing, "{router}");
+        scene.assert_serves("v1").await;
+
+        scene.turns()["keep"] = "1s".into();
+        scene.release().await.ended("completed");
+        is(&scene, "backend", "v1", 0).await;
+        is(&scene, "backend-green", "v2", 5).await;
+        assert_eq!(scene.routing(router, "backend").await, routing, "{router}");
+    };
+    tokio::join!(run("grpc-route"), run("traefik"));
+    tokio::join!(run("ingress-nginx"), run("alb"));
+}
+
+/// The peers' fault: a way back on to a color that has no pod.
+#[tokio::test]
+async fn a_way_back_waits_for_somebody_to_go_back_to() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("turns-nobody").await;
+    let Some(scene) = scene(&namespace, "v2", 600).await else { return };
+    let mut running = scene.start_release();
+    running.until_step("rollout-keep-old").await;
+    namespace.kubectl(&["scale", "deployment/backend", "--replicas=0"]).await;
+    let none = |d: &Deployment| d.status.as_ref().is_some_and(|status| status.available_replicas.unwrap_or(0) == 0);
+    namespace.wait_for::<Deployment>("backend", none).await;
+    let run = running.events[0]["run"].as_str().unwrap().to_owned();
+    let abort = scene.run(&["abort", &run, "--reason", "a customer called"]).await;
+    assert!(abort.status.success(), "{}", String::from_utf8_lossy(&abort.stderr));
+    running
+        .until("a way back that found nobody", |event| event.to_string().contains("no stable instance is available"))
+        .await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(selector(&namespace).await, "backend-green", "what serves keeps the name");
+    is(&scene, "backend-green", "v2", 5).await;
+    namespace.kubectl(&["scale", "deployment/backend", "--replicas=5"]).await;
+    running.finish().await.ended("rolled-back");
+    assert_eq!(selector(&namespace).await, "backend");
+    scene.assert_serves("v1").await;
+}
+
+#[tokio::test]
+async fn what_a_person_switched_back_to_is_not_retired() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("turns-switched").await;
+    let Some(scene) = scene(&namespace, "v2", 8).await else { return };
+    let mut running = scene.start_release();
+    running.until_step("rollout-keep-old").await;
+    let patch = json!({"spec": {"selector": {"app": "backend"}}}).to_string();
+    namespace.kubectl(&["patch", "service", "backend", "--patch", &patch]).await;
+    let summary = running.finish().await.ended("needs-attention");
+    assert!(summary.contains("lead to the version before again (blue): it serves"), "{summary}");
+    is(&scene, "backend", "v1", 5).await;
+    is(&scene, "backend-green", "v2", 5).await;
+    assert_eq!(selector(&namespace).await, "backend");
+}
+
+#[tokio::test]
+async fn an_old_version_that_was_mended_by_hand_is_not_thrown_away() {
+    let Some(rig) = Rig::shared().await else { return };
+    let namespace = rig.namespace("turns-mended").await;
+    let Some(mut scene) = scene(&namespace, "v2", 1).await else { return };
+    scene.turns()["bake"] = "8s".into();
+    let mut running = scene.start_release();
+    running.until_step("rollout-bake-50").await;
+    namespace.kubectl(&["set", "image", "deployment/backend", "*=registry.test/backend:hotfix"]).await;
+    let summary = running.finish().await.ended("needs-attention");
+    assert!(summary.contains("backend was changed to registry.test/backend:hotfix since"), "{summary}");
+    is(&scene, "backend", "hotfix", 5).await;
+    assert_eq!(selector(&namespace).await, "backend", "the name was not handed over");
+}
+
 #[tokio::test]
 async fn killed_while_the_old_one_is_kept_it_is_retired_by_another_process() {
     let Some(rig) = Rig::shared().await else { return };

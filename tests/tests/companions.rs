@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::Api;
 use moodify_tests::rig::{Namespace, Rig};
 use moodify_tests::scene::Scene;
 use serde_json::{Value, json};
@@ -114,4 +116,62 @@ async fn what_keda_scales_follows_the_version_that_serves() {
     assert_eq!(get("scaledobject").await["spec"]["scaleTargetRef"]["name"], "backend-green");
     let of_keda = get("horizontalpodautoscaler").await;
     assert_eq!(of_keda["spec"]["scaleTargetRef"]["name"], "backend", "KEDA's own is left to KEDA");
+}
+
+/// An autoscaler that finds that two would be enough, once it is let.
+async fn idle_autoscaler(namespace: &Namespace) {
+    let scaler = json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "backend", "annotations": {"team": "shop"}},
+        "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "backend"},
+            "minReplicas": 2, "maxReplicas": 9, "behavior": {"scaleDown": {"selectPolicy": "Disabled"}},
+            "metrics": [{"type": "Resource",
+                "resource": {"name": "memory", "target": {"type": "AverageValue", "averageValue": "4Gi"}}}]},
+    });
+    namespace.apply(&scaler.to_string()).await;
+}
+
+/// Traffic that goes away is no reason to take away what a way back needs; and in the end the autoscaler is as it was.
+#[tokio::test]
+async fn what_served_keeps_its_instances_though_an_autoscaler_sees_no_load() {
+    let Some(rig) = Rig::own().await else { return };
+    let run = async |turns: bool, abort: bool| {
+        let namespace = rig.namespace(&format!("idle-{turns}-{abort}")).await;
+        let Some(mut scene) = scene(&namespace).await else { return };
+        idle_autoscaler(&namespace).await;
+        scene.canary()["weights"] = json!([100]);
+        scene.canary()["bake"] = "45s".into();
+        if turns {
+            scene.take_turns("1s").await;
+        }
+        let mut running = scene.start_release();
+        running.until_step("rollout-bake-100").await;
+        let free =
+            json!({"spec": {"behavior": {"scaleDown": {"selectPolicy": "Max", "stabilizationWindowSeconds": 0}}}});
+        namespace.kubectl(&["patch", "horizontalpodautoscaler", "backend", "--patch", &free.to_string()]).await;
+        let would = |scaler: &HorizontalPodAutoscaler| {
+            let conditions = scaler.status.as_ref().and_then(|status| status.conditions.as_ref());
+            conditions.into_iter().flatten().any(|c| c.reason.as_deref() == Some("TooFewReplicas"))
+        };
+        let scaler = namespace.wait_for::<HorizontalPodAutoscaler>("backend", would).await;
+        assert_eq!(scaler.spec.min_replicas, Some(5), "it would scale down, and may not");
+        assert_eq!(scene.workload("backend").await, Some(("registry.test/backend:v1".to_owned(), 5)));
+        if abort {
+            let run = running.events[0]["run"].as_str().unwrap().to_owned();
+            let abort = scene.run(&["abort", &run, "--reason", "enough was seen"]).await;
+            assert!(abort.status.success(), "{}", String::from_utf8_lossy(&abort.stderr));
+        }
+        running.finish().await.ended(if abort { "rolled-back" } else { "completed" });
+        let back = |scaler: &HorizontalPodAutoscaler| {
+            let goes_by = if turns && !abort { "backend-green" } else { "backend" };
+            let marks = scaler.metadata.annotations.iter().flatten().any(|(key, _)| key.contains("moodify"));
+            let spec = &scaler.spec;
+            !marks && spec.min_replicas == Some(2) && spec.scale_target_ref.name == goes_by
+        };
+        let scalers: Api<HorizontalPodAutoscaler> = namespace.api().await;
+        let scaler = scalers.get("backend").await.unwrap();
+        assert!(back(&scaler), "{scaler:?}");
+        assert_eq!(scaler.metadata.annotations.unwrap()["team"], "shop");
+    };
+    tokio::join!(run(false, false), run(false, true), run(true, false), run(true, true));
 }

@@ -19,6 +19,17 @@ async fn baking<'a>(namespace: &'a Namespace, router: &str, bake: &str) -> Optio
     Some((scene, running))
 }
 
+/// The same where two Deployments take turns.
+async fn baking_in_turns(namespace: &Namespace) -> Option<(Scene<'_>, Running)> {
+    let mut scene = Scene::new(namespace, &[("backend", "v2")], "http-route").await?;
+    scene.canary()["weights"] = json!([50, 100]);
+    scene.canary()["bake"] = "120s".into();
+    scene.take_turns("600s").await;
+    let mut running = scene.start_release();
+    running.until_step("rollout-bake-50").await;
+    Some((scene, running))
+}
+
 async fn soon(running: Running) -> Finished {
     let since = Instant::now();
     let finished = running.finish().await;
@@ -111,4 +122,25 @@ async fn a_namespace_that_is_deleted_ends_the_release() {
     let finished = soon(running).await;
     let summary = finished.ended("needs-attention");
     assert!(summary.contains("backend"), "{summary}");
+}
+
+/// Where two Deployments take turns, what somebody takes away of the new one, or of what leads to it, is left to them; what
+/// served keeps all that it had.
+#[tokio::test]
+async fn what_is_taken_away_of_two_that_take_turns_stops_the_release() {
+    let Some(rig) = Rig::shared().await else { return };
+    let run = async |what: &str, name: &str, said: &str| {
+        let namespace = rig.namespace(&format!("turns-no-{what}")).await;
+        let Some((scene, running)) = baking_in_turns(&namespace).await else { return };
+        namespace.kubectl(&["delete", what, name, "--wait=false"]).await;
+        let summary = soon(running).await.ended("needs-attention");
+        assert!(summary.contains(said), "{what}: {summary}");
+        assert_eq!(scene.workload("backend").await, Some(("registry.test/backend:v1".to_owned(), 5)), "{what}");
+    };
+    let all = [
+        ("deployment", "backend-green", "somebody took the new version away"),
+        ("httproute", "backend", "HTTPRoute backend"),
+    ];
+    let [deployment, route] = all.map(|(what, name, said)| run(what, name, said));
+    tokio::join!(deployment, route);
 }

@@ -14,7 +14,7 @@ use moodify_core::backend::{
     CanarySpec, Connection, Deployer, DeployerExt as _, Endpoint, ExecRequest, Operations, TrafficRouter, Workload,
     WorkloadRef,
 };
-use moodify_core::model::{Target, Track};
+use moodify_core::model::{Color, Layout, Target, Track};
 use moodify_core::testing::conformance::{self, DeployerHarness, OperationsHarness, RouterHarness, context};
 use moodify_k8s::{Kube, KubeConfig};
 use moodify_tests::rig::{Namespace, Rig};
@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 const PATIENCE: Duration = Duration::from_secs(120);
 const HTTP_ROUTE: &str = "http-route";
 const GRPC_ROUTE: &str = "grpc-route";
+const SELECTOR: &str = "service-selector";
 const REPLICA_RATIO: &str = "replica-ratio";
 
 /// A namespace with a service `backend` of this many instances, and what speaks to it.
@@ -45,6 +46,7 @@ impl Gateway {
         let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", kind);
         let resource = ApiResource::from_gvk(&kind);
         let api = Api::<DynamicObject>::namespaced_with(namespace.client().await, namespace.name(), &resource);
+        Self::programmed(namespace).await;
         Self(tokio::spawn(async move {
             let mut taken = None;
             loop {
@@ -68,6 +70,24 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    /// The Gateway itself, which is ready.
+    async fn programmed(namespace: &Namespace) {
+        let gateway = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "gateway"},
+            "spec": {"gatewayClassName": "nobody", "listeners": [{"name": "web", "port": 80, "protocol": "HTTP"}]},
+        });
+        namespace.apply(&gateway.to_string()).await;
+        let programmed = json!({"type": "Programmed", "status": "True", "reason": "Programmed", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1});
+        let status = json!({"status": {"conditions": [programmed]}}).to_string();
+        let kind = "gateways.gateway.networking.k8s.io";
+        namespace
+            .kubectl(&["patch", kind, "gateway", "--subresource=status", "--type=merge", "--patch", &status])
+            .await;
+    }
+}
+
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.0.abort();
@@ -85,13 +105,17 @@ impl Harness {
     }
 
     fn service(&self, name: &str) -> Target {
-        serde_json::from_value(json!({
+        let mut traffic = json!({"router": self.router, "service": name});
+        if self.router != SELECTOR {
+            traffic["route"] = name.into();
+        }
+        let target: Target = serde_json::from_value(json!({
             "environment": "test",
             "namespace": self.namespace.name(),
-            "service": {"name": name, "workload": name, "image": "registry.test/backend:v2",
-                "traffic": {"router": self.router, "service": name, "route": name}},
+            "service": {"name": name, "workload": name, "image": "registry.test/backend:v2", "traffic": traffic},
         }))
-        .unwrap()
+        .unwrap();
+        if self.router == SELECTOR { target.with_layout(Layout::Colors(Color::Blue)) } else { target }
     }
 
     /// Routes all requests but those of somebody else to the service.
@@ -170,6 +194,11 @@ impl RouterHarness for Harness {
         tokio::time::sleep(Duration::from_millis(1100)).await;
         let (resource, manager) = (resource(self.router), format!("--field-manager={editor}"));
         let (list, canary) = match self.router {
+            SELECTOR => {
+                let back = json!({"spec": {"selector": {"app": "backend"}}}).to_string();
+                self.namespace.kubectl(&["patch", resource, "backend", "--patch", &back, &manager]).await;
+                return;
+            }
             "ingress-nginx" => {
                 let weight = "nginx.ingress.kubernetes.io/canary-weight=33";
                 let arguments = ["annotate", "--overwrite", resource, "backend-canary", weight, &manager];
@@ -196,7 +225,8 @@ impl RouterHarness for Harness {
 
     async fn lose_canary(&self) {
         let kinds = "deployments.apps,services";
-        self.namespace.kubectl(&["delete", kinds, "backend-canary", "--ignore-not-found"]).await;
+        let name = if self.router == SELECTOR { "backend-green" } else { "backend-canary" };
+        self.namespace.kubectl(&["delete", kinds, name, "--ignore-not-found"]).await;
     }
 }
 
@@ -332,4 +362,10 @@ async fn router_of_alb() {
 async fn router_of_instances() {
     let Some(harness) = Harness::new("by-instances", REPLICA_RATIO, 5).await else { return };
     conformance::traffic_router(&harness.canary(0).await).await;
+}
+
+#[tokio::test]
+async fn router_of_one_switch() {
+    let Some(harness) = Harness::new("by-selector", SELECTOR, 2).await else { return };
+    conformance::traffic_router(&harness.canary(2).await).await;
 }

@@ -4,9 +4,10 @@
 
 use std::time::{Duration, Instant};
 
+use futures::StreamExt as _;
 use futures::future::join_all;
 use k8s_openapi::api::networking::v1::Ingress;
-use moodify_core::backend::{CanarySpec, TrafficRouter, WeightChange};
+use moodify_core::backend::{CanarySpec, TrafficRouter, Verification, WeightChange};
 use moodify_core::model::{Target, Weight};
 use moodify_core::{CallContext, ErrorKind, IdempotencyKey, RunId};
 use moodify_k8s::{Kube, KubeConfig, Router};
@@ -212,4 +213,129 @@ async fn a_canary_of_nginx_is_one_run_s_and_follows_the_rules_that_it_was_made_o
     let gone = router.set(&cx(), &target, change(10, 50)).await.unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::Drift);
     assert!(gone.message().contains("somebody deleted it"), "{gone}");
+}
+
+/// What a controller would say, of a Gateway `edge` that nobody runs.
+impl Stage {
+    async fn gateway(&self) {
+        let name = self.namespace.name();
+        let made = json!({"apiVersion": "v1", "kind": "List", "items": [
+            {
+                "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": name},
+                "spec": {"controllerName": "rig.moodify.dev/nobody"},
+            },
+            {
+                "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "edge"},
+                "spec": {"gatewayClassName": name, "listeners": [{"name": "web", "port": 80, "protocol": "HTTP"}]},
+            },
+        ]});
+        self.namespace.apply(&made.to_string()).await;
+    }
+
+    async fn report(&self, kind: &str, name: &str, status: impl Fn(&Value) -> Value) {
+        let text = self.namespace.kubectl(&["get", kind, name, "--output", "json"]).await;
+        let object: Value = serde_json::from_str(&text).unwrap();
+        let patch = json!({"status": status(&object["metadata"]["generation"])}).to_string();
+        let arguments = ["patch", kind, name, "--subresource=status", "--type=merge", "--patch", &patch];
+        self.namespace.kubectl(&arguments).await;
+    }
+
+    /// The gateway is programmed, and its listener, or not.
+    async fn programmed(&self, itself: &str, listener: &str) {
+        let status = |generation: &Value| {
+            let listener = json!({"name": "web", "attachedRoutes": 1, "supportedKinds": [{"kind": "HTTPRoute"}],
+                "conditions": [condition("Programmed", listener, generation)]});
+            json!({"conditions": [condition("Programmed", itself, generation)], "listeners": [listener]})
+        };
+        self.report("gateways.gateway.networking.k8s.io", "edge", status).await;
+    }
+
+    /// The route is taken as it is now.
+    async fn accepted(&self, name: &str) {
+        let status = |generation: &Value| {
+            json!({"parents": [{"controllerName": "rig.moodify.dev/nobody", "parentRef": {"name": "edge"},
+                "conditions": [condition("Accepted", "True", generation)]}]})
+        };
+        self.report(resource(name), name, status).await;
+    }
+}
+
+fn condition(kind: &str, status: &str, generation: &Value) -> Value {
+    json!({"type": kind, "status": status, "reason": "Pending", "message": "no address yet",
+        "lastTransitionTime": "2026-11-24T12:00:00Z", "observedGeneration": generation})
+}
+
+#[tokio::test]
+async fn a_weight_is_in_force_when_the_gateway_of_its_route_is_programmed() {
+    const NAME: &str = "http-route";
+    let Some(stage) = Stage::new("programmed").await else { return };
+    stage.gateway().await;
+    stage.routed(NAME).await;
+    let (target, router) = (stage.target(NAME), stage.router(NAME));
+    let verification = async || router.read(&cx(), &target).await.unwrap().verification;
+    assert_eq!(verification().await, Verification::CannotTell, "nobody has taken the route");
+    stage.accepted(NAME).await;
+    for (itself, listener) in [("False", "True"), ("True", "False")] {
+        stage.programmed(itself, listener).await;
+        assert_eq!(verification().await, Verification::NotYet, "{itself}, its listener {listener}");
+        let problems = stage.kube.preflight(&cx(), std::slice::from_ref(&target)).await;
+        let told = format!("Gateway {}/edge is not programmed (Pending): no address yet", stage.namespace.name());
+        assert!(problems.len() == 1 && problems[0].message().ends_with(&told), "{problems:?}");
+    }
+    stage.programmed("True", "True").await;
+    assert_eq!(verification().await, Verification::Verified);
+    assert!(stage.kube.preflight(&cx(), std::slice::from_ref(&target)).await.is_empty());
+
+    // The route is taken with its weight, and the gateway has no address any more.
+    stage.programmed("False", "True").await;
+    router.set(&cx(), &target, change(0, 10)).await.unwrap();
+    let watched = cx();
+    let mut states = router.watch_in_force(&watched, &target).await.unwrap();
+    stage.accepted(NAME).await;
+    let early = async {
+        loop {
+            let state = states.next().await.expect("it goes on").unwrap();
+            if state.verification != Verification::NotYet {
+                return state;
+            }
+        }
+    };
+    let early = tokio::time::timeout(Duration::from_secs(2), early).await;
+    assert!(early.is_err(), "only the route says so: {early:?}");
+    // Nothing is read while it waits: what changes is heard of.
+    let reads = || {
+        let ours = stage.namespace.ledger().into_iter().flatten().filter(|e| e.user_agent.starts_with("moodify/"));
+        ours.filter(|e| matches!(e.verb.as_str(), "get" | "list")).count()
+    };
+    let before = reads();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(reads(), before);
+    stage.programmed("True", "True").await;
+    let late = async {
+        loop {
+            let state = states.next().await.expect("it goes on").unwrap();
+            if state.verification == Verification::Verified {
+                return state.weight.percent();
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(10), late).await, Ok(10));
+}
+
+#[tokio::test]
+async fn shares_by_pods_and_an_autoscaler_are_refused_together() {
+    let Some(stage) = Stage::new("ratio-hpa").await else { return };
+    let target = stage.target("replica-ratio");
+    assert!(stage.kube.preflight(&cx(), std::slice::from_ref(&target)).await.is_empty());
+    let autoscaler = json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "backend-cpu"},
+        "spec": {"maxReplicas": 4, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "backend"}},
+    });
+    stage.create(&autoscaler).await;
+    let problems = stage.kube.preflight(&cx(), std::slice::from_ref(&target)).await;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].kind(), ErrorKind::Unsupported);
+    let told = problems[0].to_string();
+    assert!(told.contains("the HorizontalPodAutoscaler backend-cpu scales it"), "{told}");
+    assert!(told.contains("name a router that divides by weights"), "{told}");
 }

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use moodify_tests::load::{Aim, Load, Protocol};
 use moodify_tests::rig::{Istio, KubeProxy, Namespace, PROMPT, Rig, Traefik};
 use moodify_tests::routes::{entrance, others};
@@ -25,12 +26,12 @@ struct Stage<'a> {
     scene: Scene<'a>,
     division: Division,
     load: Load,
-    _plane: Plane,
+    plane: Plane,
 }
 
 /// What has to run for as long as the requests go on.
 enum Plane {
-    Traefik { _process: Traefik },
+    Traefik { process: Traefik },
     Istio { _processes: Istio },
     KubeProxy { _process: KubeProxy },
 }
@@ -55,7 +56,7 @@ impl<'a> Stage<'a> {
         traefik.serves(host).await;
         let aim = Aim::through(traefik.address(), host, Protocol::Http, rate());
         let (division, load) = (Division::Weights, Load::start(&aim));
-        Some(Self { namespace, scene, division, load, _plane: Plane::Traefik { _process: traefik } })
+        Some(Self { namespace, scene, division, load, plane: Plane::Traefik { process: traefik } })
     }
 
     /// The same behind the gateway of Istio.
@@ -73,7 +74,7 @@ impl<'a> Stage<'a> {
         istio.serves(host).await;
         let aim = Aim::through(istio.address(), host, Protocol::Http, rate());
         let (division, load) = (Division::Chance, Load::start(&aim));
-        Some(Self { namespace, scene, division, load, _plane: Plane::Istio { _processes: istio } })
+        Some(Self { namespace, scene, division, load, plane: Plane::Istio { _processes: istio } })
     }
 
     /// The same behind a gateway of Istio that is told by the Gateway API.
@@ -85,7 +86,7 @@ impl<'a> Stage<'a> {
         istio.serves(host).await;
         let aim = Aim::through(istio.address(), host, Protocol::Http, rate());
         let (division, load) = (Division::Chance, Load::start(&aim));
-        Some(Self { namespace, scene, division, load, _plane: Plane::Istio { _processes: istio } })
+        Some(Self { namespace, scene, division, load, plane: Plane::Istio { _processes: istio } })
     }
 
     /// The same behind the address of its Service.
@@ -96,7 +97,7 @@ impl<'a> Stage<'a> {
         // A connection stays with its pod for as long as the two like: only new ones are divided.
         let aim = Aim { address, host: "backend".into(), protocol: Protocol::Http, rate: rate(), kept: 0, fresh: 32 };
         let (division, load) = (Division::Instances, Load::start(&aim));
-        Some(Self { namespace, scene, division, load, _plane: Plane::KubeProxy { _process: proxy } })
+        Some(Self { namespace, scene, division, load, plane: Plane::KubeProxy { _process: proxy } })
     }
 
     async fn scene(namespace: &'a Namespace, router: &str, before: &str, after: &str) -> Option<Scene<'a>> {
@@ -244,6 +245,65 @@ async fn a_way_back_by_ratio_behind_a_service_loses_no_request() {
         return;
     };
     stage.comes_back("v1", "rollout-bake-50").await;
+}
+
+/// Traefik's own resources report nothing: what is watched is the weight that its answers show.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_weight_is_watched_when_a_late_traefik_answers_by_it() {
+    /// Longer than pods take, together with what is waited for after they are there.
+    const VERY_LATE: Duration = Duration::from_secs(12);
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("verify-late").await.quiet();
+    let Some(mut stage) = Stage::behind_traefik(&namespace, "traefik", VERY_LATE, "v1", "v2").await else { return };
+    stage.verified_at("backend.test");
+    stage.scene.canary()["bake"] = "6s".into();
+    let finished = stage.scene.release().await;
+    finished.ended("completed");
+    stage.scene.assert_serves("v2").await;
+    let report = stage.load.stop().await;
+    for weight in [10, 50, 100] {
+        let (step, share) = (format!("rollout-bake-{weight}"), f64::from(weight) / 100.0);
+        let begin = finished.events.iter().find(|e| e["event"] == "step-started" && e["step"] == step.as_str());
+        let begin: Timestamp = begin.and_then(|e| e["time"].as_str()?.parse().ok()).expect("it was watched");
+        // Not later on, when any data plane has followed.
+        let got = report.share("v2", begin, begin + SignedDuration::from_secs(2));
+        println!("  at first of {weight} %: {:.2} % of {} requests", got.fraction() * 100.0, got.all);
+        assert!(got.all > 100, "{got:?}");
+        assert!(got.fraction() >= 0.8 * share, "{weight} % was watched while the data plane gave {got:?}");
+    }
+}
+
+/// Nothing that is set comes into force where the answers come from.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_traefik_that_never_follows_takes_the_release_back() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("verify-never").await.quiet();
+    let Some(mut stage) = Stage::behind_traefik(&namespace, "traefik", PROMPT, "v1", "v2").await else { return };
+    // This host's requests go to the stable pods, whatever the weights are.
+    let frozen = json!({
+        "apiVersion": "traefik.io/v1alpha1", "kind": "IngressRoute", "metadata": {"name": "frozen"},
+        "spec": {"routes": [{"kind": "Rule", "match": "Host(`frozen.test`)",
+            "services": [{"kind": "Service", "name": "backend", "port": 80}]}]},
+    });
+    namespace.apply(&frozen.to_string()).await;
+    stage.verified_at("frozen.test");
+    stage.scene.plan["release"]["services"][0]["traffic"]["verify"]["within"] = "5s".into();
+    let finished = stage.scene.release().await;
+    let summary = finished.ended("rolled-back");
+    assert!(summary.contains("the data plane does not follow: of 10 % for v2 it gives 0.0 % after 5s"), "{summary}");
+    assert!(!finished.began("rollout-bake-10"), "it is not watched: {summary}");
+    stage.scene.assert_serves("v1").await;
+    stage.load.stop().await.assert_none_failed();
+}
+
+impl Stage<'_> {
+    /// Lets the plan ask the data plane for this host.
+    fn verified_at(&mut self, host: &str) {
+        let Plane::Traefik { process } = &self.plane else { panic!("there is no Traefik") };
+        let url = format!("http://{}/", process.address());
+        let verify = json!({"url": url, "host": host, "version-header": "x-version"});
+        self.scene.plan["release"]["services"][0]["traffic"]["verify"] = verify;
+    }
 }
 
 /// Releases what becomes slow at a weight, and expects it back without a failed request.

@@ -21,7 +21,7 @@ fn plan() -> Plan {
         kind: WorkloadKind::Deployment,
         container: None,
         image,
-        traffic: Routing { router: "replica-ratio".to_owned(), service: "backend-service".to_owned(), route: None },
+        traffic: Routing::new("replica-ratio", "backend-service", None),
         config: Vec::new(),
     };
     Plan {

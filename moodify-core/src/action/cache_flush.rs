@@ -12,7 +12,7 @@ use crate::model::EnvironmentKind;
 pub(super) struct FlushCache;
 
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Params {
     /// The cache, by its name among the backends.
     cache: String,
@@ -21,6 +21,8 @@ pub(super) struct Params {
     /// Whether it is meant to be flushed in production too.
     #[serde(default)]
     production: bool,
+    /// How many keys may be there at most: with more of them nothing is deleted.
+    at_most: Option<u64>,
 }
 
 /// What a `cache-flush` step gives to later ones.
@@ -52,9 +54,13 @@ impl Action for FlushCache {
     }
 
     async fn execute(&self, cx: &StepContext, params: &Params) -> Result<FlushedCache> {
-        let request = FlushRequest::confirmed(&params.confirm);
-        let request = if params.production { request.in_production() } else { request };
-        let keys = cache::admin(cx, &params.cache)?.flush(&cx.call()?, &request).await?;
+        let admin = cache::admin(cx, &params.cache)?;
+        let there = admin.flush(&cx.call()?, &FlushRequest::dry_run()).await?;
+        cx.note(format!("{there} keys are in {}, and all of them are to be deleted", params.cache));
+        let mut request = FlushRequest::confirmed(&params.confirm);
+        request.in_production = params.production;
+        request.at_most = params.at_most;
+        let keys = admin.flush(&cx.call()?, &request).await?;
         cx.note(format!("{keys} keys of {} deleted", params.cache));
         Ok(FlushedCache { keys })
     }

@@ -36,7 +36,7 @@ impl Action for SnapshotCache {
     async fn execute(&self, cx: &StepContext, params: &Params) -> Result<Vec<CacheSnapshot>> {
         let made = cache::admin(cx, &params.cache)?.snapshot(&cx.call()?).await?;
         for of in &made {
-            cx.note(format!("snapshot of {} complete at {}: {} keys", of.node, of.completed, of.keys));
+            cx.note(format!("snapshot of {} complete at {}: {} keys; {}", of.node, of.completed, of.keys, of.dump));
         }
         Ok(made)
     }

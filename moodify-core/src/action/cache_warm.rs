@@ -32,6 +32,8 @@ pub(super) struct Params {
     ttl: Option<Period>,
     /// The most entries a second; as fast as the cache can if it is left out.
     keys_per_second: Option<NonZeroU32>,
+    /// For how long the hit rate is measured when all is written; not at all if it is left out.
+    measure_for: Option<Period>,
 }
 
 /// What a `cache-warm` step gives to later ones.
@@ -41,8 +43,16 @@ pub struct WarmedCache {
     pub entries: Warmed,
     /// Hits of all look-ups before, as a fraction; `None` if nothing had been looked up.
     pub hit_rate_before: Option<f64>,
-    /// Hits of the look-ups since the step began; `None` if there were none.
+    /// Hits of the look-ups while entries were written; `None` if there were none.
     pub hit_rate_since: Option<f64>,
+    /// Hits of the look-ups in the time that was measured afterwards; `None` if there were none, or nothing was measured.
+    #[serde(default)]
+    pub hit_rate_after: Option<f64>,
+}
+
+/// A hit rate, for people.
+fn rate(rate: Option<f64>) -> String {
+    rate.map_or_else(|| "unknown (nothing was looked up)".to_owned(), |rate| format!("{rate:.3}"))
 }
 
 #[derive(Deserialize)]
@@ -82,8 +92,8 @@ impl Action for WarmCache {
     type Params = Params;
     type Output = WarmedCache;
 
-    fn deadline(&self, _: &Params) -> Option<Duration> {
-        Some(cache::ALL_KEYS)
+    fn deadline(&self, params: &Params) -> Option<Duration> {
+        Some(cache::ALL_KEYS + params.measure_for.unwrap_or_default().get())
     }
 
     async fn check(&self, cx: &CheckContext<'_>, params: &Params) -> Result<(), Vec<Error>> {
@@ -107,7 +117,22 @@ impl Action for WarmCache {
         let entries = cache::telling(cx, &done, "handled", admin.warm(&call, entries, &request, &done)).await?;
         let after = admin.info(&cx.call()?).await?;
         cx.note(format!("{} entries written, {} were there", entries.written, entries.present));
-        Ok(WarmedCache { entries, hit_rate_before: before.hit_rate(), hit_rate_since: after.hit_rate_since(&before) })
+        if entries.unsure > 0 {
+            cx.note(format!("a failover may have undone up to {} of them; warm again to be sure", entries.unsure));
+        }
+        let mut warmed = WarmedCache {
+            entries,
+            hit_rate_before: before.hit_rate(),
+            hit_rate_since: after.hit_rate_since(&before),
+            hit_rate_after: None,
+        };
+        if let Some(period) = params.measure_for {
+            tokio::time::sleep(period.get()).await;
+            warmed.hit_rate_after = admin.info(&cx.call()?).await?.hit_rate_since(&after);
+            let (before, since) = (rate(warmed.hit_rate_before), rate(warmed.hit_rate_after));
+            cx.note(format!("hit rate {before} before, {since} in the {period} after"));
+        }
+        Ok(warmed)
     }
 
     async fn observe(&self, _: &StepContext, _: &Params) -> Result<Observed<WarmedCache>> {

@@ -1,11 +1,11 @@
 use async_trait::async_trait;
 
 use super::services::{Services, baseline, by_hand, canaries, check, each, planned, wait_available};
-use super::shift_traffic::settle;
+use super::shift_traffic::{expect_available, settle};
 use super::{Action, CheckContext, Observed, StepContext};
 use crate::backend::{Granularity, Remedy};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Target, Track, Weight};
+use crate::model::{Layout, Target, Track, Weight};
 use crate::mutation::{self, Mutation};
 
 /// Lets the services' names stand for the new version's workloads, which carry all of the traffic by their own names
@@ -17,17 +17,44 @@ impl HandOver {
     async fn to(cx: &StepContext, target: Target, track: Track) -> Result<()> {
         cx.backends().deployer()?.hand_over(&cx.call()?, &target, track).await
     }
+
+    /// Refuses to give the name, and with it all traffic, to a version before that has no instance any more. Where the
+    /// name stands for it all the same, there is nothing to refuse.
+    async fn expect_somebody(cx: &StepContext, target: &Target) -> Result<()> {
+        let Err(nobody) = expect_available(cx, target, Track::Stable).await else { return Ok(()) };
+        let serving = cx.backends().deployer()?.serving(&cx.call()?, target).await?;
+        if target.layout == Layout::Colors(serving) { Ok(()) } else { Err(nobody) }
+    }
 }
 
 /// Waits until the new version has as many instances available as what served before: a name that stands for fewer
 /// would lose requests.
-pub(super) async fn whole(cx: &StepContext, target: &Target) -> Result<()> {
+async fn whole(cx: &StepContext, target: &Target) -> Result<()> {
     if mutation::on(Mutation::HandOverBlindly) {
         return Ok(());
     }
     let router = cx.backends().router(&target.service.traffic.router)?;
     let replicas = canaries(router.as_ref(), baseline(cx, target)?.replicas, Weight::FULL);
     wait_available(cx, target, Track::Canary, replicas).await.map(drop)
+}
+
+/// Refuses to take away what somebody else changed since the run looked: who mends the old version while the new one is
+/// tried wants it to serve.
+pub(super) async fn expect_unchanged(cx: &StepContext, target: &Target) -> Result<()> {
+    let before = baseline(cx, target)?;
+    let drift = |message: String| {
+        Error::new(ErrorKind::Drift, "engine", "look at the version before", message)
+            .on(target.to_string())
+            .hint("both versions are left as they are; decide which shall serve, then release it or roll back by hand")
+    };
+    match cx.backends().deployer()?.observe(&cx.call()?, target, Track::Stable).await? {
+        Some(now) if before.is_back(&now) => Ok(()),
+        Some(now) if now.image != before.image => {
+            Err(drift(format!("{} was changed to {} since this run found {} in it", now.name, now.image, before.image)))
+        }
+        Some(now) => Err(drift(format!("{} reads other configuration since this run found it", now.name))),
+        None => Err(drift(format!("somebody took {} away, which served before", before.workload))),
+    }
 }
 
 /// Whether two workloads can take turns for each of these services.
@@ -62,6 +89,7 @@ impl Action for HandOver {
     async fn execute(&self, cx: &StepContext, params: &Services) -> Result<()> {
         each(&params.targets(cx)?, async |target| {
             whole(cx, &target).await?;
+            expect_unchanged(cx, &target).await?;
             Self::to(cx, target, Track::Canary).await
         })
         .await?;
@@ -75,7 +103,12 @@ impl Action for HandOver {
     }
 
     async fn undo(&self, cx: &StepContext, params: &Services, _: Option<&()>) -> Result<()> {
-        each(&params.targets(cx)?, |target| Self::to(cx, target, Track::Stable)).await.map(drop)
+        each(&params.targets(cx)?, async |target| {
+            Self::expect_somebody(cx, &target).await?;
+            Self::to(cx, target, Track::Stable).await
+        })
+        .await
+        .map(drop)
     }
 
     fn by_hand(&self, cx: &StepContext, params: &Services) -> Vec<String> {

@@ -60,6 +60,7 @@ mod cache_snapshot;
 mod cache_warm;
 mod configuration_backup;
 mod context;
+mod data_plane;
 mod deploy_canary;
 mod exec;
 mod hand_over;
@@ -252,8 +253,8 @@ pub trait Action: Send + Sync + fmt::Debug + 'static {
         false
     }
 
-    /// Whether it only tells people. One that fails for good stops neither a release nor a way back; a person is called
-    /// at the end.
+    /// Whether it only tells people. Once one has begun, nothing but the next of the same action waits for it; one that
+    /// fails for good stops neither a release nor a way back, and the ending says what is owed.
     fn is_observer(&self) -> bool {
         false
     }

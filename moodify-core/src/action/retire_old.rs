@@ -1,11 +1,12 @@
 use async_trait::async_trait;
 
-use super::hand_over::whole;
-use super::services::{Services, baseline, by_hand, check, each, wait_available};
+use super::hand_over::expect_unchanged;
+use super::services::{Services, baseline, by_hand, check, each, explain, wait_available};
 use super::{Action, CheckContext, Observed, StepContext};
-use crate::backend::{Remedy, Scale};
-use crate::error::{Error, Result};
-use crate::model::{Target, Track};
+use crate::backend::{DeployerExt, Remedy, Scale, Workload};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Layout, Target, Track};
+use crate::mutation::{self, Mutation};
 
 /// Scales the workloads that served before the release to nothing. Undone, they get their instances back, and that is
 /// waited for: what is undone next lets the services' names stand for them.
@@ -13,9 +14,37 @@ use crate::model::{Target, Track};
 pub(super) struct RetireOld;
 
 impl RetireOld {
+    /// What is not well any more must not lose its way back. How many instances it has is its own affair by now: an
+    /// autoscaler goes by its name.
+    async fn expect_well(cx: &StepContext, target: &Target) -> Result<()> {
+        if mutation::on(Mutation::HandOverBlindly) {
+            return Ok(());
+        }
+        let well = |w: &Workload| w.replicas.desired > 0 && w.has_available(w.replicas.desired);
+        let waited = cx.backends().deployer()?.wait(&cx.call()?, target, Track::Canary, &well, &|_| {}).await;
+        match waited {
+            Ok(_) => Ok(()),
+            Err(e) => Err(explain(cx, target, Track::Canary, e).await),
+        }
+    }
+
+    /// Who gave the name back to the version before by hand wants it to serve.
+    async fn expect_handed_over(cx: &StepContext, target: &Target) -> Result<()> {
+        let serving = cx.backends().deployer()?.serving(&cx.call()?, target).await?;
+        if target.layout != Layout::Colors(serving) {
+            return Ok(());
+        }
+        let service = &target.service.traffic.service;
+        let message = format!("somebody let {service} lead to the version before again ({serving}): it serves");
+        Err(Error::new(ErrorKind::Drift, "engine", "retire the version before", message)
+            .on(target.to_string())
+            .hint("both versions keep their instances; decide which shall serve, then release it or roll back by hand"))
+    }
+
     async fn away(cx: &StepContext, target: Target) -> Result<()> {
-        // What is not whole any more must not lose its way back.
-        whole(cx, &target).await?;
+        Self::expect_well(cx, &target).await?;
+        Self::expect_handed_over(cx, &target).await?;
+        expect_unchanged(cx, &target).await?;
         let scale = Scale { from: baseline(cx, &target)?.replicas, to: 0 };
         cx.backends().deployer()?.scale(&cx.call()?, &target, Track::Stable, scale).await.map(drop)
     }

@@ -5,6 +5,7 @@ use futures::StreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::data_plane::follows;
 use super::services::{ByService, baseline, canaries, check, each, planned, select, wait_available};
 use super::{Action, CheckContext, Observed, StepContext, kinds};
 use crate::backend::{Granularity, Scale, Traffic, Verification, WeightChange};
@@ -13,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::ProgressKind;
 use crate::model::{Layout, Target, Track, Weight};
 use crate::mutation::{self, Mutation};
+use crate::strategy::split;
 
 /// The parameters of a `shift-traffic` step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +47,19 @@ pub(super) fn weight_before(cx: &StepContext) -> Weight {
 }
 
 impl ShiftTraffic {
+    /// How many canaries are asked for, where the plan made it `planned`, and how many stable instances: an autoscaler
+    /// may have found since that more are needed. What somebody else made of the canary is found as drift.
+    async fn sizes(cx: &StepContext, target: &Target, planned: u32) -> Result<(u32, u32)> {
+        let deployer = cx.backends().deployer()?;
+        let call = cx.call()?;
+        let look = async |track| {
+            let seen = deployer.observe(&call, target, track).await?;
+            Ok::<_, Error>(seen.map(|workload| workload.replicas.desired))
+        };
+        let (canary, stable) = tokio::try_join!(look(Track::Canary), look(Track::Stable))?;
+        Ok((canary.unwrap_or(planned), stable.unwrap_or_default()))
+    }
+
     async fn one(cx: &StepContext, target: Target, to: Weight) -> Result<Traffic> {
         let capacity = baseline(cx, &target)?.replicas;
         let router = cx.backends().router(&target.service.traffic.router)?;
@@ -52,10 +67,14 @@ impl ShiftTraffic {
         if router.capabilities().granularity != Granularity::Instances {
             // A canary deployed for the first weight has its size already; so has one of an attempt before this.
             let before = canaries(router.as_ref(), capacity, if from == Weight::ZERO { to } else { from });
-            let replicas = canaries(router.as_ref(), capacity, to);
+            let mut replicas = canaries(router.as_ref(), capacity, to);
             if before != replicas {
-                let deployer = cx.backends().deployer()?;
-                deployer.scale(&cx.call()?, &target, Track::Canary, Scale { from: before, to: replicas }).await?;
+                let (now, needed) = Self::sizes(cx, &target, before).await?;
+                replicas = canaries(router.as_ref(), needed.max(capacity), to).max(now);
+                if now != replicas {
+                    let deployer = cx.backends().deployer()?;
+                    deployer.scale(&cx.call()?, &target, Track::Canary, Scale { from: now, to: replicas }).await?;
+                }
             }
             wait_available(cx, &target, Track::Canary, replicas).await?;
             if from == Weight::ZERO || before != replicas {
@@ -71,6 +90,11 @@ impl ShiftTraffic {
         let mut traffic = router.set(&cx.call()?, &target, change).await?;
         show(cx, &target, &traffic);
         traffic = in_force(cx, &cx.call()?, &target, traffic).await?;
+        let before = match router.capabilities().granularity {
+            Granularity::Instances => split(capacity, from).share(),
+            _ => from.fraction(),
+        };
+        follows(cx, &cx.call()?, &target, before, traffic.share).await?;
         Ok(traffic)
     }
 }
@@ -87,7 +111,7 @@ async fn in_force(cx: &StepContext, call: &CallContext, target: &Target, mut tra
     if !router.capabilities().verifies || traffic.verification != Verification::NotYet {
         return Ok(traffic);
     }
-    let mut states = router.watch(call, target).await?;
+    let mut states = router.watch_in_force(call, target).await?;
     while traffic.verification == Verification::NotYet {
         let next = call.run("engine", OPERATION, async { Ok(states.next().await) }).await?;
         traffic = next.ok_or_else(|| {
@@ -135,12 +159,18 @@ async fn expect_somebody(cx: &StepContext, target: &Target, way: Way) -> Result<
     // Where two workloads take turns, the name stands for the new version by then.
     let track =
         if way == Way::On && matches!(target.layout, Layout::Colors(_)) { Track::Canary } else { Track::Stable };
-    let there = cx.backends().deployer()?.observe(&cx.call()?.at_most(LOOK), target, track).await;
-    if there.is_err() || matches!(&there, Ok(Some(w)) if w.replicas.available > 0) {
-        return Ok(());
-    }
+    let Err(nobody) = expect_available(cx, target, track).await else { return Ok(()) };
     let router = cx.backends().router(&target.service.traffic.router)?;
     if router.read(&cx.call()?, target).await.is_ok_and(|now| now.weight == Weight::ZERO) {
+        return Ok(());
+    }
+    Err(nobody)
+}
+
+/// That a track has instances, as far as that can be found out.
+pub(super) async fn expect_available(cx: &StepContext, target: &Target, track: Track) -> Result<()> {
+    let there = cx.backends().deployer()?.observe(&cx.call()?.at_most(LOOK), target, track).await;
+    if there.is_err() || matches!(&there, Ok(Some(w)) if w.replicas.available > 0) {
         return Ok(());
     }
     let message = format!(
@@ -173,6 +203,13 @@ pub(super) async fn reset(cx: &StepContext, services: &[String], way: Way) -> Re
                 Err(e) if way == Way::On => return Err(e),
                 Err(e) => cx.note(format!("{target}: the router does not report that all traffic is back: {e}")),
                 Ok(_) => {}
+            }
+            // Going on, what the name stands for is the new version by now.
+            let share = if way == Way::On { 1.0 } else { 0.0 };
+            match follows(cx, &patient, &target, share, share).await {
+                Err(e) if way == Way::On => return Err(e),
+                Err(e) => cx.note(format!("{target}: it cannot be seen that all traffic is back: {e}")),
+                Ok(()) => {}
             }
             // What the API accepted is not in the data plane yet, and answers are on their way.
             lag(cx, "let the canaries drain").await?;
@@ -210,7 +247,16 @@ impl Action for ShiftTraffic {
             let e = Error::new(ErrorKind::Unsupported, "engine", "check the strategy", message);
             Some(e.on(target.to_string()).hint(hint))
         };
-        let problems: Vec<Error> = targets.iter().filter_map(whole).collect();
+        let mut problems: Vec<Error> = targets.iter().filter_map(whole).collect();
+        for (target, plane) in targets.iter().filter_map(|t| Some((t, t.service.traffic.verify.as_ref()?))) {
+            let wrong = plane.problems().into_iter();
+            problems.extend(wrong.map(|(at, what)| {
+                let message = format!("verify{}: {what}", at.replace('/', "."));
+                Error::new(ErrorKind::Invalid, "engine", "check how the data plane is asked", message)
+                    .on(target.to_string())
+            }));
+            problems.extend(cx.backends.probe().err().map(|e| e.on(target.to_string())));
+        }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
@@ -236,8 +282,10 @@ impl Action for ShiftTraffic {
             let router = cx.backends().router(&t.service.traffic.router);
             router.is_ok_and(|r| r.capabilities().granularity != Granularity::Instances)
         });
+        // Nor is it known what the data plane does, where that has to be asked.
+        let asked = targets.iter().any(|t| t.service.traffic.verify.is_some());
         // Ratios of instances are never exact: set them again, which writes nothing that is there already.
-        Ok(if exact && now.values().all(there) { Observed::Done(now) } else { Observed::NotDone })
+        Ok(if exact && !asked && now.values().all(there) { Observed::Done(now) } else { Observed::NotDone })
     }
 
     async fn undo(&self, cx: &StepContext, params: &ShiftParams, _: Option<&ByService<Traffic>>) -> Result<()> {

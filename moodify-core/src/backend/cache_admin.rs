@@ -11,7 +11,7 @@ use crate::context::CallContext;
 use crate::error::Result;
 use crate::model::Period;
 
-/// What the administration of a cache's data can do; asking how it is, every one can.
+/// What the administration of a cache's data can do, or is needed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct CacheCapabilities {
@@ -25,6 +25,8 @@ pub struct CacheCapabilities {
     pub snapshot: bool,
     /// It can let a replica take over.
     pub failover: bool,
+    /// It can tell who is connected and what was slow: beyond how the cache is, which every one can.
+    pub diagnostics: bool,
 }
 
 impl CacheCapabilities {
@@ -47,6 +49,13 @@ impl CacheCapabilities {
         self.failover = can;
         self
     }
+
+    /// The same, with diagnostics or without.
+    #[must_use]
+    pub fn diagnostics(mut self, can: bool) -> Self {
+        self.diagnostics = can;
+        self
+    }
 }
 
 /// What to flush. The name must be typed, so that nobody flushes the wrong one.
@@ -59,13 +68,15 @@ pub struct FlushRequest {
     pub in_production: bool,
     /// Only count what would be deleted.
     pub dry_run: bool,
+    /// How many keys may be there at most: with more of them nothing is deleted.
+    pub at_most: Option<u64>,
 }
 
 impl FlushRequest {
     /// Flush the cache of that name, unless it is one of production.
     #[must_use]
     pub fn confirmed(name: &str) -> Self {
-        Self { confirmed_name: name.to_owned(), in_production: false, dry_run: false }
+        Self { confirmed_name: name.to_owned(), in_production: false, dry_run: false, at_most: None }
     }
 
     /// The same, also in production.
@@ -78,7 +89,14 @@ impl FlushRequest {
     /// Count what flushing would delete.
     #[must_use]
     pub fn dry_run() -> Self {
-        Self { confirmed_name: String::new(), in_production: false, dry_run: true }
+        Self { confirmed_name: String::new(), in_production: false, dry_run: true, at_most: None }
+    }
+
+    /// The same, unless there are more keys than that.
+    #[must_use]
+    pub fn at_most(mut self, keys: u64) -> Self {
+        self.at_most = Some(keys);
+        self
     }
 }
 
@@ -223,6 +241,10 @@ pub struct Warmed {
     pub written: u64,
     /// Entries whose key was there already; they were left as they were.
     pub present: u64,
+    /// Of all these, how many a failover may have undone and nobody could look at again: too many had not got to a replica
+    /// when it came. 0 where no failover came, and usually where one did.
+    #[serde(default)]
+    pub unsure: u64,
 }
 
 /// Which primary a replica shall take over from.
@@ -255,11 +277,13 @@ pub struct Failover {
 ///
 /// # Contract
 /// - `ping`, `info`, `clients`, `slow_log` and `latency` read only, and so does every dry run.
-/// - `flush` deletes only if the confirmed name is the cache's, and in production only if the request says so; else
+/// - `flush` deletes only if the confirmed name is the cache's, in production only if the request says so, and only if no
+///   more keys are there than the request allows, which are counted before anything is deleted; else
 ///   [`Refused`](crate::ErrorKind::Refused). A cache is one of production unless it was set up as another one.
 /// - `delete_matching` deletes every key that matched from its begin to its end, and none that does not match.
 /// - `warm` writes what is missing and overwrites nothing.
-/// - `snapshot` returns only what is complete and was begun after it was called, one of each primary.
+/// - `snapshot` returns only what is complete and was begun after it was called, one of each primary. It looks at the file
+///   where it can, and says so where it cannot.
 /// - `failover` returns when another node takes the writes. Where `from` is no primary any more nothing is done: so
 ///   asking twice is one failover.
 /// - A failover while any of them is under way is waited for, and then it goes on; all of them may be repeated.
@@ -332,7 +356,8 @@ pub trait CacheAdmin: Send + Sync + fmt::Debug {
     /// and then another one made, because it may have begun before the last writes.
     ///
     /// # Errors
-    /// [`Unhealthy`](crate::ErrorKind::Unhealthy) if a node says that it failed.
+    /// [`Unhealthy`](crate::ErrorKind::Unhealthy) if a node says that it failed, and
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if a file is not what the node has written.
     async fn snapshot(&self, cx: &CallContext) -> Result<Vec<CacheSnapshot>>;
 
     /// Lets a replica take over, and waits until it has.

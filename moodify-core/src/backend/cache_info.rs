@@ -1,3 +1,5 @@
+use std::fmt;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -196,6 +198,50 @@ pub struct CacheSnapshot {
     pub keys: u64,
     /// The file on the node's disk; `None` if the node does not tell.
     pub file: Option<String>,
+    /// What is known of that file.
+    #[serde(default)]
+    pub dump: CacheDump,
+}
+
+/// What is known of the file of a snapshot, by more than the word of the node that wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum CacheDump {
+    /// It was read from begin to end, and its checksum is right.
+    Verified {
+        /// Its size.
+        bytes: u64,
+    },
+    /// It was read, and has a begin and an end; whether it is right between them nobody knows, because the node writes no
+    /// checksums.
+    WithoutChecksum {
+        /// Its size.
+        bytes: u64,
+    },
+    /// It was not looked at.
+    Unseen {
+        /// Why not.
+        why: String,
+    },
+}
+
+impl Default for CacheDump {
+    fn default() -> Self {
+        Self::Unseen { why: "nobody said anything of it".to_owned() }
+    }
+}
+
+impl fmt::Display for CacheDump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Verified { bytes } => write!(f, "its file of {bytes} bytes was read, and its checksum is right"),
+            Self::WithoutChecksum { bytes } => {
+                write!(f, "its file of {bytes} bytes has a begin and an end, and no checksum to tell more by")
+            }
+            Self::Unseen { why } => write!(f, "its file was NOT looked at: {why}"),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -229,6 +229,8 @@ pub struct Change {
 ///   to it, by `deploy` and `set_image`, and never changed. `remove` deletes what was made so and no version can need any
 ///   more. What is to be there already is not looked for: it may be a secret that moodify may not even see.
 /// - `scale` and `set_image` compare before they write, and the comparison holds at the moment of the write.
+/// - From `deploy` to `remove`, or until what served before is scaled to nothing, no autoscaler leaves what serves fewer
+///   instances than it had: a way back needs them. Autoscalers go on otherwise, and are as they were afterwards.
 /// - Where two workloads take turns, the canary is the one that does not serve. Scaled to nothing it is nobody's: it is
 ///   not seen, and any run may deploy it. `remove` leaves of it what costs nothing, and refuses while the service's
 ///   name stands for it, as [`ErrorKind::Conflict`].

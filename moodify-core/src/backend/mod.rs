@@ -53,7 +53,9 @@ pub use cache_admin::{
     CacheAdmin, CacheCapabilities, CacheEntry, DeleteKeys, DeletedKeys, Failover, FailoverRequest, FlushRequest,
     KEYS_A_PAGE, WarmRequest, Warmed,
 };
-pub use cache_info::{CacheClient, CacheInfo, CacheLatency, CacheRole, CacheServer, CacheSnapshot, SlowCommand};
+pub use cache_info::{
+    CacheClient, CacheDump, CacheInfo, CacheLatency, CacheRole, CacheServer, CacheSnapshot, SlowCommand,
+};
 pub use cache_nodes::{
     CacheNode, CacheNodes, CacheNodesExt, NodeCapabilities, NodeEvent, NodeRole, NodeState, restart_order,
 };
@@ -76,7 +78,7 @@ pub use operations::{
     Application, Autoscaler, Count, Counts, ExecRequest, ExecResult, Instances, Operations, OperationsExt, Repair,
     SeeInstances, WorkloadRef,
 };
-pub use probe::{Probe, ProbeRequest, ProbeResult};
+pub use probe::{Probe, ProbeRequest, ProbeResult, Sample, SampleRequest};
 pub use replica_ratio::ReplicaRatio;
 pub use retention::Retention;
 pub use status_page::{Incident, IncidentStatus, IncidentUpdate, Maintenance, StatusPage, StatusPageCapabilities};

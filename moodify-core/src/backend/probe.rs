@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -56,7 +57,64 @@ pub struct ProbeResult {
     pub detail: Option<String>,
 }
 
-/// Asks an endpoint whether it is well.
+/// Many requests to one address, and how the version is known that answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampleRequest {
+    /// The address, asked by `GET`.
+    pub url: String,
+    /// The host that is asked for, where it is not the one of the address.
+    pub host: Option<String>,
+    /// The header of the answers that says which version gave them.
+    pub header: String,
+    /// What the version says there that is looked for.
+    pub version: String,
+    /// How many.
+    pub requests: u32,
+}
+
+/// Who answered them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The number of answers by what the header says; nothing for those without it. Of very many versions not each is told.
+    pub answers: BTreeMap<String, u32>,
+    /// The number of requests without any answer.
+    pub failed: u32,
+    /// What was wrong with one of these, for people.
+    pub detail: Option<String>,
+}
+
+impl Sample {
+    /// How many different things are told apart.
+    const KINDS: usize = 10;
+
+    /// Adds an answer to what is looked for by `request`, whatever its status.
+    pub fn answered(&mut self, request: &SampleRequest, header: Option<&str>) {
+        let version: String = header.unwrap_or_default().trim().chars().take(request.version.len().max(64)).collect();
+        let is_known = version == request.version || self.answers.contains_key(&version);
+        let version = if is_known || self.answers.len() < Self::KINDS { version } else { "others".to_owned() };
+        *self.answers.entry(version).or_default() += 1;
+    }
+
+    /// Adds a request that was not answered.
+    pub fn unanswered(&mut self, why: String) {
+        self.failed += 1;
+        self.detail.get_or_insert(why);
+    }
+
+    /// How many answers are a version's.
+    #[must_use]
+    pub fn of(&self, version: &str) -> u32 {
+        self.answers.get(version).copied().unwrap_or(0)
+    }
+
+    /// How many answers there are.
+    #[must_use]
+    pub fn all(&self) -> u32 {
+        self.answers.values().sum()
+    }
+}
+
+/// Asks an endpoint whether it is well, and who answers there.
 ///
 /// # Contract
 /// An endpoint that refuses, hangs until the deadline or answers badly is an unhealthy result, not an error. An error
@@ -69,4 +127,11 @@ pub trait Probe: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid) if address or method cannot be understood.
     async fn probe(&self, cx: &CallContext, request: &ProbeRequest) -> Result<ProbeResult>;
+
+    /// Asks many times, each time over a new connection, and counts who answers, whatever the status.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the address cannot be understood;
+    /// [`Timeout`](crate::ErrorKind::Timeout) if not all was asked before the context ended.
+    async fn sample(&self, cx: &CallContext, request: &SampleRequest) -> Result<Sample>;
 }

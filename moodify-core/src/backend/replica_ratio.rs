@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Target, Track, Weight};
 use crate::strategy::{Split, split};
 
-const BACKEND: &str = "replica-ratio";
+const BACKEND: &str = ReplicaRatio::NAME;
 
 /// How long a way back waits for the stable version's capacity before the canary goes all the same.
 const CAPACITY_WAIT: Duration = Duration::from_secs(60);
@@ -30,6 +30,9 @@ pub struct ReplicaRatio {
 }
 
 impl ReplicaRatio {
+    /// The name in plans.
+    pub const NAME: &str = "replica-ratio";
+
     /// A router that scales by means of `deployer`.
     #[must_use]
     pub fn new(deployer: Arc<dyn Deployer>) -> Self {
@@ -109,8 +112,9 @@ impl TrafficRouter for ReplicaRatio {
         let before = split(change.capacity, change.from);
         let canary = self.track(cx, target, Track::Canary).await?.ok_or_else(|| missing(target, Track::Canary))?;
         let stable = self.stable(cx, target).await?;
-        // Half-way states of an attempt before this one are ours too: the canary grown, stable not yet shrunk.
-        let ours = [before.stable, wanted.stable, change.capacity];
+        // Half-way states of an attempt before this one are ours too: the canary grown, stable not yet shrunk. The capacity
+        // of before is not, once there is a weight: an autoscaler has set it back.
+        let ours = [before.stable, wanted.stable];
         if !ours.contains(&stable.replicas.desired) {
             let message = format!(
                 "the stable version is asked for {} instances; this run expects {}: somebody else scaled it",

@@ -102,11 +102,22 @@ pub trait TrafficRouter: Send + Sync + fmt::Debug {
     async fn read(&self, cx: &CallContext, target: &Target) -> Result<Traffic>;
 
     /// How the traffic is divided now and after every change, until the context ends. Survives short absences of the
-    /// server; an item is an error only if going on is hopeless.
+    /// server; an item is an error only if going on is hopeless. Whether it is in force is as the routing object says, and
+    /// nobody else is asked.
     ///
     /// # Errors
     /// As for [`read`](Self::read).
     async fn watch(&self, cx: &CallContext, target: &Target) -> Result<BoxStream<'static, Result<Traffic>>>;
+
+    /// The same for as long as it takes a weight to come into force: an item is [`Verified`](Verification::Verified) only
+    /// when everybody who reports on it says so, as the Gateway does that carries a route. Who may not be asked makes it
+    /// [`CannotTell`](Verification::CannotTell), and no error.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    async fn watch_in_force(&self, cx: &CallContext, target: &Target) -> Result<BoxStream<'static, Result<Traffic>>> {
+        self.watch(cx, target).await
+    }
 
     /// Sets the canary's weight, above zero (zero only to compare); returns when it is accepted and read back.
     ///

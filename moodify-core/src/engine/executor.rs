@@ -179,7 +179,8 @@ impl Executor<'_> {
         }
     }
 
-    /// Runs what is next, several steps at once if they are in a parallel phase, until something else is next.
+    /// Runs what is next until something else is: several steps at once if they are in a parallel phase, and beside them
+    /// those that only tell people.
     async fn steps(&self) -> Result<()> {
         let beside = CancellationToken::new();
         let mut running: Vec<(String, BoxFuture<'_, Result<()>>)> = Vec::new();

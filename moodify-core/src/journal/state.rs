@@ -435,30 +435,39 @@ impl RunState {
         {
             return Next::Rollback(Box::new(Cause::Abort { by: by.clone(), reason: reason.clone() }));
         }
+        // What only tells people is told in its order, and nothing else waits for it.
+        let mut telling: Vec<&Step> = Vec::new();
+        let (mut ready, mut paused) = (Vec::new(), false);
         for phase in &self.plan.phases {
-            let mut ready = Vec::new();
-            let mut paused = false;
             for step in &phase.steps {
                 match self.status(&step.name) {
                     StepStatus::Finished(_) => continue,
                     StepStatus::Failed(_) if self.steps[&step.name].observer => continue,
                     StepStatus::Failed(error) => return self.after_failure(&step.name, error),
                     _ if step.action == kinds::RETIRE_CANARY && mutation::on(Mutation::EndHalfWay) => continue,
+                    StepStatus::Pending if telling.iter().any(|earlier| earlier.action == step.action) => continue,
                     StepStatus::Pending if self.paused.is_some() => paused = true,
                     StepStatus::Pending if !self.gates_passed => return Next::Gates,
+                    StepStatus::Running | StepStatus::Retrying(_) if self.steps[&step.name].observer => {
+                        telling.push(step);
+                        continue;
+                    }
                     _ => ready.push(step.name.clone()),
                 }
                 if !phase.parallel {
                     break;
                 }
             }
-            match ready.as_slice() {
-                [] if paused => return Next::Wait,
-                [] => {}
-                _ => return Next::Run(ready),
+            if paused || !ready.is_empty() {
+                break;
             }
         }
-        self.end(Outcome::Completed, self.completed())
+        ready.extend(telling.into_iter().map(|step| step.name.clone()));
+        match ready.as_slice() {
+            [] if paused => Next::Wait,
+            [] => self.end(Outcome::Completed, self.completed()),
+            _ => Next::Run(ready),
+        }
     }
 
     fn completed(&self) -> String {
@@ -473,7 +482,7 @@ impl RunState {
         }
     }
 
-    /// The end, unless people were not told what they should have been. The last word to customers is tried once more.
+    /// The end. The last word to customers is tried once more; what is still owed to people then is said.
     fn end(&self, outcome: Outcome, summary: String) -> Next {
         let back = self.rollback.is_some();
         let last_word = self.last_word(back);
@@ -494,15 +503,22 @@ impl RunState {
         let untold = self.steps.iter().filter_map(|(name, step)| match (&step.status, &step.undo) {
             // What came after it on the page has taken its place.
             _ if speaks(name) && last_word != Some(name) => None,
-            (_, UndoStatus::Failed(error)) if step.observer => Some(format!("{name} could not be taken back: {error}")),
-            (StepStatus::Failed(error), UndoStatus::None) if step.observer => Some(format!("{name}: {error}")),
+            (_, UndoStatus::Failed(error)) if step.observer => {
+                Some((speaks(name), format!("{name} could not be taken back: {error}")))
+            }
+            (StepStatus::Failed(error), UndoStatus::None) if step.observer => {
+                Some((speaks(name), format!("{name}: {error}")))
+            }
             _ => None,
         });
-        let untold: Vec<String> = untold.collect();
-        match untold.as_slice() {
-            [] => Next::End(outcome, summary),
-            untold => Next::End(Outcome::NeedsAttention, format!("{summary}; but {}", untold.join("; "))),
+        let untold: Vec<(bool, String)> = untold.collect();
+        if untold.is_empty() {
+            return Next::End(outcome, summary);
         }
+        // Customers read what a page says until somebody mends it; a message that was not sent changes nothing.
+        let outcome = if untold.iter().any(|(on_page, _)| *on_page) { Outcome::NeedsAttention } else { outcome };
+        let untold: Vec<String> = untold.into_iter().map(|(_, what)| what).collect();
+        Next::End(outcome, format!("{summary}; but {}", untold.join("; ")))
     }
 
     /// The step that says last where the run stands on the status page: what was to be said before it need not be said

@@ -1,6 +1,7 @@
 //! Values only: what ships, where to, and the plan of it. Nothing in here waits.
 
 mod config;
+mod data_plane;
 mod environment;
 mod ids;
 mod layout;
@@ -10,6 +11,7 @@ mod plan;
 mod release;
 
 pub use config::{ConfigKind, ConfigRefs, ConfigVersion};
+pub use data_plane::DataPlane;
 pub use environment::{Environment, EnvironmentKind};
 pub use ids::RunId;
 pub use layout::{Color, Layout};

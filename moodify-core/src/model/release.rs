@@ -4,7 +4,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigRefs, ConfigVersion, Layout};
+use super::{ConfigRefs, ConfigVersion, DataPlane, Layout};
 
 /// What ships: a version of services.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -111,6 +111,19 @@ pub struct Routing {
     /// `TraefikService`; `istio`: of the `VirtualService`; `ingress-nginx` and `alb`: of the `Ingress`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
+    /// Where the data plane itself is asked whether a weight is in force. Without it, what the router reports has to do; not
+    /// every router reports anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<DataPlane>,
+}
+
+impl Routing {
+    /// Traffic to a Service that this router divides, by a routing object where it has one.
+    #[must_use]
+    pub fn new(router: &str, service: &str, route: Option<&str>) -> Self {
+        let (router, service, route) = (router.to_owned(), service.to_owned(), route.map(str::to_owned));
+        Self { router, service, route, verify: None }
+    }
 }
 
 /// A container image: repository with tag or digest.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Mistake, PhaseContent, PlanFile};
 use crate::gate::Gate;
-use crate::model::{ConfigKind, ConfigVersion, Environment, Period, Release, Service, Step};
+use crate::model::{ConfigKind, ConfigVersion, DataPlane, Environment, Period, Release, Service, Step};
 
 /// The routers that need to know a routing object, and its kind.
 const ROUTED: [(&str, &str); 6] = [
@@ -151,6 +151,9 @@ impl Checks {
                     self.report(format!("{at}/traffic"), message);
                 }
             }
+        }
+        for (pointer, message) in traffic.verify.iter().flat_map(DataPlane::problems) {
+            self.report(format!("{at}/traffic/verify{pointer}"), message);
         }
     }
 

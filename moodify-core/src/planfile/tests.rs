@@ -7,6 +7,7 @@ use crate::strategy::Bake;
 const RELEASE: &str = include_str!("../../../examples/plans/moodify-release.yaml");
 const MINIMAL: &str = include_str!("../../../examples/plans/minimal.yaml");
 const BLUE_GREEN: &str = include_str!("../../../examples/plans/blue-green.yaml");
+const VERIFIED: &str = include_str!("../../../examples/plans/verified.yaml");
 const ROLLBACK: &str = include_str!("../../../examples/plans/database-rollback.yaml");
 const MINIMAL_JSON: &str = include_str!("../../../examples/plans/minimal.json");
 
@@ -227,6 +228,28 @@ fn json_has_places_too_also_in_one_long_line() {
     assert!(lines[2][caret..].starts_with("\"canry\""), "{shown}");
     let tabs = MINIMAL_JSON.replace("  ", "\t");
     assert!(read(&tabs, "p.json").is_ok(), "JSON may be indented with tabs");
+}
+
+#[test]
+fn where_the_data_plane_is_asked_is_checked() {
+    let with = |verify: &str| {
+        let traffic = format!("service: backend-service, verify: {{{verify}}}}}");
+        complaints_of(&MINIMAL.replacen("service: backend-service}", &traffic, 1))
+    };
+    for (verify, complaint) in [
+        ("url: shop.example, version-header: x-version", "a link begins with https:// or http://"),
+        ("url: \"http://u:p@shop.example/\", version-header: x-version", "a link holds no user and no password"),
+        ("url: \"http://shop.example/\", version-header: x version", "\"x version\" is not the name of a header"),
+        ("url: \"http://shop.example/\", version-header: x, host: a/b", "\"a/b\" is not a host"),
+        ("url: \"http://shop.example/\", version-header: x, requests: 0", "0 is not a number from 1 to 10000"),
+    ] {
+        let found = with(verify);
+        assert!(found.len() == 1 && found[0].contains(complaint), "{verify}: {found:#?}");
+    }
+    let (plan, _) = read(VERIFIED, "verified.yaml").unwrap_or_else(|e| panic!("{e}"));
+    let plane = plan.release.services[0].traffic.verify.clone().unwrap();
+    assert_eq!((plane.url.as_str(), plane.host.as_deref()), ("http://127.0.0.1:80/ready", Some("shop.example")));
+    assert_eq!((plane.requests, plane.within), (200, crate::model::Period::from_mins(1)), "the defaults, written out");
 }
 
 #[test]

@@ -14,7 +14,7 @@ pub(crate) fn target(name: &str, router: &str) -> Target {
         kind: WorkloadKind::Deployment,
         container: None,
         image: format!("registry.example:5000/{name}:v2").parse().unwrap(),
-        traffic: Routing { router: router.into(), service: name.into(), route: Some(name.into()) },
+        traffic: Routing::new(router, name, Some(name)),
         config: Vec::new(),
     };
     Target::new("production", "moodify-production", service)

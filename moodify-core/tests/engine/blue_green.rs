@@ -6,7 +6,7 @@ use moodify_core::ErrorKind;
 use moodify_core::journal::{Command, CommandKind, Outcome};
 use moodify_core::model::{Plan, Weight};
 use moodify_core::strategy::BlueGreen;
-use moodify_core::testing::{BackendKind, ServiceView, Simulator};
+use moodify_core::testing::{BackendKind, Edit, Edited, ServiceView, Simulator};
 use tokio_util::sync::CancellationToken;
 
 use crate::common::*;
@@ -154,6 +154,128 @@ fn a_router_that_counts_instances_is_refused_when_the_plan_is_checked() {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         assert!(error.to_string().contains("two whole versions"), "{error}");
         assert!(stage.simulator.world().calls().is_empty());
+    });
+}
+
+/// Drives a release and lets somebody edit the first service once `begun` has begun, with what comes with it.
+async fn edited_meanwhile(
+    begun: &'static str,
+    edits: Vec<Edit>,
+    then: Option<Command>,
+) -> (Stage, moodify_core::engine::Ending) {
+    let stage = Stage::named(turns(), "healthy");
+    let there = begins(&stage.engine, begun);
+    let run = stage.engine.create(&stage.plan, "test").await.unwrap();
+    let person = async {
+        there.await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        for edit in &edits {
+            assert!(stage.simulator.world().edit(edit), "{edit:?}");
+        }
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        if let Some(command) = &then {
+            stage.engine.command(&run, command).await.unwrap();
+        }
+    };
+    let stop = CancellationToken::new();
+    let (ending, ()) = tokio::join!(stage.engine.drive(&run, &stop), person);
+    (stage, ending.unwrap())
+}
+
+fn summary(ending: &moodify_core::engine::Ending) -> &str {
+    match ending {
+        moodify_core::engine::Ending::Ended(_, summary) => summary,
+        moodify_core::engine::Ending::Interrupted => panic!("interrupted"),
+    }
+}
+
+fn first_service(plan: &Plan) -> String {
+    plan.release.services[0].name.clone()
+}
+
+/// What no request was lost by, in all the time.
+fn assert_nobody_lost(stage: &Stage) {
+    let lost = stage.simulator.world().flows().into_iter().filter(|flow| flow.at > Duration::ZERO);
+    assert!(lost.map(|flow| flow.lost).all(|lost| lost < 1e-9), "no request went nowhere");
+}
+
+#[test]
+fn a_way_back_gives_the_name_to_nobody() {
+    on_virtual_time(async {
+        let service = first_service(&turns());
+        let gone = Edit::new(&service, Edited::StableReplicas).to(0);
+        let abort = Command::new(CommandKind::Abort, "bob", "a customer called");
+        let (stage, ending) = edited_meanwhile("wait", vec![gone], Some(abort)).await;
+        assert_eq!(outcome(&ending), Outcome::NeedsAttention, "{ending:?}");
+        assert!(summary(&ending).contains("no stable instance is available"), "{ending:?}");
+        let (_, image) = new_images(&stage.plan).into_iter().find(|(name, _)| *name == service).unwrap();
+        assert!((stage.simulator.world().share(&service, &image) - 1.0).abs() < 1e-9, "the new version serves on");
+        let view = stage.simulator.world().service(&service).unwrap();
+        assert!(instances(&view).1.is_some_and(|green| green > 0), "what serves is not taken away: {view:?}");
+        assert_nobody_lost(&stage);
+    });
+}
+
+#[test]
+fn what_somebody_switched_back_to_is_not_retired() {
+    on_virtual_time(async {
+        let service = first_service(&turns());
+        let (stage, ending) = edited_meanwhile("wait", vec![Edit::new(&service, Edited::Name)], None).await;
+        assert_eq!(outcome(&ending), Outcome::NeedsAttention, "{ending:?}");
+        assert!(summary(&ending).contains("lead to the version before again (blue): it serves"), "{ending:?}");
+        let view = stage.simulator.world().service(&service).unwrap();
+        let (blue, green) = instances(&view);
+        assert!(blue > 0 && green == Some(blue), "both keep their instances: {view:?}");
+        assert_nobody_lost(&stage);
+    });
+}
+
+#[test]
+fn an_old_version_that_was_mended_meanwhile_is_not_thrown_away() {
+    for begun in ["bake", "wait"] {
+        on_virtual_time(async move {
+            let service = first_service(&turns());
+            let (stage, ending) = edited_meanwhile(begun, vec![Edit::new(&service, Edited::StableImage)], None).await;
+            assert_eq!(outcome(&ending), Outcome::NeedsAttention, "{begun}: {ending:?}");
+            assert!(summary(&ending).contains("was changed to simulated/hotfix:by-hand since"), "{begun}: {ending:?}");
+            let view = stage.simulator.world().service(&service).unwrap();
+            let stable = view.stable.as_ref().unwrap();
+            assert_eq!(stable.image.as_str(), "simulated/hotfix:by-hand");
+            assert!(stable.replicas.desired > 0, "{begun}: it keeps its instances: {stable}");
+            let writes = stage.simulator.world().writes();
+            let handed = writes.iter().any(|write| write.subject == service && write.operation == "hand_over");
+            assert_eq!(handed, begun == "wait", "{begun}");
+        });
+    }
+}
+
+#[test]
+fn a_new_version_that_an_autoscaler_made_smaller_since_is_well() {
+    on_virtual_time(async {
+        let service = first_service(&turns());
+        let smaller = Edit::new(&service, Edited::Canary).to(1);
+        let smaller = Edit { by: "kube-controller-manager".to_owned(), ..smaller };
+        let (stage, ending) = edited_meanwhile("wait", vec![smaller], None).await;
+        assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
+        let view = stage.simulator.world().service(&service).unwrap();
+        assert_eq!(instances(&view), (0, Some(1)));
+        assert_nobody_lost(&stage);
+    });
+}
+
+#[test]
+fn what_an_autoscaler_made_larger_is_replaced_by_as_many() {
+    on_virtual_time(async {
+        let service = first_service(&turns());
+        let before = Stage::named(turns(), "healthy").simulator.world().service(&service).unwrap();
+        let more = instances(&before).0 + 4;
+        let larger = Edit::new(&service, Edited::StableReplicas).to(more);
+        let larger = Edit { by: "kube-controller-manager".to_owned(), ..larger };
+        let (stage, ending) = edited_meanwhile("bake", vec![larger], None).await;
+        assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
+        let view = stage.simulator.world().service(&service).unwrap();
+        assert_eq!(instances(&view), (0, Some(more)));
+        assert_nobody_lost(&stage);
     });
 }
 

@@ -1,10 +1,13 @@
 //! Steps that administer caches, in a simulated world.
 
+use futures::FutureExt as _;
 use moodify_core::action::{FlushedCache, WarmedCache};
 use moodify_core::backend::{CacheSnapshot, DeletedKeys, Warmed};
+use moodify_core::engine::Ending;
 use moodify_core::error::ErrorKind;
+use moodify_core::event::{Progress, ProgressKind, Signal};
 use moodify_core::journal::Outcome;
-use moodify_core::model::{EnvironmentKind, Phase, Plan, RetryPolicy, Step};
+use moodify_core::model::{EnvironmentKind, Phase, Plan, RetryPolicy, RunId, Step};
 use moodify_core::testing::{BackendKind, Fault, Rule, Scenario, Simulator};
 use serde_json::{Value, json};
 
@@ -34,6 +37,19 @@ fn delete(pattern: &str) -> Step {
     step("cache-delete", json!({"cache": CACHE, "pattern": pattern, "keys-per-second": 10_000}))
 }
 
+/// Runs a stage to its end; returns what it told people.
+async fn told(stage: &Stage) -> (RunId, Ending, String) {
+    let mut live = stage.engine.subscribe();
+    let (run, ending) = stage.run().await;
+    let mut notes = String::new();
+    while let Some(Some(signal)) = live.next().now_or_never() {
+        if let Signal::Progress(Progress { kind: ProgressKind::Note { text }, .. }) = signal {
+            notes += &format!("{text}\n");
+        }
+    }
+    (run, ending, notes)
+}
+
 fn flush() -> Step {
     step("cache-flush", json!({"cache": CACHE, "confirm": CACHE, "production": true}))
 }
@@ -51,17 +67,21 @@ fn keys_are_deleted_saved_written_and_checked() {
         let stage = stage(vec![
             delete("key-1?"),
             step("cache-snapshot", json!({"cache": CACHE})),
-            step("cache-warm", json!({"cache": CACHE, "entries": file, "ttl": "2h"})),
+            step("cache-warm", json!({"cache": CACHE, "entries": file, "ttl": "2h", "measure-for": "30s"})),
             step("cache-check", json!({"cache": CACHE, "hit-rate-at-least": 0.9, "memory-at-most": 0.5})),
         ]);
-        let (run, ending) = stage.run().await;
+        let (run, ending, notes) = told(&stage).await;
         assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
         let deleted: DeletedKeys = stage.output(&run, "cache-delete").await;
         assert_eq!(deleted, DeletedKeys { found: 10, deleted: 10 });
         let made: Vec<CacheSnapshot> = stage.output(&run, "cache-snapshot").await;
         assert_eq!((made.len(), made[0].keys), (1, 990));
+        assert!(notes.contains("990 keys; its file was NOT looked at: a simulated node has no disk"), "{notes}");
         let warmed: WarmedCache = stage.output(&run, "cache-warm").await;
-        assert_eq!(warmed.entries, Warmed { written: 1, present: 1 });
+        assert_eq!(warmed.entries, Warmed { written: 1, present: 1, unsure: 0 });
+        // Applications find what was written, as long as it is measured.
+        assert_eq!((warmed.hit_rate_before, warmed.hit_rate_after), (Some(0.95), Some(1.0)));
+        assert!(notes.contains("hit rate 0.950 before, 1.000 in the 30s after"), "{notes}");
         assert_eq!(
             (stage.simulator.world().cache_keys(CACHE), stage.simulator.world().cache_snapshots(CACHE)),
             (991, 1)
@@ -71,10 +91,15 @@ fn keys_are_deleted_saved_written_and_checked() {
 
 #[test]
 fn a_lost_answer_is_no_reason_to_stop() {
-    for (steps, left) in [(vec![delete("key-1*")], 1000 - 111), (vec![flush()], 0)] {
+    for (steps, operation, left) in [
+        (vec![delete("key-1*")], "delete keys", 1000 - 111),
+        (vec![flush()], "count keys", 0),
+        (vec![flush()], "flush", 0),
+    ] {
         on_virtual_time(async {
             let stage = stage(steps);
             let rule = Rule::new(Fault::ErrorAfter(ErrorKind::Unavailable)).backend(BackendKind::CacheAdmin);
+            let rule = rule.operation(operation);
             stage.simulator.faults().add(rule.times(1));
             let (_, ending) = stage.run().await;
             assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
@@ -87,10 +112,26 @@ fn a_lost_answer_is_no_reason_to_stop() {
 fn a_flush_tells_what_was_there_and_production_must_be_meant() {
     on_virtual_time(async {
         let stage = stage(vec![flush()]);
-        let (run, _) = stage.run().await;
+        let (run, _, notes) = told(&stage).await;
         let flushed: FlushedCache = stage.output(&run, "cache-flush").await;
         assert_eq!((flushed.keys, stage.simulator.world().cache_keys(CACHE)), (1000, 0));
+        let (before, after) =
+            ("1000 keys are in sessions, and all of them are to be deleted", "1000 keys of sessions deleted");
+        assert!(notes.find(before).zip(notes.find(after)).is_some_and(|(before, after)| before < after), "{notes}");
     });
+}
+
+#[test]
+fn a_flush_of_more_keys_than_are_meant_is_refused_and_deletes_nothing() {
+    for (most, left, ended) in [(999, 1000, Outcome::Refused), (1000, 0, Outcome::Completed)] {
+        on_virtual_time(async {
+            let with = json!({"cache": CACHE, "confirm": CACHE, "production": true, "at-most": most});
+            let stage = stage(vec![step("cache-flush", with)]);
+            let (_, ending, notes) = told(&stage).await;
+            assert_eq!((outcome(&ending), stage.simulator.world().cache_keys(CACHE)), (ended, left), "{ending:?}");
+            assert!(notes.contains("1000 keys are in sessions"), "{notes}");
+        });
+    }
 }
 
 fn refused(steps: Vec<Step>, kind: EnvironmentKind) -> String {

@@ -13,6 +13,7 @@ mod common;
 mod configuration;
 mod configuration_backup;
 mod crash;
+mod data_plane;
 mod database_rollback;
 mod jobs;
 mod leave;

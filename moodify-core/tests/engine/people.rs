@@ -6,8 +6,8 @@ use moodify_core::ErrorKind;
 use moodify_core::action::Registry;
 use moodify_core::backend::{Audience, IncidentStatus};
 use moodify_core::engine::Ending;
-use moodify_core::journal::Outcome;
-use moodify_core::model::{Phase, Plan, Step};
+use moodify_core::journal::{Outcome, Record};
+use moodify_core::model::{Phase, Plan, RunId, Step};
 use moodify_core::testing::{BackendKind, Fault, Rule, Scenario, Simulator};
 use serde_json::{Value, json};
 
@@ -67,6 +67,80 @@ fn a_page_that_was_down_is_told_the_newest_by_the_next_step() {
         let incidents = stage.simulator.world().incidents();
         assert!(incidents.len() == 1 && !incidents[0].is_open(), "{incidents:?}");
         assert!(incidents[0].incident.message.starts_with("done of "), "{incidents:?}");
+    });
+}
+
+/// When a step of a run began and when it finished, after the run was created.
+async fn times(stage: &Stage, run: &RunId, step: &str) -> (Duration, Duration) {
+    let entries = stage.journal.load(run).await.unwrap();
+    let at = |wanted: &dyn Fn(&Record) -> bool| {
+        let entry = entries.iter().find(|entry| wanted(&entry.record)).unwrap();
+        entry.time.duration_since(entries[0].time).unsigned_abs()
+    };
+    let began = at(&|record| matches!(record, Record::StepStarted { step: of, .. } if of == step));
+    (began, at(&|record| matches!(record, Record::StepFinished { step: of, .. } if of == step)))
+}
+
+#[test]
+fn nothing_waits_for_a_page_or_a_message_and_both_are_told_in_order() {
+    on_virtual_time(async {
+        let tell = |name: &str| step(name, "notify", &json!({"title": name}));
+        let steps = vec![
+            page("begin", "investigating"),
+            tell("hello"),
+            wait("work", "20s"),
+            page("watch", "monitoring"),
+            tell("still"),
+            wait("more", "20s"),
+            page("done", "resolved"),
+            tell("bye"),
+        ];
+        let stage = stage(steps);
+        // Shorter than the patience of one step: all of it is told in the end.
+        for backend in [BackendKind::StatusPage, BackendKind::Notifier] {
+            stage.simulator.faults().partition(backend, secs(0), secs(50));
+        }
+        let (run, ending) = stage.run().await;
+        assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
+        for (name, begin, end) in [("work", 0, 20), ("more", 20, 40)] {
+            let (began, finished) = times(&stage, &run, name).await;
+            let late = (began - secs(begin), finished - secs(end));
+            assert!(late.0 < secs(2) && late.1 < secs(2), "{name} waited: {began:?} to {finished:?}");
+        }
+        let order = stage.simulator.world().notifications();
+        let titles: Vec<&str> = order.iter().map(|delivery| delivery.notification.title.as_str()).collect();
+        let mut once = titles.clone();
+        once.dedup();
+        assert_eq!(once, ["hello", "still", "bye"], "{titles:?}");
+        let incidents = stage.simulator.world().incidents();
+        assert!(incidents.len() == 1 && !incidents[0].is_open(), "{incidents:?}");
+        assert!(incidents[0].incident.message.starts_with("done of "), "{incidents:?}");
+    });
+}
+
+#[test]
+fn a_way_back_begins_while_a_page_hangs() {
+    on_virtual_time(async {
+        let stage = goes_back(vec![page("begin", "investigating")]);
+        let hang = Rule::new(Fault::Hang { effect: false }).backend(BackendKind::StatusPage);
+        stage.simulator.faults().add(hang.between(secs(0), secs(40)));
+        let (run, ending) = stage.run().await;
+        assert_eq!(outcome(&ending), Outcome::RolledBack, "{ending:?}");
+        let entries = stage.journal.load(&run).await.unwrap();
+        let back = entries.iter().find(|entry| matches!(entry.record, Record::RollbackStarted { .. })).unwrap();
+        let took = back.time.duration_since(entries[0].time).unsigned_abs();
+        assert!(took < secs(17), "it is needed after 10 s, and began after {took:?}");
+    });
+}
+
+#[test]
+fn a_message_that_is_owed_fails_nothing_and_is_said() {
+    on_virtual_time(async {
+        let stage = stage(vec![step("tell", "notify", &json!({"title": "hello"})), wait("work", "10s")]);
+        stage.simulator.faults().partition(BackendKind::Notifier, secs(0), secs(100_000));
+        let (_, ending) = stage.run().await;
+        assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
+        assert!(summary(&ending).contains("; but tell: "), "{ending:?}");
     });
 }
 

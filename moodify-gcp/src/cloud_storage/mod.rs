@@ -55,6 +55,9 @@ pub struct CloudStorage {
     api: Api,
 }
 
+/// What is asked of a bucket.
+const BUCKET_FIELDS: &str = "location,lifecycle,storageClass,autoclass,retentionPolicy,defaultEventBasedHold";
+
 /// What a bucket is like.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -63,6 +66,29 @@ pub(crate) struct Bucket {
     pub(crate) location: String,
     #[serde(default)]
     pub(crate) lifecycle: Lifecycle,
+    /// The class of objects that are given none.
+    pub(crate) storage_class: Option<String>,
+    #[serde(default)]
+    pub(crate) autoclass: Autoclass,
+    #[serde(default)]
+    pub(crate) retention_policy: RetentionPolicy,
+    #[serde(default)]
+    pub(crate) default_event_based_hold: bool,
+}
+
+/// Whether the bucket chooses the classes of its objects.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Autoclass {
+    #[serde(default)]
+    pub(crate) enabled: bool,
+}
+
+/// For how long nobody can delete or replace an object.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RetentionPolicy {
+    /// In seconds, as text.
+    pub(crate) retention_period: Option<String>,
 }
 
 /// What a bucket does with objects by itself.
@@ -117,7 +143,7 @@ impl CloudStorage {
     pub(crate) async fn bucket(&self, cx: &CallContext, call: Call) -> Result<Bucket> {
         let ask = |connection: &Connection| {
             let url = connection.url(&["storage", "v1", "b", &self.bucket])?;
-            Ok(connection.http.get(url).query(&[("fields", "location,lifecycle")]))
+            Ok(connection.http.get(url).query(&[("fields", BUCKET_FIELDS)]))
         };
         self.api.ask(cx, call, &self.uri(""), Ask::Api(&ask), &[]).await?.json(call)
     }

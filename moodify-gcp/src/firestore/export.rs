@@ -16,11 +16,17 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::admin::{Transfer, TransferState, Way, newest};
+use super::restore::Asked;
 
-const PREFIX: &str = "moodify-";
+pub(super) const PREFIX: &str = "moodify-";
 const RECORD: &str = ".moodify.json";
 const MANIFEST: &str = ".manifest.json";
 const METADATA: &str = ".overall_export_metadata";
+const KIND_METADATA: &str = ".export_metadata";
+/// What the names of objects with documents end with, but for a number.
+pub(super) const OUTPUT: &str = "output-";
+/// What the names of all other objects of a backup end with.
+pub(super) const ENDINGS: [&str; 4] = [RECORD, MANIFEST, METADATA, KIND_METADATA];
 /// Hex digits of the digest in a name.
 const DIGITS: usize = 14;
 /// What restores are noted under, which is no backup.
@@ -40,6 +46,12 @@ pub(super) struct Record {
     /// The operations that there were before, and which are therefore not its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) before: Vec<String>,
+    /// How many documents the backup has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) documents: Option<i64>,
+    /// What the new database is asked to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) asked: Option<Asked>,
 }
 
 /// The objects of one export.
@@ -48,6 +60,13 @@ pub(super) struct Export {
     pub(super) record: Option<Artifact>,
     pub(super) manifest: Option<Artifact>,
     pub(super) objects: Vec<Artifact>,
+    /// How many documents are in it, if its operation is known and over.
+    pub(super) documents: Option<i64>,
+}
+
+/// Whether an object of an export says what is in others.
+pub(super) fn is_metadata(path: &str) -> bool {
+    path.ends_with(METADATA) || path.ends_with(KIND_METADATA)
 }
 
 pub(super) fn record_path(id: &str) -> String {

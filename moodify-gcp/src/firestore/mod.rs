@@ -1,9 +1,10 @@
-//! Backups of Firestore: `mod` is the store, `admin` the API, `bucket` what is asked of a bucket, `export` what an export is like in the bucket, `restore`
-//! makes databases of exports.
+//! Backups of Firestore: `mod` is the store, `admin` the API, `bucket` what is asked of a bucket, `export` what an export
+//! is like in the bucket, `outputs` what it says it has written, `restore` makes databases of exports.
 
 mod admin;
 mod bucket;
 mod export;
+mod outputs;
 mod restore;
 
 use std::cmp::Reverse;
@@ -12,10 +13,12 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use google_cloud_firestore_admin_v1::model::Database;
+use jiff::tz::TimeZone;
 use moodify_core::backend::{
     Artifact, ArtifactStore, ArtifactStoreExt, Backup, BackupCapabilities, BackupRequest, BackupState, BackupStore,
     DeleteRequest, EndpointKind, LiveRestoreRequest, RestoreRequest, Restored,
 };
+use moodify_core::clock::{Clock as _, SystemClock};
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -25,7 +28,7 @@ use crate::client::absent;
 use crate::cloud_storage::CloudStorage;
 use crate::config::FirestoreConfig;
 use crate::error::{Call, FIRESTORE};
-use admin::{Admin, Way};
+use admin::{Admin, TransferState, Way, newest};
 use export::{Export, Record, digest, id_of, manifest_path, record_path, sorted};
 pub use restore::LiveRestore;
 
@@ -38,16 +41,18 @@ const LOOK: Call = Call::read(FIRESTORE, "look for the target");
 
 /// Keeps backups of one Firestore database as exports in a bucket of Cloud Storage.
 ///
-/// - `create` checks first that the bucket is where the database is and that its own rules delete nothing within the
-///   configured time. It names the export after run and idempotency key, and notes both beside it before it is begun. What
+/// - `create` checks first that the bucket is where the database is, that its own rules delete nothing within the
+///   configured time, and that it lets backups be deleted after that. It names the export after run and idempotency key, and notes both beside it before it is begun. What
 ///   a lost answer has begun is found among the database's operations. An export that failed or was cancelled stays
 ///   failed: another backup needs another key.
 /// - `describe` and `list` tell the state by the operation, and when Firestore has forgotten that, by the objects.
-/// - `verify` wants the export's metadata, which is written last and is read back, and at least one object with documents.
-///   It notes size and checksum of each object; from then on an object that is changed, gone or new fails it.
-/// - `restore` verifies the backup, makes a new database like the one that is backed up, and imports into it. What
+/// - `verify` wants the export's metadata, which is written last and is read back, every object with documents that it
+///   names, and at least one. It notes size and checksum of each object; from then on an object that is changed, gone or new fails it.
+/// - `restore` verifies the backup, makes a new database like the one that is backed up, and imports into it. It fails if
+///   the database is elsewhere or of another mode than asked for, or has fewer documents than the backup. What
 ///   exports lack the new database lacks too: indexes, rules, TTL policies. Its endpoint is its resource name.
-/// - `discard` deletes a database that `restore` made.
+/// - `discard` deletes a database that `restore` made. One that was asked for and is not to be seen yet is asked for once
+///   more, and deleted as soon as it is there: nothing is left behind.
 /// - `delete` refuses an export that is still written, and by retention one that no run made.
 /// - An import adds and replaces documents and deletes none. Into the database itself it goes by a step of a plan to which
 ///   two persons agreed, or by hand by [`restore_into_live`](Self::restore_into_live).
@@ -104,8 +109,10 @@ impl FirestoreBackups {
         }
         // The operation first: if it is done, all of its objects are there.
         let transfers = absent(self.admin.transfers(cx, call, &self.config.database).await)?.unwrap_or_default();
-        let export = self.export(cx, id).await?;
-        let backup = export.backup(id, &self.config.database, &self.store.uri(id), &transfers);
+        let (mut export, uri) = (self.export(cx, id).await?, self.store.uri(id));
+        let backup = export.backup(id, &self.config.database, &uri, &transfers);
+        let over = newest(&transfers, Way::Export, &uri).filter(|transfer| transfer.state == TransferState::Done);
+        export.documents = over.and_then(|transfer| transfer.documents);
         Ok((export, backup))
     }
 
@@ -145,7 +152,8 @@ impl FirestoreBackups {
 
     fn record(&self, cx: &CallContext, backup: Option<&str>, labels: &BTreeMap<String, String>) -> Record {
         let (key, run) = (self.digest(cx), cx.run_id().clone());
-        Record { key, run, backup: backup.map(str::to_owned), labels: labels.clone(), before: Vec::new() }
+        let (backup, labels) = (backup.map(str::to_owned), labels.clone());
+        Record { key, run, backup, labels, before: Vec::new(), documents: None, asked: None }
     }
 
     /// The database that is backed up.
@@ -160,7 +168,8 @@ impl FirestoreBackups {
         let bucket = self.store.bucket(cx, CREATE).await?;
         let root = self.store.uri("");
         let prefix = root.splitn(4, '/').nth(3).unwrap_or_default();
-        let problems = bucket::problems(&self.config, &bucket, &source.location_id, prefix);
+        let today = SystemClock.now().to_zoned(TimeZone::UTC).date();
+        let problems = bucket::problems(&self.config, &bucket, &source.location_id, prefix, today);
         if problems.is_empty() {
             return Ok(());
         }
@@ -169,6 +178,20 @@ impl FirestoreBackups {
             .fail(ErrorKind::Invalid, message)
             .on(self.store.uri(""))
             .hint("choose another bucket, or change its rules"))
+    }
+
+    /// What the metadata of an export names and is not there.
+    async fn missing_outputs(&self, cx: &CallContext, export: &Export) -> Result<Vec<String>> {
+        let mut missing = Vec::new();
+        for metadata in export.objects.iter().filter(|object| export::is_metadata(&object.path)) {
+            match self.store.get(cx, &metadata.path).await? {
+                Some((_, content)) => {
+                    missing.extend(outputs::missing(metadata, &outputs::named(content).await?, &export.objects));
+                }
+                None => missing.push(format!("{} is gone", metadata.path)),
+            }
+        }
+        Ok(missing)
     }
 
     fn unhealthy(&self, call: Call, id: &str, why: impl Into<String>) -> Error {
@@ -236,12 +259,17 @@ impl BackupStore for FirestoreBackups {
         if !problems.is_empty() {
             return Err(self.unhealthy(VERIFY, id, problems.join("; ")));
         }
-        if let Some(metadata) = export.metadata(id) {
-            ArtifactStoreExt::verify(&self.store, cx, &metadata.path).await?;
+        if noted.is_some() {
+            if let Some(metadata) = export.metadata(id) {
+                ArtifactStoreExt::verify(&self.store, cx, &metadata.path).await?;
+            }
+            return Ok(backup);
         }
-        if noted.is_none() {
-            self.note(cx, &manifest_path(id), &export.objects).await?;
+        let missing = self.missing_outputs(cx, &export).await?;
+        if !missing.is_empty() {
+            return Err(self.unhealthy(VERIFY, id, missing.join("; ")));
         }
+        self.note(cx, &manifest_path(id), &export.objects).await?;
         Ok(backup)
     }
 

@@ -4,7 +4,7 @@ use moodify_core::backend::{
     ArtifactStore, BackupRequest, BackupState, BackupStore, LiveRestoreRequest, RestorePoint, RestoreRequest,
     RestoreState, Restored,
 };
-use moodify_core::{CallContext, ErrorKind, Result};
+use moodify_core::{CallContext, Effect, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
@@ -50,6 +50,36 @@ impl LiveRestore {
     }
 }
 
+/// What a new database is asked to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Asked {
+    location: String,
+    datastore_mode: bool,
+}
+
+impl Asked {
+    fn of(database: &Database) -> Self {
+        let datastore_mode = database.r#type == DatabaseType::DatastoreMode;
+        Self { location: database.location_id.clone(), datastore_mode }
+    }
+
+    fn mode(&self) -> &'static str {
+        if self.datastore_mode { "Datastore mode" } else { "Native mode" }
+    }
+
+    /// What of it another one has not become.
+    fn problems(&self, made: &Self) -> Vec<String> {
+        let pairs = [("location", self.location.as_str(), made.location.as_str()), ("mode", self.mode(), made.mode())];
+        let other = pairs.into_iter().filter(|(_, asked, made)| asked != made);
+        other.map(|(what, asked, made)| format!("its {what} is {made}, but {asked} was asked for")).collect()
+    }
+}
+
+/// That a database was seen before it was deleted: one that is not to be seen any more is gone, and not one that is not
+/// there yet.
+#[derive(Debug, Serialize, Deserialize)]
+struct Seen {}
+
 /// That an import is over: Firestore forgets its operations.
 #[derive(Debug, Serialize, Deserialize)]
 struct Imported {
@@ -64,6 +94,10 @@ fn done_path(target: &str) -> String {
     format!("{RESTORES}/{target}.done.json")
 }
 
+fn seen_path(target: &str) -> String {
+    format!("{RESTORES}/{target}.seen.json")
+}
+
 /// What Firestore takes as the id of a new database.
 fn is_new_database(id: &str) -> bool {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -75,6 +109,10 @@ fn is_new_database(id: &str) -> bool {
 
 fn creating(target: &str, how_far: impl Into<String>) -> Restored {
     Restored { target: target.to_owned(), state: RestoreState::Creating(how_far.into()), endpoint: None }
+}
+
+fn failed(target: &str, why: impl Into<String>) -> Restored {
+    Restored { state: RestoreState::Failed(why.into()), ..creating(target, "") }
 }
 
 impl FirestoreBackups {
@@ -95,43 +133,73 @@ impl FirestoreBackups {
         if there.is_some() && noted.is_none() {
             return Err(fail(ErrorKind::AlreadyExists, "there is a database of that name; it was left as it is"));
         }
-        if noted.is_none() {
-            let known = self.describe(cx, backup).await?;
-            known.ok_or_else(|| {
-                RESTORE.fail(ErrorKind::NotFound, "there is no such backup").on(self.store.uri(backup))
-            })?;
+        let first = noted.is_none();
+        let mut record = self.record(cx, Some(backup), &Default::default());
+        if first {
+            record.documents = self.exported(cx, RESTORE, backup).await?;
             self.verify(cx, backup).await?;
+            record.asked = Some(Asked::of(&self.like(cx).await?));
         }
-        let record = self.claim(cx, RESTORE, &path, &self.record(cx, Some(backup), &Default::default())).await?;
+        let record = self.claim(cx, RESTORE, &path, &record).await?;
         if record.backup.as_ref() != Some(backup) {
             let why = format!("it was begun with backup {}", record.backup.unwrap_or_default());
             return Err(fail(ErrorKind::AlreadyExists, &why));
         }
-        let Some(database) = there else { return self.begin_database(cx, target).await };
-        let made = database.create_time.and_then(time_of);
-        let begun = self.store.head(cx, &path).await?.and_then(|record| record.updated);
-        if made.zip(begun).is_some_and(|(made, begun)| made + SKEW < begun) {
+        let Some(database) = there else {
+            let begun = self.begin_database(cx, RESTORE, target).await;
+            if first && begun.as_ref().is_err_and(|e| e.effect_of() == Effect::None) {
+                // Nothing was begun under this note, so whoever discards it has nothing to look for. Should it stay, they
+                // look nevertheless.
+                drop(self.store.delete(cx, &path).await);
+            }
+            return begun.map(|()| creating(target, "the database is being made"));
+        };
+        if self.is_older(cx, &database, &path).await? {
             return Err(fail(
                 ErrorKind::AlreadyExists,
                 "there is a database of that name that is older; it was left as it is",
             ));
         }
-        self.import(cx, RESTORE, target, &self.store.uri(backup), &done_path(target), |_| true).await
+        let problems = record.asked.map(|asked| asked.problems(&Asked::of(&database))).unwrap_or_default();
+        if !problems.is_empty() {
+            return Ok(failed(target, format!("the database is not as asked for: {}", problems.join("; "))));
+        }
+        let (uri, done) = (self.store.uri(backup), done_path(target));
+        self.import(cx, RESTORE, target, (&uri, record.documents), &done, |_| true).await
     }
 
-    async fn begin_database(&self, cx: &CallContext, target: &str) -> Result<Restored> {
-        // It may be the one that was lost.
-        let like = match self.admin.database(cx, RESTORE, &self.config.database).await? {
-            Some(like) => like,
-            None => self.like_the_bucket(cx).await?,
-        };
-        match self.admin.create(cx, RESTORE, target, like).await {
-            Ok(()) => info!(database = target, run = %cx.run_id(), "restore begun"),
-            // An earlier attempt was carried out.
+    /// How many documents a backup has, if its operation is still known.
+    async fn exported(&self, cx: &CallContext, call: Call, backup: &str) -> Result<Option<i64>> {
+        let (export, known) = self.look(cx, call, backup).await?;
+        let missing = || call.fail(ErrorKind::NotFound, "there is no such backup").on(self.store.uri(backup));
+        known.map(|_| export.documents).ok_or_else(missing)
+    }
+
+    /// Whether a database was there before its restore was noted.
+    async fn is_older(&self, cx: &CallContext, database: &Database, noted: &str) -> Result<bool> {
+        let made = database.create_time.and_then(time_of);
+        let begun = self.store.head(cx, noted).await?.and_then(|record| record.updated);
+        Ok(made.zip(begun).is_some_and(|(made, begun)| made + SKEW < begun))
+    }
+
+    /// Asks for the database, unless an earlier attempt has.
+    async fn begin_database(&self, cx: &CallContext, call: Call, target: &str) -> Result<()> {
+        let like = self.like(cx).await?;
+        match self.admin.create(cx, call, target, like).await {
+            Ok(()) => info!(database = target, run = %cx.run_id(), "database asked for"),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),
         }
-        Ok(creating(target, "the database is being made"))
+        Ok(())
+    }
+
+    /// What a new database is to be like: the one that is backed up.
+    async fn like(&self, cx: &CallContext) -> Result<Database> {
+        // It may be the one that was lost.
+        match self.admin.database(cx, RESTORE, &self.config.database).await? {
+            Some(like) => Ok(like),
+            None => self.like_the_bucket(cx).await,
+        }
     }
 
     /// A database where the bucket is, whose location was that of the database when it was checked.
@@ -146,13 +214,14 @@ impl FirestoreBackups {
         Ok(kind.set_location_id(location).set_concurrency_mode(ConcurrencyMode::Unspecified))
     }
 
-    /// Begins an import, or tells where it stands. Of those that the API knows of, it is one that is `ours`.
+    /// Begins an import of a backup with so many documents, or tells where it stands. Of those that the API knows of, it
+    /// is one that is `ours`.
     async fn import(
         &self,
         cx: &CallContext,
         call: Call,
         target: &str,
-        uri: &str,
+        (uri, exported): (&str, Option<i64>),
         done: &str,
         ours: impl Fn(&Transfer) -> bool,
     ) -> Result<Restored> {
@@ -178,10 +247,15 @@ impl FirestoreBackups {
                 Ok(creating(target, format!("its documents are being imported{documents}")))
             }
             TransferState::Failed(why) => {
-                let why = format!("the import broke off, and the database has a part of the documents: {why}");
-                Ok(Restored { state: RestoreState::Failed(why), ..creating(target, "") })
+                Ok(failed(target, format!("the import broke off, and the database has a part of the documents: {why}")))
             }
             TransferState::Done => {
+                if let Some((imported, exported)) = transfer.documents.zip(exported)
+                    && imported < exported
+                {
+                    let why = format!("the import is over with {imported} documents, but the backup has {exported}");
+                    return Ok(failed(target, why));
+                }
                 self.note(cx, done, &Imported { documents: transfer.documents }).await?;
                 Ok(complete())
             }
@@ -190,27 +264,38 @@ impl FirestoreBackups {
 
     /// Begins to remove what a restore made, or goes on with it.
     pub(super) async fn remove(&self, cx: &CallContext, target: &str) -> Result<bool> {
-        let there = if is_id(target) { self.admin.database(cx, DISCARD, target).await? } else { None };
-        let noted = if is_id(target) { self.noted::<Record>(cx, DISCARD, &restore_path(target)).await? } else { None };
+        if !is_id(target) {
+            return Ok(true);
+        }
+        let there = self.admin.database(cx, DISCARD, target).await?;
+        let noted = self.noted::<Record>(cx, DISCARD, &restore_path(target)).await?;
         let ours = noted.is_some_and(|record| record.key == self.digest(cx));
-        match there {
-            None if ours => {
-                for path in [done_path(target), restore_path(target)] {
+        let refused = || {
+            let message = "it was not made by this step, and was left as it is";
+            DISCARD.fail(ErrorKind::Refused, message).on(self.admin.name(target))
+        };
+        let Some(database) = there else {
+            if ours && self.noted::<Seen>(cx, DISCARD, &seen_path(target)).await?.is_none() {
+                // A database that was asked for can be seen only after a while. That it is not on its way is certain only
+                // when it is: so it is asked for, and deleted once it is there.
+                self.begin_database(cx, DISCARD, target).await?;
+                return Ok(false);
+            }
+            if ours {
+                // The claim last: as long as it is there, a retry knows whose the rest is.
+                for path in [done_path(target), seen_path(target), restore_path(target)] {
                     self.store.delete(cx, &path).await?;
                 }
-                Ok(true)
             }
-            None => Ok(true),
-            Some(_) if ours => {
-                self.admin.drop_database(cx, DISCARD, target).await?;
-                info!(database = target, run = %cx.run_id(), "restored database is being deleted");
-                Ok(false)
-            }
-            Some(_) => {
-                let message = "it was not made by this step, and was left as it is";
-                Err(DISCARD.fail(ErrorKind::Refused, message).on(self.admin.name(target)))
-            }
+            return Ok(true);
+        };
+        if !ours || self.is_older(cx, &database, &restore_path(target)).await? {
+            return Err(refused());
         }
+        self.note(cx, &seen_path(target), &Seen {}).await?;
+        self.admin.drop_database(cx, DISCARD, target).await?;
+        info!(database = target, run = %cx.run_id(), "restored database is being deleted");
+        Ok(false)
     }
 
     /// Begins to restore a backup into the database itself, or goes on with it: what is there is exported and verified
@@ -226,8 +311,9 @@ impl FirestoreBackups {
         if request.database != database {
             return Err(fail(ErrorKind::Invalid, format!("{} is not the database of this store", request.database)));
         }
+        let mut documents = None;
         if self.noted::<Record>(cx, LIVE, &restore_path(&self.live(cx))).await?.is_none() {
-            self.good(cx, backup).await?;
+            documents = self.good(cx, backup).await?;
             let before = cx.clone().with_key(cx.key().part("before"));
             let request = BackupRequest::new().label("before-restore-of", backup);
             let made = self.create(&before, &request).await?;
@@ -243,7 +329,7 @@ impl FirestoreBackups {
                 }
             }
         }
-        self.import_live(cx, backup).await
+        self.import_live(cx, backup, documents).await
     }
 
     /// The same for a step of a plan, which has had what is there exported.
@@ -253,12 +339,12 @@ impl FirestoreBackups {
             let message = "what is restored is no export of what is there; nothing was changed";
             return Err(LIVE.fail(ErrorKind::Invalid, message).on(self.store.uri(backup)));
         }
+        let mut documents = None;
         if self.noted::<Record>(cx, LIVE, &restore_path(&self.live(cx))).await?.is_none() {
-            for id in [backup, before] {
-                self.good(cx, id).await?;
-            }
+            self.good(cx, before).await?;
+            documents = self.good(cx, backup).await?;
         }
-        self.import_live(cx, backup).await
+        self.import_live(cx, backup, documents).await
     }
 
     /// By what a restore into the database itself is noted.
@@ -266,18 +352,20 @@ impl FirestoreBackups {
         format!("live-{}", self.digest(cx))
     }
 
-    /// Whether a backup is there, and good.
-    async fn good(&self, cx: &CallContext, id: &str) -> Result<()> {
-        let known = self.describe(cx, id).await?;
-        known.ok_or_else(|| LIVE.fail(ErrorKind::NotFound, "there is no such backup").on(self.store.uri(id)))?;
-        self.verify(cx, id).await.map(drop)
+    /// How many documents a backup has, as far as its export said; it is there, and good.
+    async fn good(&self, cx: &CallContext, id: &str) -> Result<Option<i64>> {
+        let documents = self.exported(cx, LIVE, id).await?;
+        self.verify(cx, id).await?;
+        Ok(documents)
     }
 
-    async fn import_live(&self, cx: &CallContext, backup: &str) -> Result<Restored> {
+    /// Imports a backup that has so many documents; what was noted before counts.
+    async fn import_live(&self, cx: &CallContext, backup: &str, documents: Option<i64>) -> Result<Restored> {
         let database = self.config.database.as_str();
         let fail = |kind, why: String| LIVE.fail(kind, why).on(self.admin.name(database));
         let (claimed, done) = (restore_path(&self.live(cx)), done_path(&self.live(cx)));
         let mut record = self.record(cx, Some(backup), &Default::default());
+        record.documents = documents;
         let transfers = self.admin.transfers(cx, LIVE, database).await?;
         record.before = transfers.into_iter().map(|transfer| transfer.name).collect();
         let record = self.claim(cx, LIVE, &claimed, &record).await?;
@@ -286,13 +374,26 @@ impl FirestoreBackups {
             return Err(fail(ErrorKind::AlreadyExists, why));
         }
         let ours = |transfer: &Transfer| !record.before.contains(&transfer.name);
-        self.import(cx, LIVE, database, &self.store.uri(backup), &done, ours).await
+        let from = (self.store.uri(backup), record.documents);
+        self.import(cx, LIVE, database, (&from.0, from.1), &done, ours).await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_new_database_has_not_become_is_named() {
+        let asked = Asked { location: "eur3".to_owned(), datastore_mode: false };
+        let made = |location: &str, kind| Asked::of(&Database::new().set_location_id(location).set_type(kind));
+        assert_eq!(asked.problems(&made("eur3", DatabaseType::FirestoreNative)), [""; 0]);
+        let found = asked.problems(&made("nam5", DatabaseType::DatastoreMode)).join("; ");
+        assert_eq!(
+            found,
+            "its location is nam5, but eur3 was asked for; its mode is Datastore mode, but Native mode was asked for"
+        );
+    }
 
     #[test]
     fn ids_of_new_databases_are_those_that_firestore_takes() {

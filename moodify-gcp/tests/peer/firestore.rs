@@ -30,8 +30,10 @@ pub(crate) enum Fault {
     Fail,
     /// Somebody cancels the operation half-way.
     Cancel,
-    /// The operation says that it is done, but has not written its last object.
+    /// The operation says that it is done, but has not written, or read, its last object.
     Forget,
+    /// The database is made in another location than asked for.
+    Elsewhere,
 }
 
 #[derive(Debug, Clone)]
@@ -186,7 +188,9 @@ impl FakeFirestore {
             }
         }
         let kinds = format!("{prefix}/all_namespaces/all_kinds/all_namespaces_all_kinds.export_metadata");
-        self.object(bucket, &kinds, "kinds");
+        // As in the real ones, names are among bytes of another format.
+        let names = (0..written.len()).map(|n| format!("\u{1}\u{12}output-{n}")).collect::<String>();
+        self.object(bucket, &kinds, &names);
         self.object(bucket, &format!("{prefix}/{name}.overall_export_metadata"), &json!(written).to_string());
     }
 
@@ -236,7 +240,7 @@ impl FakeFirestore {
         let rest = path.strip_prefix("/v1/projects/moodify/databases").unwrap();
         let rest = rest.strip_prefix('/').unwrap_or(rest);
         if let Some(id) = query.split('&').find_map(|pair| pair.strip_prefix("databaseId=")) {
-            return self.make(id, body);
+            return self.make(id, body, fault);
         }
         let id = rest.split(['/', ':']).next().unwrap();
         let token = query.split('&').find_map(|pair| pair.strip_prefix("pageToken="));
@@ -289,12 +293,13 @@ impl FakeFirestore {
         }
     }
 
-    fn make(&self, id: &str, body: &Value) -> Response {
+    fn make(&self, id: &str, body: &Value, fault: Option<Fault>) -> Response {
         let mut state = self.lock();
         if state.databases.contains_key(id) {
             return refused(409, "ALREADY_EXISTS", "it exists");
         }
-        let location = body["locationId"].as_str().unwrap().to_owned();
+        let asked = body["locationId"].as_str().unwrap();
+        let location = if fault == Some(Fault::Elsewhere) { "us-east1" } else { asked }.to_owned();
         let made = Database { location, created: now(), looks: 2, documents: Documents::new() };
         state.databases.insert(id.to_owned(), made);
         json!({"name": "projects/moodify/databases/x/operations/create"}).to_string().into_response()

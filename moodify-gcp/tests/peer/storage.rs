@@ -63,6 +63,8 @@ struct State {
     faults: BTreeMap<usize, Fault>,
     /// Contents are counted and dropped.
     forgets_contents: bool,
+    /// What the bucket is like, beside its location.
+    bucket: Value,
 }
 
 #[derive(Clone)]
@@ -92,6 +94,11 @@ impl StrictStorage {
     /// Contents are counted and dropped, so that large ones can be put.
     pub(crate) fn forget_contents(&self) {
         self.lock().forgets_contents = true;
+    }
+
+    /// What the bucket is like, beside its location.
+    pub(crate) fn set_bucket(&self, bucket: Value) {
+        self.lock().bucket = bucket;
     }
 
     /// What goes wrong with the sending of that number, counted from 0 over all that are sent.
@@ -149,7 +156,12 @@ async fn answer(Shared(storage): Shared<StrictStorage>, request: Request) -> Res
             refused(499, "cancelled")
         }
         (&Method::GET, ["storage", "v1", "b", name]) if bucket(name) => {
-            json!({"location": "US-CENTRAL1"}).to_string().into_response()
+            let mut described = json!({"location": "US-CENTRAL1"});
+            let own = state.bucket.as_object().cloned().unwrap_or_default();
+            // Only what is asked for is told.
+            let asked = |name: &String| query.get("fields").is_none_or(|fields| fields.split(',').any(|f| f == name));
+            described.as_object_mut().unwrap().extend(own.into_iter().filter(|(name, _)| asked(name)));
+            described.to_string().into_response()
         }
         (&Method::GET, ["storage", "v1", "b", name, "o"]) if bucket(name) => state.list(&query),
         (method, ["storage", "v1", "b", name, "o", object]) if bucket(name) => state.object(method, object, &query),

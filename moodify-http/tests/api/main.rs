@@ -36,7 +36,7 @@ fn cx_for(timeout: Duration) -> CallContext {
 
 fn query(metric: &str) -> MetricQuery {
     let image: ImageRef = "registry.example/backend:v2".parse().unwrap();
-    let traffic = Routing { router: "replica-ratio".into(), service: "backend-service".into(), route: None };
+    let traffic = Routing::new("replica-ratio", "backend-service", None);
     let service = Service {
         name: "backend".into(),
         workload: "backend".into(),

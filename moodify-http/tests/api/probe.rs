@@ -1,8 +1,11 @@
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use moodify_core::ErrorKind;
-use moodify_core::backend::{Probe, ProbeRequest};
+use moodify_core::backend::{Probe, ProbeRequest, SampleRequest};
 use moodify_http::HttpProbe;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wiremock::matchers::{body_string, header, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -76,4 +79,83 @@ async fn a_question_that_makes_no_sense_is_an_error() {
         let error = HttpProbe::new(client()).probe(&cx(), &request).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     }
+}
+
+/// Answers one request on each connection: every fourth by the new version; the hosts that were asked for.
+async fn fourths() -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}/ready", listener.local_addr().unwrap());
+    let hosts = Arc::new(Mutex::new(Vec::new()));
+    let seen = hosts.clone();
+    tokio::spawn(async move {
+        for number in 0.. {
+            let Ok((mut stream, _)) = listener.accept().await else { return };
+            let seen = seen.clone();
+            tokio::spawn(async move {
+                let mut answered = false;
+                loop {
+                    let mut request = vec![0; 4096];
+                    let Ok(read @ 1..) = stream.read(&mut request).await else { return };
+                    let text = String::from_utf8_lossy(&request[..read]).to_ascii_lowercase();
+                    let host = text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default().to_owned();
+                    seen.lock().unwrap().push(host);
+                    // A second request on a connection would be told.
+                    let version = if answered {
+                        "kept"
+                    } else if number % 4 == 0 {
+                        "v2"
+                    } else {
+                        "v1"
+                    };
+                    answered = true;
+                    let status = if number % 3 == 0 { "503 Service Unavailable" } else { "200 OK" };
+                    let answer = format!("HTTP/1.1 {status}\r\nx-version: {version}\r\ncontent-length: 2\r\n\r\nok");
+                    if stream.write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (url, hosts)
+}
+
+fn sample_of(url: &str, requests: u32) -> SampleRequest {
+    SampleRequest {
+        url: url.to_owned(),
+        host: Some("shop.example".to_owned()),
+        header: "X-Version".to_owned(),
+        version: "v2".to_owned(),
+        requests,
+    }
+}
+
+#[tokio::test]
+async fn a_sample_counts_who_answers_each_over_a_connection_of_its_own() {
+    let (url, hosts) = fourths().await;
+    let sample = HttpProbe::new(client()).sample(&cx(), &sample_of(&url, 200)).await.unwrap();
+    assert_eq!((sample.of("v2"), sample.of("v1"), sample.all(), sample.failed), (50, 150, 200, 0), "{sample:?}");
+    let hosts = hosts.lock().unwrap();
+    assert_eq!(hosts.len(), 200);
+    assert!(hosts.iter().all(|host| host == "shop.example"), "{:?}", hosts[0]);
+}
+
+#[tokio::test]
+async fn what_is_not_answered_is_counted_and_an_end_of_the_context_is_an_error() {
+    let probe = HttpProbe::new(client());
+    let refused = probe.sample(&cx(), &sample_of("http://127.0.0.1:1/", 5)).await.unwrap();
+    assert_eq!((refused.all(), refused.failed), (0, 5));
+    assert!(refused.detail.unwrap().contains("127.0.0.1:1"));
+    let invalid = probe.sample(&cx(), &sample_of("shop.example", 5)).await.unwrap_err();
+    assert_eq!(invalid.kind(), ErrorKind::Invalid);
+
+    let server = MockServer::start().await;
+    let slow = ResponseTemplate::new(200).set_delay(Duration::from_secs(30));
+    Mock::given(method("GET")).respond_with(slow).mount(&server).await;
+    let late = probe.sample(&cx_for(Duration::from_millis(200)), &sample_of(&server.uri(), 20)).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Timeout);
+    let plain = MockServer::start().await;
+    Mock::given(method("GET")).respond_with(ResponseTemplate::new(200)).mount(&plain).await;
+    let without = probe.sample(&cx(), &sample_of(&plain.uri(), 20)).await.unwrap();
+    assert_eq!((without.of(""), without.of("v2")), (20, 0), "it says nothing of its version");
 }

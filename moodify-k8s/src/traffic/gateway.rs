@@ -67,7 +67,7 @@ impl Kind for Gateway {
         rules.iter().any(|rule| is_large(rule.original))
     }
 
-    /// What the gateways that carry the route say of its present generation.
+    /// What the gateways that carry the route say of its present generation. What they say of themselves is theirs.
     fn verification(&self, route: &Value) -> Verification {
         let parents = route["status"]["parents"].as_array().map(Vec::as_slice).unwrap_or_default();
         if parents.is_empty() {

@@ -21,7 +21,9 @@ use crate::ownership::{drift, last_foreign};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Router {
-    /// `HTTPRoute` of the Gateway API (`gateway.networking.k8s.io/v1`). Verified by the conditions in its status.
+    /// `HTTPRoute` of the Gateway API (`gateway.networking.k8s.io/v1`). Verified by the conditions in its status, and by
+    /// `Programmed` of the Gateways that carry it and of their listeners. A Gateway that may not be read, as one in another
+    /// namespace than the Role's, cannot tell.
     HttpRoute,
     /// `GRPCRoute` of the Gateway API, likewise.
     GrpcRoute,
@@ -109,7 +111,7 @@ impl Router {
     }
 
     /// Whether the object says that the data plane follows.
-    pub(super) fn verifies(self) -> bool {
+    pub(crate) fn verifies(self) -> bool {
         matches!(self, Self::HttpRoute | Self::GrpcRoute)
     }
 

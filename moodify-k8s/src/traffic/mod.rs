@@ -4,6 +4,7 @@ mod alb;
 mod alb_testers;
 mod gateway;
 mod gateway_mirror;
+mod gateway_status;
 mod ingress;
 mod istio;
 mod kind;

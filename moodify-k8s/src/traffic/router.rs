@@ -7,9 +7,9 @@ use moodify_core::model::{Layout, Target, Weight};
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result};
 use serde_json::Value;
 
-use super::gateway;
 use super::kind::{Router, leads_nowhere};
 use super::rule::{self, Kind, Rule, Services};
+use super::{gateway, gateway_status};
 use crate::client::{Kube, Object, typed, until_error};
 use crate::error::{Access, Ask};
 use crate::ownership::{Editor, drift, last_foreign, last_if_foreign};
@@ -81,6 +81,29 @@ impl RouteRouter {
         rule::traffic(self.kind, &route.value, &route.rules, editor.map(|e| e.manager))
     }
 
+    /// The same of what was written a moment ago: nobody was asked yet who carries it.
+    fn written(&self, route: &Route) -> Traffic {
+        let mut traffic = self.traffic(route);
+        if traffic.verification == Verification::Verified {
+            traffic.verification = Verification::NotYet;
+        }
+        traffic
+    }
+
+    /// The route now and after every change.
+    fn routes(&self, cx: &CallContext, target: &Target) -> Result<BoxStream<'static, Result<(Traffic, Value)>>> {
+        let object = self.router.object(target)?;
+        let (this, target) = (self.clone(), target.clone());
+        let states = self.kube.watch_object(cx, &object).map(move |found| {
+            let found = found.map_err(|e| this.router.explained(e))?.ok_or_else(|| object.missing())?;
+            let value = serde_json::to_value(found)
+                .map_err(|e| object.ask(Access::Read, "watch").error(ErrorKind::Internal, e.to_string()))?;
+            let route = this.route(&target, value)?;
+            Ok((this.traffic(&route), route.value))
+        });
+        Ok(states.boxed())
+    }
+
     async fn find(&self, cx: &CallContext, object: &Object) -> Result<Option<Value>> {
         self.kube.find(cx, object).await.map_err(|e| self.router.explained(e))
     }
@@ -110,11 +133,19 @@ impl RouteRouter {
                 .error(ErrorKind::Unsupported, format!("two workloads cannot take turns behind it: {why}"))
                 .hint("lead it to the host alone: whichever of the two serves, the Service's own selector says"));
         }
-        match gateway::refusal(&route.value).filter(|_| self.router.verifies()) {
+        if !self.router.verifies() {
+            return Ok(());
+        }
+        if let Some(why) = gateway::refusal(&route.value) {
+            return Err(ask
+                .error(ErrorKind::Invalid, format!("its gateway does not take it as it is: {why}"))
+                .hint("mend the route first; what a gateway refuses it refuses with weights too"));
+        }
+        match gateway_status::refusal(&self.kube, cx, &route.value).await? {
             None => Ok(()),
             Some(why) => Err(ask
-                .error(ErrorKind::Invalid, format!("its gateway does not take it as it is: {why}"))
-                .hint("mend the route first; what a gateway refuses it refuses with weights too")),
+                .error(ErrorKind::Invalid, format!("no weight would come into force: {why}"))
+                .hint("mend the Gateway first, or wait until its controller has made it ready")),
         }
     }
 }
@@ -126,20 +157,27 @@ impl TrafficRouter for RouteRouter {
     }
 
     async fn read(&self, cx: &CallContext, target: &Target) -> Result<Traffic> {
-        Ok(self.traffic(&self.get(cx, target).await?))
+        let route = self.get(cx, target).await?;
+        let mut traffic = self.traffic(&route);
+        if self.router.verifies() {
+            traffic.verification = gateway_status::read(&self.kube, cx, &route.value, traffic.verification).await?;
+        }
+        Ok(traffic)
     }
 
     /// A routing object that goes away ends the stream with [`ErrorKind::NotFound`].
     async fn watch(&self, cx: &CallContext, target: &Target) -> Result<BoxStream<'static, Result<Traffic>>> {
-        let object = self.router.object(target)?;
-        let (this, target) = (self.clone(), target.clone());
-        let states = self.kube.watch_object(cx, &object).map(move |found| {
-            let found = found.map_err(|e| this.router.explained(e))?.ok_or_else(|| object.missing())?;
-            let value = serde_json::to_value(found)
-                .map_err(|e| object.ask(Access::Read, "watch").error(ErrorKind::Internal, e.to_string()))?;
-            Ok(this.traffic(&this.route(&target, value)?))
-        });
-        Ok(until_error(states))
+        Ok(until_error(self.routes(cx, target)?.map(|state| state.map(|(traffic, _)| traffic))))
+    }
+
+    async fn watch_in_force(&self, cx: &CallContext, target: &Target) -> Result<BoxStream<'static, Result<Traffic>>> {
+        if !self.router.verifies() {
+            return self.watch(cx, target).await;
+        }
+        let routes = self.routes(cx, target)?;
+        let with_parents = |(traffic, route): (Traffic, Value)| (traffic, gateway_status::parents(&route));
+        let routes = routes.map(move |state| state.map(with_parents)).boxed();
+        Ok(gateway_status::in_force(self.kube.clone(), cx.clone(), routes))
     }
 
     async fn set(&self, cx: &CallContext, target: &Target, change: WeightChange) -> Result<Traffic> {
@@ -152,7 +190,7 @@ impl TrafficRouter for RouteRouter {
         }
         let patch = self.patch(&ask, &route, change.to)?;
         if patch.is_empty() {
-            return Ok(self.traffic(&route));
+            return Ok(self.written(&route));
         }
         let patched = self.route(target, self.kube.patch(cx, &route.object, patch).await?)?;
         // The answer is what is stored: a webhook may have put something else there.
@@ -160,7 +198,7 @@ impl TrafficRouter for RouteRouter {
             let message = format!("we set the canary's weight to {}, and the server made it {weight}", change.to);
             return Err(patched.drift(&ask, self.kube.manager(), &message).effect(Effect::Unknown));
         }
-        Ok(self.traffic(&patched))
+        Ok(self.written(&patched))
     }
 
     async fn reset(&self, cx: &CallContext, target: &Target, _capacity: u32) -> Result<Traffic> {
@@ -186,7 +224,7 @@ impl TrafficRouter for RouteRouter {
             let message = format!("we took the canary out, and it still has {weight}");
             return Err(patched.drift(&ask, self.kube.manager(), &message).effect(Effect::Unknown));
         }
-        Ok(self.traffic(&patched))
+        Ok(self.written(&patched))
     }
 
     fn by_hand(&self, target: &Target, _capacity: u32) -> Vec<String> {

@@ -8,9 +8,10 @@ use moodify_core::model::{Target, Track, Weight};
 use moodify_core::{CallContext, ErrorKind, Result};
 use serde_json::Value;
 
-use crate::client::{Kube, until_error};
+use crate::client::{Kube, typed, until_error};
 use crate::deployer::{DeploymentDeployer, deployment_of, stable_service};
-use crate::error::Access;
+use crate::error::{Access, Ask};
+use crate::ownership::{Editor, drift, last_if_foreign};
 use crate::turns;
 
 /// Sends all traffic to the one or the other of two Deployments that take turns, by the selector of the Service: no
@@ -25,9 +26,16 @@ pub struct SelectorRouter {
     deployer: DeploymentDeployer,
 }
 
-fn traffic(switched: bool) -> Traffic {
+fn traffic(switched: bool, edited_by: Option<Editor>) -> Traffic {
     let weight = if switched { Weight::FULL } else { Weight::ZERO };
-    Traffic { weight, share: weight.fraction(), verification: Verification::CannotTell, edited_by: None }
+    let edited_by = edited_by.map(|editor| editor.manager);
+    Traffic { weight, share: weight.fraction(), verification: Verification::CannotTell, edited_by }
+}
+
+/// Who else wrote the selector last, if that was not us.
+fn editor(kube: &Kube, ask: &Ask, service: &Value) -> Result<Option<Editor>> {
+    let meta = typed(ask, service["metadata"].clone())?;
+    Ok(last_if_foreign(&meta, kube.manager(), &["f:spec", "f:selector"]))
 }
 
 impl SelectorRouter {
@@ -40,7 +48,14 @@ impl SelectorRouter {
 
     async fn switch(&self, cx: &CallContext, target: &Target, to: Track) -> Result<Traffic> {
         self.deployer.hand_over(cx, target, to).await?;
-        Ok(traffic(to == Track::Canary))
+        Ok(traffic(to == Track::Canary, None))
+    }
+
+    /// Where the Service leads, and who else wrote that last.
+    async fn look(&self, cx: &CallContext, target: &Target) -> Result<(Traffic, Option<Editor>)> {
+        let (serving, service) = self.deployer.serving_by(cx, target).await?;
+        let editor = editor(&self.deployer.kube, &stable_service(target).ask(Access::Read, "get"), &service)?;
+        Ok((traffic(target.layout.color(Track::Canary) == Some(serving), editor.clone()), editor))
     }
 }
 
@@ -51,8 +66,7 @@ impl TrafficRouter for SelectorRouter {
     }
 
     async fn read(&self, cx: &CallContext, target: &Target) -> Result<Traffic> {
-        let serving = self.deployer.serving(cx, target).await?;
-        Ok(traffic(target.layout.color(Track::Canary) == Some(serving)))
+        Ok(self.look(cx, target).await?.0)
     }
 
     /// A Service that leads to neither of the two any more, or goes away, ends the stream with an error. The labels of the
@@ -63,27 +77,25 @@ impl TrafficRouter for SelectorRouter {
         let (stable, canary) = tokio::try_join!(kube.find::<Value>(cx, &stable), kube.find::<Value>(cx, &canary))?;
         let base = stable_service(target);
         let ask = base.ask(Access::Read, "watch where it leads:");
-        let states = self.deployer.kube.watch_object(cx, &stable_service(target)).map(move |found| {
+        let states = kube.clone().watch_object(cx, &stable_service(target)).map(move |found| {
             let found = found?.ok_or_else(|| base.missing())?;
             let service = serde_json::to_value(found).map_err(|e| ask.error(ErrorKind::Internal, e.to_string()))?;
-            let selector = turns::selector(&service);
+            let (selector, editor) = (turns::selector(&service), editor(&kube, &ask, &service)?);
             let leads = |to: &Option<Value>| to.as_ref().is_some_and(|to| turns::leads_to(&selector, to));
             match (leads(&stable), leads(&canary)) {
-                (false, true) => Ok(traffic(true)),
-                (true, false) => Ok(traffic(false)),
-                _ => Err(ask
-                    .error(
-                        ErrorKind::Drift,
-                        "somebody changed its selector: it does not lead to one of the two versions",
-                    )
-                    .hint("find out what they want; it is not overwritten")),
+                (false, true) => Ok(traffic(true, editor)),
+                (true, false) => Ok(traffic(false, editor)),
+                _ => {
+                    let message = "somebody changed its selector: it does not lead to one of the two versions";
+                    Err(drift(&ask, message, editor))
+                }
             }
         });
         Ok(until_error(states))
     }
 
     async fn set(&self, cx: &CallContext, target: &Target, change: WeightChange) -> Result<Traffic> {
-        let now = self.read(cx, target).await?;
+        let (now, editor) = self.look(cx, target).await?;
         let ask = stable_service(target).ask(Access::Compare, "switch");
         match change.to {
             to if to != Weight::ZERO && to != Weight::FULL => {
@@ -96,9 +108,7 @@ impl TrafficRouter for SelectorRouter {
             _ if change.from != now.weight => {
                 let message =
                     format!("{} of the traffic goes to the new version, where we expected {}", now.weight, change.from);
-                Err(ask
-                    .error(ErrorKind::Drift, message)
-                    .hint("find out who changed its selector; it is not overwritten"))
+                Err(drift(&ask, &message, editor))
             }
             to => self.switch(cx, target, if to == Weight::FULL { Track::Canary } else { Track::Stable }).await,
         }

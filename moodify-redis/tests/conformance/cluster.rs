@@ -1,9 +1,9 @@
 use std::time::Duration;
 
 use moodify_core::ErrorKind;
-use moodify_core::backend::{CacheRole, FailoverRequest};
+use moodify_core::backend::{CacheCapabilities, CacheRole, FailoverRequest, FlushRequest};
 use moodify_core::testing::conformance::cache_admin;
-use moodify_redis::RedisConfig;
+use moodify_redis::{RedisCache, RedisConfig};
 use tokio::time::{Instant, sleep};
 
 use crate::peer::{Certificate, Cluster, RedisServer, until};
@@ -60,6 +60,53 @@ async fn what_a_failover_interrupts_goes_on() {
     assert_eq!(info.primaries().count(), 3, "{info:?}");
     let gone = cluster.addresses()[1].clone();
     assert!(info.nodes.iter().all(|node| node.address != gone), "{info:?}");
+}
+
+/// One shard fails over, by hand, when it is flushed; another one loses its primary before it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_that_a_failover_interrupts_deletes_nothing_that_was_written_since() {
+    let Some(mut cluster) = Cluster::start().await else { return };
+    cluster.fill("mood:", 3000);
+    // It answers questions, and its flush waits.
+    let () = cluster.nodes[1].ask(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    let (cache, context) = (cache(config(&cluster)), cx());
+    let request = FlushRequest::confirmed("sessions").in_production();
+    let meanwhile = async {
+        let empty = |nodes: &[usize]| nodes.iter().all(|node| cluster.nodes[*node].count(0) == 0);
+        until("the two others are flushed", || empty(&[0, 2, 3])).await;
+        let () = cluster.nodes[3].ask(&["CLUSTER", "FAILOVER"]);
+        let over = |node: usize| {
+            let nodes: String = cluster.nodes[node].ask(&["CLUSTER", "NODES"]);
+            let of = |line: &&str| line.contains(&cluster.nodes[3].address());
+            nodes.lines().find(of).is_some_and(|line| line.contains("master") && line.contains("0-5460"))
+        };
+        until("a replica took over, and all know it", || (0..6).all(over)).await;
+        let () = cluster.nodes[3].ask(&["SET", "bar", "written since"]);
+        let () = cluster.nodes[2].ask(&["SET", "foo", "written since"]);
+        assert!(cluster.nodes[1].count(0) > 0, "it was not flushed yet");
+        cluster.nodes[1].stop();
+    };
+    let (flushed, ()) = tokio::join!(cache.flush(&context, &request), meanwhile);
+    assert_eq!(flushed.unwrap(), 3000, "those of the begin");
+    assert_eq!(cluster.nodes[4].count(0), 0, "who took over is flushed");
+    for (node, key) in [(3, "bar"), (2, "foo")] {
+        assert_eq!(cluster.nodes[node].ask::<Option<String>>(&["GET", key]).as_deref(), Some("written since"), "{key}");
+    }
+    assert_eq!(cluster.count(), 2);
+}
+
+#[tokio::test]
+async fn a_flush_waits_for_slots_that_are_moved_and_deletes_nothing_meanwhile() {
+    let Some(cluster) = Cluster::start().await else { return };
+    cluster.fill("mood:", 300);
+    let cache = cache(config(&cluster).failover_timeout(Duration::from_secs(2)));
+    let request = FlushRequest::confirmed("sessions").in_production();
+    cluster.open(7, 0, 1);
+    let error = cache.flush(&cx(), &request).await.unwrap_err();
+    assert_eq!((error.kind(), cluster.count()), (ErrorKind::Unavailable, 300), "{error}");
+    assert!(error.to_string().contains("1 slots are being moved"), "{error}");
+    cluster.close(7, 0, 1);
+    assert_eq!((cache.flush(&cx(), &request).await.unwrap(), cluster.count()), (300, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,4 +203,23 @@ async fn a_slot_that_nobody_moves_on_is_told_and_its_keys_are_left() {
     cluster.close(7, 0, 1);
     let deleted = cache.delete_matching(&cx(), &matching("mood:*"), &unheard()).await.unwrap();
     assert_eq!(cluster.count(), 0, "{deleted:?}");
+}
+
+#[tokio::test]
+async fn the_right_to_fail_over_is_asked_for_at_the_replicas() {
+    let Some(cluster) = Cluster::start().await else { return };
+    let rules = ["on", ">s3cret-s3cret", "-@all", "+ping", "+info", "+cluster|nodes", "+acl|whoami", "+acl|dryrun"];
+    let allow = |rules: &[&str]| {
+        cluster.nodes.iter().for_each(|node| node.ask(&[&["ACL", "SETUSER", "moodify"][..], rules].concat()));
+    };
+    allow(&rules);
+    let cache = RedisCache::new(config(&cluster).username("moodify").password("s3cret-s3cret")).unwrap();
+    let needed = CacheCapabilities::default().failover(true);
+    let problems = cache.preflight(&cx(), needed).await;
+    assert_eq!(problems.len(), 3, "one of each replica: {problems:?}");
+    for problem in &problems {
+        assert!(problem.to_string().contains("ACL SETUSER <user> +cluster|failover"), "{problem}");
+    }
+    allow(&["+cluster|failover"]);
+    assert!(cache.preflight(&cx(), needed).await.is_empty());
 }

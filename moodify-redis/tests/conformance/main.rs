@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
 
 mod cluster;
+mod dump;
+mod large;
 mod peer;
 mod sentinel;
 mod single;

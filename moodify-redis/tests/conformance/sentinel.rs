@@ -1,9 +1,9 @@
 use std::time::Duration;
 
 use moodify_core::ErrorKind;
-use moodify_core::backend::{CacheEntry, WarmRequest};
+use moodify_core::backend::{CacheCapabilities, CacheEntry, WarmRequest};
 use moodify_core::testing::conformance::cache_admin;
-use moodify_redis::RedisConfig;
+use moodify_redis::{RedisCache, RedisConfig};
 use tokio::time::Instant;
 
 use futures::{StreamExt as _, stream};
@@ -83,15 +83,25 @@ async fn warming_that_a_failover_interrupts_writes_every_entry() {
     let request = WarmRequest::new().page(100.try_into().unwrap()).keys_per_second(2000.try_into().unwrap());
     let warm = cache.warm(&context, stream::iter(entries).boxed(), &request, &done);
     let kill = async {
+        let (primary, replica) = (&watched.nodes[0], &watched.nodes[1]);
         until("some entries are there", || *done.borrow() > 1000).await;
-        // What the replica has not heard of is lost with the primary, as with every client.
-        watched.nodes[0].ask::<i64>(&["WAIT", "1", "1000"]);
+        let () = primary.ask(&["DEL", "mood:0"]);
+        until("the replica has them", || replica.count(0) > 900 && replica.ask::<i64>(&["EXISTS", "mood:0"]) == 0)
+            .await;
+        // From now on the replica hears of nothing.
+        let () = replica.ask(&["CONFIG", "SET", "masterauth", "wrong"]);
+        let () = primary.ask(&["CLIENT", "KILL", "TYPE", "replica"]);
+        until("many more are there", || *done.borrow() > 2800).await;
+        assert!(replica.count(0) < 2500, "it lacks what it was not told: {}", replica.count(0));
         watched.nodes[0].stop();
     };
     let (warmed, ()) = tokio::join!(warm, kill);
     let warmed = warmed.unwrap();
-    assert_eq!(warmed.written + warmed.present, 4000);
-    assert!(watched.primary().count(0) >= 3900, "but for a page on its way: {warmed:?}");
+    assert_eq!((warmed.written + warmed.present, warmed.unsure), (4000, 0), "{warmed:?}");
+    let primary = watched.primary();
+    assert_eq!(primary.address(), watched.nodes[1].address());
+    assert_eq!(primary.ask::<i64>(&["EXISTS", "mood:0"]), 0, "what the replica had is not written again");
+    assert_eq!(primary.count(0), 3999, "all others are there: {warmed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,4 +121,21 @@ async fn with_tls_it_is_found_and_goes_on_after_a_failover() {
     let deleted = cache.delete_matching(&cx(), &matching("key-*"), &unheard()).await.unwrap();
     assert_eq!((deleted.deleted, watched.primary().count(0)), (30, 0));
     assert_eq!(watched.primary().address(), watched.nodes[1].address());
+}
+
+#[tokio::test]
+async fn the_right_to_fail_over_is_asked_for_at_the_sentinels() {
+    let Some(watched) = Watched::start(&[]).await else { return };
+    let rules = ["on", ">s3cret-s3cret", "-@all", "+ping", "+sentinel|master", "+acl|whoami", "+acl|dryrun"];
+    watched.tell_sentinels(&[&["ACL", "SETUSER", "moodify"][..], &rules].concat());
+    let config = config(&watched).sentinel_login(Some("moodify"), "s3cret-s3cret");
+    let cache = RedisCache::new(config).unwrap();
+    let needed = CacheCapabilities::default().failover(true);
+    let problems = cache.preflight(&cx(), needed).await;
+    assert_eq!(problems.len(), 3, "one of each sentinel: {problems:?}");
+    for problem in &problems {
+        assert!(problem.message().contains("commands SENTINEL REPLICAS, SENTINEL FAILOVER;"), "{problem}");
+    }
+    watched.tell_sentinels(&["ACL", "SETUSER", "moodify", "+sentinel|replicas", "+sentinel|failover"]);
+    assert!(cache.preflight(&cx(), needed).await.is_empty());
 }

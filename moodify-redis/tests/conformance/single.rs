@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
-use moodify_core::backend::{CacheCapabilities, CacheEntry, FailoverRequest, FlushRequest, WarmRequest};
+use moodify_core::backend::{CacheCapabilities, CacheDump, CacheEntry, FailoverRequest, FlushRequest, WarmRequest};
 use moodify_core::model::EnvironmentKind;
 use moodify_core::testing::conformance::cache_admin;
 use moodify_core::{Effect, ErrorKind};
@@ -213,7 +213,7 @@ fn an_unreadable_authority_is_refused_before_connecting() {
 
 #[tokio::test]
 async fn a_valkey_keeps_the_contract_too() {
-    let Some(server) = RedisServer::start_valkey().await else { return };
+    let Some(server) = RedisServer::start_valkey(&[]).await else { return };
     server.fill(0, 30);
     let cache = cache(RedisConfig::new("sessions", server.url()));
     assert!(cache.info(&cx()).await.unwrap().engine.starts_with("valkey "));
@@ -228,8 +228,8 @@ async fn over_tls_it_keeps_the_contract_too() {
 }
 
 /// The rules that the documentation of `RedisCache` gives.
-const RULES: &str = "resetchannels -@all +ping +info +client|list +slowlog|get +dbsize +flushdb +scan +unlink +set +bgsave \
-                     +time +config|get";
+const RULES: &str = "resetchannels -@all +ping +info +client|list +slowlog|get +dbsize +flushdb +scan +unlink +set +wait \
+                     +bgsave +time +config|get";
 
 #[tokio::test]
 async fn a_user_with_the_documented_rights_keeps_the_contract() {
@@ -260,7 +260,10 @@ async fn what_a_user_may_not_is_forbidden_and_a_snapshot_is_one_without_its_file
     let cache = cache(RedisConfig::new("sessions", server.url()).username("moodify").password("m-pass"));
     let error = cache.clients(&cx()).await.unwrap_err();
     assert_eq!((error.kind(), error.effect_of()), (ErrorKind::Forbidden, Effect::None), "{error}");
-    assert_eq!(cache.snapshot(&cx()).await.unwrap()[0].file, None);
+    let made = cache.snapshot(&cx()).await.unwrap().remove(0);
+    assert_eq!(made.file, None);
+    assert!(matches!(&made.dump, CacheDump::Unseen { why } if why.contains("+config|get")), "{made:?}");
+    assert!(made.dump.to_string().contains("NOT looked at"), "{}", made.dump);
 }
 
 #[tokio::test]
@@ -378,6 +381,15 @@ async fn what_the_user_may_not_is_told_before_anything_is_done() {
     assert_eq!(problem.kind(), ErrorKind::Forbidden, "{problem}");
     assert!(problem.message().contains("FLUSHDB, UNLINK, SET, BGSAVE, TIME;"), "{problem}");
     assert!(problem.to_string().contains("ACL SETUSER <user> +flushdb +unlink +set +bgsave +time"), "{problem}");
+    let looks = CacheCapabilities::default().diagnostics(true);
+    let problems = cache.preflight(&cx(), looks).await;
+    assert!(problems[0].message().contains("commands CLIENT LIST, SLOWLOG GET;"), "{problems:?}");
+    let () = server.ask(&["ACL", "SETUSER", "moodify", "+client|list", "+slowlog|get"]);
+    assert!(cache.preflight(&cx(), looks).await.is_empty());
+    let files = RedisConfig::new("sessions", server.url()).username("moodify").password("s3cret-s3cret");
+    let files = RedisCache::new(files.dump_dir(server.address(), server.dir())).unwrap();
+    let problems = files.preflight(&cx(), CacheCapabilities::default().snapshot(true)).await;
+    assert!(problems[0].to_string().contains("+bgsave +time +config|get"), "{problems:?}");
     let () = server.ask(&["ACL", "SETUSER", "moodify", "+flushdb", "+unlink", "+set"]);
     needed.snapshot = false;
     assert!(cache.preflight(&cx(), needed).await.is_empty());

@@ -29,6 +29,9 @@ use crate::grpc;
 const BUCKETS: [(f64, &str); 8] =
     [(0.05, "0.05"), (0.1, "0.1"), (0.25, "0.25"), (0.5, "0.5"), (1.0, "1"), (2.5, "2.5"), (5.0, "5"), (10.0, "10")];
 
+/// The header of the answers in which a pod says its version.
+const VERSION_HEADER: &str = "x-version";
+
 /// How long a pod answers on when it is told to end: longer than the rig takes to tell who routes there.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 
@@ -162,7 +165,7 @@ async fn answer(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
         return grpc::answer(&behaviour.version, failed);
     }
     let status = if failed { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
-    (status, format!("{}\n", behaviour.version)).into_response()
+    (status, [(VERSION_HEADER, behaviour.version.as_str())], format!("{}\n", behaviour.version)).into_response()
 }
 
 async fn healthz(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {

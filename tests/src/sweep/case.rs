@@ -360,11 +360,7 @@ impl Case {
                 kind: if self.alone { WorkloadKind::StatefulSet } else { WorkloadKind::Deployment },
                 container: None,
                 image: format!("registry.test/{name}:new").parse().unwrap_or_else(|e| unreachable!("{e}")),
-                traffic: Routing {
-                    router: router.to_owned(),
-                    service: format!("{name}-service"),
-                    route: (!service.by_ratio).then(|| name.clone()),
-                },
+                traffic: Routing::new(router, &format!("{name}-service"), (!service.by_ratio).then_some(name.as_str())),
                 config: Vec::new(),
                 name,
             }

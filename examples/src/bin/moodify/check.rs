@@ -125,6 +125,22 @@ fn weights(plan: &Plan) -> Vec<Weight> {
     shifts.filter_map(|(_, step)| ShiftParams::deserialize(&step.with).ok()).map(|params| params.weight).collect()
 }
 
+/// How it is known that a weight is in force, if nobody says so of himself.
+fn verification(target: &Target, verifies: bool, now: Verification) -> Option<String> {
+    let traffic = &target.service.traffic;
+    let object = format!("{} {}", traffic.router, traffic.route.as_deref().unwrap_or(&traffic.service));
+    if let Some(plane) = &traffic.verify {
+        let (url, header) = (&plane.url, &plane.version_header);
+        return Some(format!("{object}: its weights are verified by requests to {url}, by {header} of the answers"));
+    }
+    let why = match (verifies, now) {
+        (false, _) => "nothing reports what the data plane does",
+        (true, Verification::CannotTell) => "no Gateway that we may read reports on it (`moodify rbac` has the rule)",
+        _ => return None,
+    };
+    Some(format!("{object}: its weights cannot be verified: {why}; `verify` in the service's traffic would"))
+}
+
 async fn service_changes(
     cx: &CallContext,
     plan: &Plan,
@@ -162,12 +178,7 @@ async fn service_changes(
         let route = traffic.route.as_deref().unwrap_or(&traffic.service);
         lines.push(format!("{} {route}: the new version's weight goes 0 %, {}", traffic.router, steps.join(", ")));
         let now = router.read(cx, target).await?;
-        if !router.capabilities().verifies || now.verification == Verification::CannotTell {
-            let router = &traffic.router;
-            let line =
-                format!("{router} {route}: its weights cannot be verified: nothing reports what the data plane does");
-            lines.push(line);
-        }
+        lines.extend(verification(target, router.capabilities().verifies, now.verification));
     }
     Ok(lines)
 }

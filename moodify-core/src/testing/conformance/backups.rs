@@ -11,6 +11,11 @@ use crate::error::{ErrorKind, Result};
 
 const NONE: &str = "conformance-none";
 const RESTORED: &str = "conformance-restored";
+const HASTY: &str = "conformance-hasty";
+
+/// How often it is looked whether what was discarded comes to light later, and how long it is waited between.
+const LOOKS: usize = 6;
+const BETWEEN: Duration = Duration::from_millis(500);
 
 /// Puts a [`BackupStore`] to its contract, in which a backup and a restore are complete within `patience`. What it
 /// makes it deletes and discards, if the store can.
@@ -94,6 +99,20 @@ async fn restores(store: &dyn BackupStore, made: &Backup, patience: Duration) {
     assert!(good("it is gone", store.discard(&cx, RESTORED).await));
     assert!(!good("the name is free again", store.target_exists(&other, RESTORED).await));
     assert!(good("for everybody", store.discard(&other, RESTORED).await));
+    discarded_at_once(store, made, patience).await;
+}
+
+/// A provider may show what it makes only after a while: that nothing is to be seen does not mean that nothing is there.
+async fn discarded_at_once(store: &dyn BackupStore, made: &Backup, patience: Duration) {
+    let cx = context("hasty", patience);
+    let begun = good("it can be begun", store.restore(&cx, &RestoreRequest::new(&made.id, HASTY)).await);
+    assert_eq!(begun.target, HASTY);
+    good("and discarded at once", store.wait_discarded(&cx, HASTY).await);
+    for _ in 0..LOOKS {
+        assert!(!good("nothing has that name", store.target_exists(&cx, HASTY).await), "it came to light later");
+        tokio::time::sleep(BETWEEN).await;
+    }
+    assert!(good("and nothing is left to do", store.discard(&cx, HASTY).await));
 }
 
 async fn deleted(store: &dyn BackupStore, cx: &CallContext, id: &str) -> Result<()> {

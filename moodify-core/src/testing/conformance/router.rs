@@ -29,7 +29,7 @@ pub trait RouterHarness: Send + Sync {
     fn patience(&self) -> Duration;
 
     /// Somebody else sets the canary's weight (for instances: scales stable). The harness makes it another one than
-    /// 10, 50 and 100 %.
+    /// 10, 50 and 100 %. (Where all is switched, they switch it back.)
     async fn edit(&self, editor: &str);
 
     /// The canary vanishes.
@@ -69,6 +69,10 @@ impl Suite<'_> {
         self.router.capabilities().granularity == Granularity::Instances
     }
 
+    fn whole(&self) -> bool {
+        self.router.capabilities().granularity == Granularity::Whole
+    }
+
     /// What a weight is as this router can do it.
     fn nearest(&self, weight: Weight) -> Weight {
         if self.by_instances() { split(self.harness.capacity(), weight).weight() } else { weight }
@@ -83,7 +87,7 @@ impl Suite<'_> {
     }
 
     async fn in_force(&self, weight: Weight) {
-        let mut states = good("it can be watched", self.router.watch(&self.cx("watch"), &self.target).await);
+        let mut states = good("it can be watched", self.router.watch_in_force(&self.cx("watch"), &self.target).await);
         let enough =
             if self.router.capabilities().verifies { Verification::Verified } else { Verification::CannotTell };
         loop {
@@ -103,7 +107,9 @@ impl Suite<'_> {
 
     async fn goes_up(&self) {
         assert_eq!(self.read().await.weight, Weight::ZERO, "the harness gives a canary without traffic");
-        for (from, to) in [(0, 10), (10, 50), (50, 100), (100, 50), (50, 10)] {
+        let weights: &[(u8, u8)] =
+            if self.whole() { &[(0, 100)] } else { &[(0, 10), (10, 50), (50, 100), (100, 50), (50, 10)] };
+        for &(from, to) in weights {
             let (cx, change) = (self.cx(&format!("set-{to}")), self.change(from, to));
             let promise = format!("the weight can go from {from} to {to} %");
             let answer = good(&promise, self.router.set(&cx, &self.target, change).await);
@@ -116,13 +122,19 @@ impl Suite<'_> {
             good("setting it again is fine", self.router.set(&cx, &self.target, change).await);
             assert_eq!(self.read().await.weight, wanted);
         }
+        if self.whole() {
+            let part = self.router.set(&self.cx("part"), &self.target, self.change(100, 50)).await;
+            fails("a part of the traffic cannot be switched", ErrorKind::Unsupported, part);
+            assert_eq!(self.read().await.weight, Weight::FULL);
+        }
     }
 
     async fn notices_edits(&self) {
         let (cx, editor) = (self.cx("drift"), "conformance-editor");
         self.harness.edit(editor).await;
         let edited = self.read().await;
-        let drift = self.router.set(&cx, &self.target, self.change(10, 50)).await;
+        let wanted = if self.whole() { self.change(100, 100) } else { self.change(10, 50) };
+        let drift = self.router.set(&cx, &self.target, wanted).await;
         let drift = fails("neither from nor to", ErrorKind::Drift, drift);
         if !self.by_instances() {
             assert_eq!(edited.edited_by.as_deref(), Some(editor));

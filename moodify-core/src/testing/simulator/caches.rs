@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 use tokio::sync::watch;
 
 use crate::backend::{
-    CacheAdmin, CacheCapabilities, CacheClient, CacheEntry, CacheInfo, CacheLatency, CacheRole, CacheServer,
+    CacheAdmin, CacheCapabilities, CacheClient, CacheDump, CacheEntry, CacheInfo, CacheLatency, CacheRole, CacheServer,
     CacheSnapshot, DeleteKeys, DeletedKeys, Failover, FailoverRequest, FlushRequest, SlowCommand, WarmRequest, Warmed,
 };
 use crate::context::CallContext;
@@ -31,12 +31,14 @@ pub(super) struct SimCache {
     /// Which node takes the writes.
     primary: usize,
     pub(super) snapshots: u32,
+    /// Since when the applications also look up what was written: once a second, by the world's clock.
+    warm: Option<Duration>,
 }
 
 impl Default for SimCache {
     fn default() -> Self {
         let keys = (0..1000).map(|n| format!("key-{n}").into_bytes()).collect();
-        Self { keys: Arc::new(keys), primary: 0, snapshots: 0 }
+        Self { keys: Arc::new(keys), primary: 0, snapshots: 0, warm: None }
     }
 }
 
@@ -45,15 +47,15 @@ impl SimCache {
         self.keys.len() as u64
     }
 
-    fn info(&self) -> CacheInfo {
+    fn info(&self, now: Duration) -> CacheInfo {
+        let found = self.warm.map_or(0, |since| now.saturating_sub(since).as_secs());
         let node = |place: usize| CacheServer {
             address: NODES[place].to_owned(),
             role: if place == self.primary { CacheRole::Primary } else { CacheRole::Replica },
             used_memory: self.len() << 10,
             max_memory: Some(1 << 30),
             clients: 3,
-            // The applications look up nothing else than what is there.
-            hits: if place == self.primary { 19 * self.len() } else { 0 },
+            hits: if place == self.primary { 19 * self.len() + found } else { 0 },
             misses: if place == self.primary { self.len() } else { 0 },
             keys: self.len(),
             replicas: u32::from(place == self.primary),
@@ -73,6 +75,9 @@ fn flush(state: &mut State, caller: &Caller, request: &FlushRequest) -> Result<u
     }
     let cache = state.caches.entry(name.clone()).or_default();
     let keys = cache.len();
+    if let Some(most) = request.at_most.filter(|most| !request.dry_run && keys > *most) {
+        return Err(caller.fails(ErrorKind::Refused, format!("{name:?} has {keys} keys, more than {most}")));
+    }
     if !request.dry_run {
         cache.keys = Arc::default();
         state.wrote(format!("{keys} keys of {name} deleted"));
@@ -94,11 +99,13 @@ fn delete(state: &mut State, name: &str, request: &DeleteKeys) -> DeletedKeys {
 }
 
 fn warm(state: &mut State, name: &str, entries: &[CacheEntry]) -> Warmed {
+    let now = state.now;
     let cache = state.caches.entry(name.to_owned()).or_default();
+    cache.warm.get_or_insert(now);
     let keys = Arc::make_mut(&mut cache.keys);
     let written = entries.iter().filter(|entry| keys.insert(entry.key.clone())).count() as u64;
     state.wrote(format!("{written} keys of {name} written"));
-    Warmed { written, present: entries.len() as u64 - written }
+    Warmed { written, present: entries.len() as u64 - written, unsure: 0 }
 }
 
 fn failover(state: &mut State, caller: &Caller, request: &FailoverRequest) -> Result<Failover> {
@@ -140,7 +147,7 @@ impl Facet {
 #[async_trait]
 impl CacheAdmin for Facet {
     fn capabilities(&self) -> CacheCapabilities {
-        CacheCapabilities::keys().snapshot(true).failover(true)
+        CacheCapabilities::keys().snapshot(true).failover(true).diagnostics(true)
     }
 
     async fn ping(&self, cx: &CallContext) -> Result<()> {
@@ -148,7 +155,7 @@ impl CacheAdmin for Facet {
     }
 
     async fn info(&self, cx: &CallContext) -> Result<CacheInfo> {
-        self.look(cx, "info", |cache, _| cache.info()).await
+        self.look(cx, "info", |cache, state| cache.info(state.now)).await
     }
 
     async fn clients(&self, cx: &CallContext) -> Result<Vec<CacheClient>> {
@@ -195,7 +202,7 @@ impl CacheAdmin for Facet {
 
     async fn flush(&self, cx: &CallContext, request: &FlushRequest) -> Result<u64> {
         if request.dry_run {
-            return self.look(cx, "flush", |cache, _| cache.len()).await;
+            return self.look(cx, "count keys", |cache, _| cache.len()).await;
         }
         let (caller, request) = (self.cache("flush"), request.clone());
         let asks = caller.clone();
@@ -238,7 +245,8 @@ impl CacheAdmin for Facet {
             cache.snapshots += 1;
             let (node, keys) = (NODES[cache.primary].to_owned(), cache.len());
             state.wrote(format!("snapshot of {name} made"));
-            Ok(vec![CacheSnapshot { node, completed, took: Period::ZERO, keys, file: None }])
+            let dump = CacheDump::Unseen { why: "a simulated node has no disk".to_owned() };
+            Ok(vec![CacheSnapshot { node, completed, took: Period::ZERO, keys, file: None, dump }])
         };
         self.world.call(cx, caller, effect).await
     }

@@ -69,7 +69,7 @@ const NAME: &str = "service-selector";
 ///     kind: WorkloadKind::Deployment,
 ///     container: None,
 ///     image: "registry.example/backend:v2".parse().unwrap(),
-///     traffic: Routing { router: "http-route".into(), service: "backend".into(), route: Some("backend".into()) },
+///     traffic: Routing::new("http-route", "backend", Some("backend")),
 ///     config: Vec::new(),
 /// };
 /// let target = Target::new("production", "production", service);

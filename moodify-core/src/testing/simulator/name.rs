@@ -23,7 +23,8 @@ fn traffic(state: &State, caller: &Caller, target: &Target) -> Result<Traffic> {
     let switched = Some(service.name.stands_for) == target.layout.color(Track::Canary);
     let weight = if switched { Weight::FULL } else { Weight::ZERO };
     let verification = if service.name.is_in_force() { Verification::Verified } else { Verification::NotYet };
-    Ok(Traffic { weight, share: weight.fraction(), verification, edited_by: None })
+    let edited_by = service.name.edited_by.clone();
+    Ok(Traffic { weight, share: weight.fraction(), verification, edited_by })
 }
 
 impl NameRouter {
@@ -61,10 +62,16 @@ impl TrafficRouter for NameRouter {
         let now = self.read(cx, target).await?;
         let asks = self.facet.router("set", target);
         match change.to {
-            Weight::FULL => self.switch(cx, target, Track::Canary).await,
-            Weight::ZERO if now.weight == Weight::ZERO => Ok(now),
-            Weight::ZERO => Err(asks.fails(ErrorKind::Drift, "somebody else let the name stand for the new version")),
-            weight => Err(asks.fails(ErrorKind::Unsupported, format!("a name cannot stand for {weight}"))),
+            to if to != Weight::ZERO && to != Weight::FULL => {
+                Err(asks.fails(ErrorKind::Unsupported, format!("a name cannot stand for {to}")))
+            }
+            to if to == now.weight => Ok(now),
+            _ if change.from != now.weight => {
+                let by = now.edited_by.as_deref().unwrap_or("somebody else");
+                let message = format!("{by} switched the name: {} instead of {}", now.weight, change.from);
+                Err(asks.fails(ErrorKind::Drift, message))
+            }
+            to => self.switch(cx, target, if to == Weight::FULL { Track::Canary } else { Track::Stable }).await,
         }
     }
 

@@ -156,6 +156,8 @@ pub struct Settings {
     pub controller_lag: Period,
     /// From the change of a route until traffic follows it.
     pub route_lag: Period,
+    /// Whether routers report what the data plane does.
+    pub routers_report: bool,
     /// How long each call to a backend takes.
     pub call_time: Period,
     /// A rollout without progress for so long is given up.
@@ -177,6 +179,7 @@ impl Default for Settings {
             pod_start: Period::from_secs(5),
             controller_lag: std::time::Duration::from_millis(200).into(),
             route_lag: std::time::Duration::from_millis(500).into(),
+            routers_report: true,
             call_time: std::time::Duration::from_millis(20).into(),
             progress_deadline: Period::from_mins(10),
             error_rate: Percent::fraction(0.002),
@@ -309,7 +312,7 @@ pub struct Edit {
     pub service: String,
     /// What is edited.
     pub what: Edited,
-    /// Who edits: the name of the field manager.
+    /// Who edits: the name of the field manager. `kube-controller-manager` scales by rule, as autoscalers do.
     #[serde(default = "kubectl")]
     pub by: String,
     /// When: after the start of the simulation, or after the new version reached `from-weight`.
@@ -362,6 +365,10 @@ pub enum Edited {
     CanaryDeleted,
     /// The number of instances of the stable workload.
     StableReplicas,
+    /// The image of the stable workload becomes `simulated/hotfix:by-hand`.
+    StableImage,
+    /// Where two workloads take turns, the service's name stands for the other one.
+    Name,
 }
 
 /// What the people say who are asked.

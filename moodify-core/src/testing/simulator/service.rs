@@ -63,6 +63,8 @@ pub(super) struct Name {
     in_force: Color,
     /// When it comes into force; `None` if it has.
     due: Option<Duration>,
+    /// Who switched it last, if that was somebody else.
+    pub(super) edited_by: Option<String>,
 }
 
 impl Name {
@@ -73,6 +75,7 @@ impl Name {
     pub(super) fn hand_over(&mut self, to: Color, due: Duration) {
         self.stands_for = to;
         self.due = Some(due);
+        self.edited_by = None;
     }
 }
 
@@ -113,7 +116,7 @@ impl SimService {
         let service = target.service.name.clone();
         let flow =
             Flow { at: Duration::ZERO, service, weight: Weight::ZERO, shares: BTreeMap::new(), lost: f64::INFINITY };
-        let name = Name { stands_for: Color::Blue, in_force: Color::Blue, due: None };
+        let name = Name { stands_for: Color::Blue, in_force: Color::Blue, due: None, edited_by: None };
         Self {
             target,
             initial,
@@ -374,6 +377,19 @@ impl SimService {
             Edited::CanaryDeleted => {
                 let canary = self.canary.take()?;
                 return Some(format!("{} is deleted", canary.name));
+            }
+            Edited::Name => {
+                let other = self.name.stands_for.other();
+                self.name.hand_over(other, now + scenario.world.route_lag.get());
+                self.name.edited_by = by;
+                return Some(format!("{} stands for {other}", self.name()));
+            }
+            Edited::StableImage => {
+                let stable = self.stable.as_mut()?;
+                stable.image = "simulated/hotfix:by-hand".parse().ok()?;
+                stable.edited_by = by;
+                stable.asked(now + scenario.world.controller_lag.get());
+                return Some(format!("{} to {}", stable.name, stable.image));
             }
             Edited::Canary => self.canary.as_mut()?,
             Edited::StableReplicas => self.stable.as_mut()?,

@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use crate::analysis::metrics;
 use crate::backend::{
     ApprovalRequest, Approvals, Decision, Incident, IncidentStatus, IncidentUpdate, Maintenance, Measurement,
-    MetricQuery, MetricSource, Notification, Notifier, PodState, Probe, ProbeRequest, ProbeResult, StatusPage,
-    StatusPageCapabilities,
+    MetricQuery, MetricSource, Notification, Notifier, PodState, Probe, ProbeRequest, ProbeResult, Sample,
+    SampleRequest, StatusPage, StatusPageCapabilities,
 };
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
@@ -133,6 +133,32 @@ fn answer(state: &State, request: &ProbeRequest) -> ProbeResult {
     ProbeResult { healthy, status: Some(status), latency: state.scenario.world.call_time.get(), detail }
 }
 
+/// Who answers where a plan says that the data plane is asked: by what really flows, without what chance adds.
+fn sampled(state: &State, request: &SampleRequest) -> Sample {
+    let is_asked = |service: &&SimService| {
+        let plane = service.target.service.traffic.verify.as_ref();
+        plane.is_some_and(|plane| plane.url.as_str() == request.url && plane.host == request.host)
+    };
+    let mut sample = Sample::default();
+    let Some(service) = state.services.values().find(is_asked) else {
+        (0..request.requests).for_each(|_| sample.unanswered("nobody is there".to_owned()));
+        return sample;
+    };
+    let mut sent = 0.0;
+    let mut told = 0;
+    for (image, share) in &service.flow.shares {
+        let version =
+            if *image == service.target.service.image { &request.version } else { image.tag().unwrap_or_default() };
+        sent += share * f64::from(request.requests);
+        while told < sent.round() as u32 {
+            sample.answered(request, Some(version));
+            told += 1;
+        }
+    }
+    (told..request.requests).for_each(|_| sample.unanswered("nobody answers".to_owned()));
+    sample
+}
+
 #[async_trait]
 impl Probe for Facet {
     /// An address that names a service (its name, workload or Service) is well if that has a ready instance; one with
@@ -145,6 +171,13 @@ impl Probe for Facet {
         }
         let request = request.clone();
         self.world.call(cx, caller, move |state| Ok(answer(state, &request))).await
+    }
+
+    /// An address is the data plane of the service whose plan says so.
+    async fn sample(&self, cx: &CallContext, request: &SampleRequest) -> Result<Sample> {
+        let caller = self.caller(BackendKind::Probe, "sample", &request.url).reading();
+        let request = request.clone();
+        self.world.call(cx, caller, move |state| Ok(sampled(state, &request))).await
     }
 }
 

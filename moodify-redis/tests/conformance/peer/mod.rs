@@ -94,11 +94,13 @@ impl RedisServer {
         Self::start_in(dir, port, all).await
     }
 
-    /// Starts a Valkey.
-    pub(crate) async fn start_valkey() -> Option<Self> {
+    /// Starts a Valkey with extra options.
+    pub(crate) async fn start_valkey(options: &[&str]) -> Option<Self> {
         let binary = program("valkey-server", "MOODIFY_VALKEY_SERVER")?;
         let port = free_port();
-        Some(Self::start_as(&binary, tempfile::tempdir().unwrap(), port, os(&["--port", &port.to_string()])).await)
+        let mut all = os(&["--port", &port.to_string()]);
+        all.extend(os(options));
+        Some(Self::start_as(&binary, tempfile::tempdir().unwrap(), port, all).await)
     }
 
     /// Starts a server that speaks TLS only, as `localhost`.

@@ -75,6 +75,14 @@ impl Watched {
         self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect()
     }
 
+    pub(crate) fn tell_sentinels(&self, words: &[&str]) {
+        for sentinel in &self.sentinels {
+            let client = redis::Client::open(format!("redis://127.0.0.1:{}", sentinel.port)).unwrap();
+            let mut command = redis::cmd(words[0]);
+            let () = command.arg(&words[1..]).query(&mut client.get_connection().unwrap()).unwrap();
+        }
+    }
+
     pub(crate) fn tls_sentinels(&self) -> Vec<String> {
         self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.tls_port)).collect()
     }
