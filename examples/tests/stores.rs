@@ -155,7 +155,7 @@ fn a_backup_that_an_open_run_may_need_is_deleted_only_by_that_runs_name() {
     let id = list.as_array().unwrap().iter().find(of).unwrap()["id"].as_str().unwrap();
     let delete = ["backup", "delete", "moods", id, "--confirm", id];
     for more in [&[][..], &["--although-needed", "another"]] {
-        let refused = by_hand(&[&delete, more].concat());
+        let refused = by_hand(&[&delete[..], more].concat());
         assert!(refused.code == 3 && refused.err.contains("nothing was deleted"), "{refused:?}");
         assert!(refused.err.contains(&format!("--although-needed {run}")), "{refused:?}");
     }
@@ -267,6 +267,31 @@ fn what_stands_in_the_way_is_told_before_any_effect() {
     let done = stage.run(&["check", "--offline", &stage.plan]);
     assert!(done.code == 2 && done.err.contains("unknown key \"password\""), "{done:?}");
     assert_eq!(redis.ask("DBSIZE"), ":1", "nothing was changed");
+}
+
+#[test]
+fn a_firestore_goes_back_into_a_new_database_or_into_itself() {
+    for (plan, then) in [
+        ("firestore-rollback.yaml", "production runs on moods-restored"),
+        ("firestore-restore-live.yaml", "a backup is restored into the database of firestore, in production"),
+    ] {
+        let plan = format!("{}/plans/{plan}", env!("CARGO_MANIFEST_DIR"));
+        let checked = run(&["check", "--offline", &plan]);
+        assert_eq!((checked.code, checked.err.as_str()), (0, ""), "{}", checked.out);
+        let simulated = run(&["run", &plan, "--simulate"]);
+        assert_eq!(simulated.code, 0, "{}{}", simulated.out, simulated.err);
+        assert!(simulated.out.contains(then), "{}", simulated.out);
+        // A plan that says what does not fit never stops an application.
+        let text = std::fs::read_to_string(&plan).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let bad = dir.path().join("plan.yaml");
+        let wrong = text.replace(", template: \"{{database}}\"", "").replace(", approvals: 2", "");
+        std::fs::write(&bad, wrong).unwrap();
+        let refused = run(&["check", "--offline", bad.to_str().unwrap()]);
+        assert_eq!(refused.code, 2, "{refused:?}");
+        let why = ["no host that could be replaced", "no approval by two persons"];
+        assert!(why.iter().any(|why| refused.err.contains(why)), "{refused:?}");
+    }
 }
 
 #[test]

@@ -437,7 +437,7 @@ async fn backup_store() {
 
 #[tokio::test(start_paused = true)]
 async fn backup_store_of_databases_with_names() {
-    let scenario = Scenario::from_yaml("backups: {names: true, never-live: true}").unwrap();
+    let scenario = Scenario::from_yaml("backups: {names: [simulated], never-live: true}").unwrap();
     let simulator = Simulator::new(&[target("backend", "http-route")], scenario);
     conformance::backup_store(simulator.backends().backup_stores["simulated"].as_ref(), PATIENCE).await;
 }

@@ -472,11 +472,13 @@ impl RunState {
 
     fn completed(&self) -> String {
         let (plan, environment) = (&self.plan, &self.plan.environment.name);
-        let switches = plan.steps().any(|(_, step)| step.action == kinds::SWITCH_CONNECTION);
-        let restore = plan.steps().map(|(_, step)| step).filter(|step| step.action == kinds::RESTORE).last();
-        match restore.and_then(|step| step.with["target"].as_str()).filter(|_| switches) {
-            Some(target) => format!("{environment} runs on {target}"),
-            None => format!("{} is released to {environment}", plan.release.version),
+        let last = |kind: &str| plan.steps().map(|(_, step)| step).filter(|step| step.action == kind).last();
+        let said = |kind: &str, what: &str| last(kind).and_then(|step| step.with[what].as_str());
+        let target = said(kinds::RESTORE, "target").filter(|_| last(kinds::SWITCH_CONNECTION).is_some());
+        match (target, said(kinds::RESTORE_LIVE, "store")) {
+            (Some(target), _) => format!("{environment} runs on {target}"),
+            (None, Some(store)) => format!("a backup is restored into the database of {store}, in {environment}"),
+            (None, None) => format!("{} is released to {environment}", plan.release.version),
         }
     }
 

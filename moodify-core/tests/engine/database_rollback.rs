@@ -21,7 +21,7 @@ const OLD: &str = "moods.simulated.invalid";
 const NEW: &str = "moodify-production-restored.simulated.invalid";
 /// What a store makes whose databases have names, and a plan that fits it.
 const NAMED: &str = "projects/simulated/databases/moodify-production-restored";
-const NAMES: &str = "backups: {made-before: 47m, names: true}";
+const NAMES: &str = "backups: {made-before: 47m, names: [documentdb]}";
 const DATABASE: &str = "{{database}}";
 
 fn rollback() -> Plan {

@@ -14,7 +14,7 @@ use moodify_core::journal::{Command, CommandKind, RunState};
 use moodify_core::model::Plan;
 use moodify_core::testing::{Scenario, Simulator};
 use moodify_core::{Engine, RunId, gate};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::{Output, Simulation, Speed};
 use crate::exit::Stop;
@@ -40,8 +40,15 @@ pub(crate) fn world(plan: &Plan, args: &Simulation) -> Result<(Backends, Arc<dyn
         scenario = scenario.seed(seed);
     }
     let start = args.at.unwrap_or_else(|| open_time(plan));
+    scenario.backups.names.extend(stores_of_names(plan));
     let simulator = Simulator::builder(&plan.targets()).scenario(scenario).starting_at(start).build();
     Ok((simulator.backends_for(plan), simulator.clock()))
+}
+
+/// The backup stores of a plan whose databases have names and no hosts.
+fn stores_of_names(plan: &Plan) -> impl Iterator<Item = String> {
+    let stores = plan.backends.get("backup-stores").and_then(Value::as_object).into_iter().flatten();
+    stores.filter(|(_, settings)| settings["firestore"].is_object()).map(|(name, _)| name.clone())
 }
 
 /// The world after a run that completed: its release serves.

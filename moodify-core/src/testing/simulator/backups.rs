@@ -12,6 +12,7 @@ use crate::error::{ErrorKind, Result};
 use super::chance;
 use super::cluster::Facet;
 use super::fault::BackendKind;
+use super::scenario::Scenario;
 use super::state::{Caller, SimBackup, SimLiveRestore, SimRestored, State};
 
 fn stored<'a>(state: &'a State, store: &str, id: &str) -> Option<&'a SimBackup> {
@@ -200,7 +201,8 @@ impl Facet {
 impl BackupStore for Facet {
     fn capabilities(&self) -> BackupCapabilities {
         let can = BackupCapabilities::new(true, true, true).with_point_in_time();
-        let (names, never_live) = self.world.scenario(|it| (it.backups.names, it.backups.never_live));
+        let asked = |it: &Scenario| (it.backups.names.contains(&*self.name), it.backups.never_live);
+        let (names, never_live) = self.world.scenario(asked);
         let can = can.with_endpoint(if names { EndpointKind::Name } else { EndpointKind::Host });
         if never_live { can } else { can.with_live() }
     }

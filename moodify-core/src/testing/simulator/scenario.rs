@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -443,8 +443,8 @@ pub struct BackupScript {
     pub restore_takes: Period,
     /// A restore fails after that time, and why.
     pub restore_fails: Option<String>,
-    /// The databases that are restored have names and no hosts.
-    pub names: bool,
+    /// The stores, by name, whose restored databases have names and no hosts.
+    pub names: BTreeSet<String>,
     /// Nothing can be restored into the database itself.
     pub never_live: bool,
 }
@@ -458,7 +458,7 @@ impl Default for BackupScript {
             damaged: false,
             restore_takes: Period::from_secs(60),
             restore_fails: None,
-            names: false,
+            names: BTreeSet::new(),
             never_live: false,
         }
     }

@@ -397,7 +397,7 @@ impl State {
         let script = &self.scenario.backups;
         let state = self.restore_begun(made.begun);
         let answers = state == RestoreState::Available;
-        let endpoint = answers.then(|| match script.names {
+        let endpoint = answers.then(|| match script.names.contains(&made.store) {
             false => format!("{}.simulated.invalid", made.target),
             true => format!("projects/simulated/databases/{}", made.target),
         });
