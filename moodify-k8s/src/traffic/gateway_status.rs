@@ -181,7 +181,9 @@ impl Follower {
                 self.route = Some((traffic, parents));
                 asked
             }
-            News::Gateway(parent, found) => parent.said(found).map(|said| drop(self.said.insert(parent, said))),
+            News::Gateway(parent, found) => parent.said(found).map(|said| {
+                self.said.insert(parent, said);
+            }),
         };
         if let Err(e) = heard {
             return Some(Err(e));
