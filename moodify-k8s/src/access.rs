@@ -501,7 +501,7 @@ mod tests {
 
     #[test]
     fn each_router_may_write_its_own_object_and_no_other() {
-        assert_eq!(rules("replica-ratio"), ["horizontalpodautoscalers: : list"]);
+        assert_eq!(rules("replica-ratio"), [""; 0]);
         for (router, resource) in [("traefik", "traefikservices"), ("istio", "virtualservices"), ("alb", "ingresses")] {
             assert_eq!(rules(router), [format!("{resource}: web-route: get list watch patch")], "{router}");
         }
@@ -516,6 +516,15 @@ mod tests {
             "ingresses: web-route-canary: get watch patch delete",
         ];
         assert_eq!(rules("ingress-nginx"), nginx, "the Ingress of others is only read");
+    }
+
+    #[test]
+    fn shares_by_pods_need_a_look_at_who_scales() {
+        let mut target = target();
+        target.service.traffic.router = "replica-ratio".to_owned();
+        let needed = permissions(&[&target]);
+        let scalers: Vec<&str> = needed.iter().filter(|p| p.group == "autoscaling").map(|p| p.verb).collect();
+        assert_eq!(scalers, ["list"], "nothing of theirs is changed");
     }
 
     #[test]
