@@ -131,12 +131,12 @@ const REPORT: Duration = Duration::from_secs(30);
 /// Lets the data plane learn which instances have come and which have gone, before more traffic is sent to them: the
 /// first is not behind the canary's name as soon as it is available, and one that is gone is still behind stable's.
 pub(super) async fn settle(cx: &StepContext) -> Result<()> {
-    lag(cx, "let the data plane learn of the instances").await
+    lag(cx, LAG, "let the data plane learn of the instances").await
 }
 
-async fn lag(cx: &StepContext, operation: &'static str) -> Result<()> {
+async fn lag(cx: &StepContext, time: Duration, operation: &'static str) -> Result<()> {
     let elapsed = async {
-        tokio::time::sleep(LAG).await;
+        tokio::time::sleep(time).await;
         Ok(())
     };
     cx.call()?.run("engine", operation, elapsed).await
@@ -211,8 +211,11 @@ pub(super) async fn reset(cx: &StepContext, services: &[String], way: Way) -> Re
                 Err(e) => cx.note(format!("{target}: it cannot be seen that all traffic is back: {e}")),
                 Ok(()) => {}
             }
-            // What the API accepted is not in the data plane yet, and answers are on their way.
-            lag(cx, "let the canaries drain").await?;
+            // What the API accepted is not in the data plane yet, and answers are on their way. Of two workloads that run the
+            // same version no answer tells which of them gave it: there the canaries stay for as long as the plan gives it.
+            let alike = way == Way::On && target.layout == Layout::InPlace;
+            let slow = target.service.traffic.verify.as_ref().filter(|_| alike && !router.capabilities().verifies);
+            lag(cx, slow.map_or(LAG, |plane| plane.within.get().max(LAG)), "let the canaries drain").await?;
         }
         Ok(traffic)
     })

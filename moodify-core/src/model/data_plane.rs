@@ -36,7 +36,8 @@ pub struct DataPlane {
     #[serde(default = "requests")]
     #[schemars(range(min = 1, max = 10_000))]
     pub requests: u32,
-    /// How long after a change the data plane may take to follow.
+    /// How long after a change the data plane may take to follow. Where a canary beside the stable workload goes in the end,
+    /// it stays for so long, as both give the same answers then.
     #[serde(default = "within")]
     pub within: Period,
 }

@@ -1,5 +1,7 @@
 //! A weight counts when the data plane answers by it, where the plan says whom to ask.
 
+use std::time::Duration;
+
 use moodify_core::ErrorKind;
 use moodify_core::action::kinds;
 use moodify_core::engine::Ending;
@@ -65,6 +67,13 @@ fn a_weight_is_watched_only_when_the_data_plane_follows() {
             // The other one sends requests to nobody for a while.
             if is_asked {
                 assert_whole(&stage.simulator, &stage.plan, Outcome::Completed);
+                let flows = stage.simulator.world().flows();
+                let lost = flows.iter().filter(|flow| flow.at > Duration::ZERO).map(|flow| flow.lost);
+                assert!(
+                    lost.clone().all(|lost| lost < 1e-9),
+                    "no request goes to nobody: {:?}",
+                    lost.max_by(f64::total_cmp)
+                );
             }
         });
     }
