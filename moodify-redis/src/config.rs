@@ -290,7 +290,7 @@ impl RedisConfig {
             match dump.split_once('=') {
                 Some((node, dir)) => config = config.dump_dir(node.trim(), dir.trim()),
                 None => {
-                    vars.problem(format!("MOODIFY_REDIS_DUMP_DIRS: {dump:?} is not of the form host:port=directory"))
+                    vars.problem(format!("MOODIFY_REDIS_DUMP_DIRS: {dump:?} is not of the form host:port=directory"));
                 }
             }
         }

@@ -82,9 +82,9 @@ impl Kept {
     }
 
     /// Hands out what none of these primaries has, and tells the rest in their words.
-    pub(crate) fn settle<'a>(&mut self, primaries: impl Iterator<Item = &'a Fields> + Clone) -> Lost {
+    pub(crate) fn settle(&mut self, primaries: &[&Fields]) -> Lost {
         let has = |point: &mut Point| {
-            let now = primaries.clone().find_map(|primary| primary.has(point));
+            let now = primaries.iter().find_map(|primary| primary.has(point));
             now.map(|now| *point = now).is_some()
         };
         let mut lost = Lost::default();
@@ -131,13 +131,13 @@ mod tests {
         kept.keep(primary("a", 30, "").point().unconfirmed(), items(6..7, 1));
         kept.confirm(&primary("a", 30, "slave0:ip=h,port=1,state=online,offset=10,lag=0"));
         let over = primary("c", 40, "master_replid2:a\nsecond_repl_offset:21");
-        let lost = kept.settle([&over, &primary("b", 16, "")].into_iter());
+        let lost = kept.settle(&[&over, &primary("b", 16, "")]);
         assert_eq!((keys(&lost), lost.forgotten), (vec!["mood:6".to_owned()], 0));
         // The page that it has may still be lost with it.
         let again = primary("d", 40, "master_replid2:c\nsecond_repl_offset:20");
-        let lost = kept.settle([&again, &primary("b", 16, "")].into_iter());
+        let lost = kept.settle(&[&again, &primary("b", 16, "")]);
         assert_eq!(keys(&lost), ["mood:2", "mood:3"]);
-        let lost = kept.settle([&again].into_iter());
+        let lost = kept.settle(&[&again]);
         assert_eq!((keys(&lost), kept.bytes), (vec!["mood:4".to_owned(), "mood:5".to_owned()], 0));
     }
 
@@ -151,14 +151,14 @@ mod tests {
             assert!(kept.bytes <= MOST);
         }
         assert_eq!((kept.pages.len(), kept.forgotten.len()), (15, 1));
-        assert_eq!(kept.settle([&primary("a", 20, "")].into_iter()).forgotten, 0, "it is still primary");
+        assert_eq!(kept.settle(&[&primary("a", 20, "")]).forgotten, 0, "it is still primary");
         let over = primary("b", 30, "master_replid2:a\nsecond_repl_offset:3");
-        let lost = kept.settle([&over].into_iter());
+        let lost = kept.settle(&[&over]);
         assert_eq!(
             (lost.entries.len(), lost.forgotten),
             (15, 5),
             "some of those five are there, and nobody knows which"
         );
-        assert_eq!(kept.settle([&over].into_iter()).forgotten, 0, "told once");
+        assert_eq!(kept.settle(&[&over]).forgotten, 0, "told once");
     }
 }

@@ -153,8 +153,8 @@ impl Work<'_> {
     /// Takes back what none of the primaries has: it is written again. Returns whether there is anything.
     fn settle(&mut self, topology: &Topology) -> bool {
         let Some(kept) = &mut self.kept else { return false };
-        let primaries = topology.primaries.iter().map(|primary| &primary.fields);
-        let lost = kept.settle(primaries);
+        let primaries: Vec<_> = topology.primaries.iter().map(|primary| &primary.fields).collect();
+        let lost = kept.settle(&primaries);
         let written = lost.entries.iter().filter(|item| item.written).count() as u64;
         self.warmed.written -= written;
         self.warmed.present -= lost.entries.len() as u64 - written;

@@ -121,7 +121,7 @@ fn a_crash_at_any_record_asks_again() {
     for n in [18, 19, 20, 21, 22, 23] {
         on_virtual_time(async {
             let stage = stage(asked(), "1s", "");
-            let broken = broken_off(&stage.simulator, &stage.plan, n, n % 2 == 0, std::time::Duration::ZERO).await;
+            let broken = broken_off(&stage.simulator, &stage.plan, n, n % 2 == 0, Duration::ZERO).await;
             assert_eq!(outcome(&broken.ending), Outcome::Completed, "record {n}: {:?}", broken.ending);
             assert_whole(&stage.simulator, &stage.plan, Outcome::Completed);
         });
