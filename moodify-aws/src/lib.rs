@@ -22,6 +22,7 @@
 //! No name of the AWS SDK is part of this crate's signatures; its own retries are off, and its TLS is rustls with
 //! ring.
 
+mod asked;
 mod client;
 mod config;
 mod documentdb;

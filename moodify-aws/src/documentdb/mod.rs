@@ -33,7 +33,9 @@ use snapshot::backup;
 /// - `verify` wants a snapshot that is available and complete, of this cluster and engine, and encrypted unless the
 ///   configuration says otherwise.
 /// - `restore` makes a new cluster like the one that is backed up, adjusted by the configuration, and its instances: a
-///   restored cluster has none. Its endpoint is told when all of them are available.
+///   restored cluster has none. It fails if the cluster is not as asked for: version, encryption and key, subnet group,
+///   security groups, deletion protection, port, and the class of its instances. Its endpoint is told when all of them
+///   are available.
 /// - `discard` takes the protection from a cluster that `restore` made, and deletes its instances and itself, without a
 ///   last snapshot.
 /// - `delete` refuses a snapshot of another cluster, and by retention one without our tag.

@@ -1,11 +1,12 @@
 use aws_sdk_docdb::primitives::DateTime;
-use aws_sdk_docdb::types::{DbCluster, Tag};
+use aws_sdk_docdb::types::{DbCluster, DbInstance, Tag};
 use moodify_core::backend::{RestorePoint, RestoreRequest, RestoreState, Restored};
 use moodify_core::{CallContext, ErrorKind, Result};
 use tracing::info;
 
 use super::cluster::endpoint;
 use super::{DocumentDbBackups, tag, value_of};
+use crate::asked::{self, Property, listed};
 use crate::client::absent;
 use crate::error::Access;
 use crate::names::tag_text;
@@ -31,6 +32,47 @@ struct Wanted {
     storage_type: Option<String>,
     instances: usize,
     class: String,
+    /// What it gets of its own accord from what is restored.
+    inherited: Inherited,
+}
+
+#[derive(Debug)]
+struct Inherited {
+    version: Option<String>,
+    encrypted: bool,
+    kms_key: Option<String>,
+}
+
+impl Wanted {
+    fn properties(&self) -> Vec<Property> {
+        let groups = self.security_groups.iter().flatten().map(String::as_str);
+        let encrypted = self.inherited.encrypted || self.kms_key.is_some();
+        let inherited = self.inherited.kms_key.clone().filter(|_| self.inherited.encrypted);
+        vec![
+            ("engine-version", self.inherited.version.clone()),
+            ("encryption", Some(encrypted.to_string())),
+            ("kms-key", self.kms_key.clone().or(inherited)),
+            ("subnet-group", self.subnet_group.clone()),
+            ("security-groups", listed(groups)),
+            ("deletion-protection", self.deletion_protection.map(|protected| protected.to_string())),
+            ("port", self.port.map(|port| port.to_string())),
+        ]
+    }
+}
+
+/// A cluster as it was made, by the same names.
+fn properties(made: &DbCluster) -> Vec<Property> {
+    let groups = made.vpc_security_groups().iter().filter_map(|group| group.vpc_security_group_id());
+    let text = |text: Option<&str>| text.map(str::to_owned);
+    vec![
+        ("engine-version", text(made.engine_version())),
+        ("encryption", made.storage_encrypted().map(|encrypted| encrypted.to_string())),
+        ("kms-key", text(made.kms_key_id())),
+        ("subnet-group", text(made.db_subnet_group())),
+        ("security-groups", listed(groups)),
+        ("deletion-protection", made.deletion_protection().map(|protected| protected.to_string())),
+        ("port", made.port().map(|port| port.to_string())),
+    ]
 }
 
 impl DocumentDbBackups {
@@ -54,8 +96,8 @@ impl DocumentDbBackups {
         self.complete(cx, &made, &tags).await
     }
 
-    /// Looks at the cluster that is backed up, so that the new one is like it.
-    async fn wanted(&self, cx: &CallContext) -> Result<Wanted> {
+    /// Looks at the cluster that is backed up and at the backup, so that the new one is like them.
+    async fn wanted(&self, cx: &CallContext, request: &RestoreRequest) -> Result<Wanted> {
         let config = &self.config;
         let like = self.cluster(cx, RESTORE, &config.cluster).await?;
         let (like, instances) = match like {
@@ -74,6 +116,20 @@ impl DocumentDbBackups {
             true => groups.map(str::to_owned).collect(),
             false => config.security_groups.clone(),
         };
+        let inherited = match &request.from {
+            RestorePoint::Backup(id) => {
+                let snapshot = self.snapshot(cx, RESTORE, id).await?.ok_or_else(|| {
+                    self.api.fail(ErrorKind::NotFound, RESTORE, id, "there is no such snapshot; nothing was begun")
+                })?;
+                let encrypted = snapshot.storage_encrypted() == Some(true);
+                Inherited { version: snapshot.engine_version, encrypted, kms_key: snapshot.kms_key_id }
+            }
+            _ => Inherited {
+                version: like.engine_version,
+                encrypted: like.storage_encrypted == Some(true),
+                kms_key: like.kms_key_id.clone(),
+            },
+        };
         Ok(Wanted {
             subnet_group: config.subnet_group.clone().or(like.db_subnet_group),
             security_groups: Some(groups).filter(|groups| !groups.is_empty()),
@@ -85,16 +141,18 @@ impl DocumentDbBackups {
             storage_type: like.storage_type,
             instances: config.instances.map_or(instances.len().max(1), usize::from),
             class,
+            inherited,
         })
     }
 
     async fn begin(&self, cx: &CallContext, request: &RestoreRequest) -> Result<()> {
         let target = &request.target;
-        let wanted = self.wanted(cx).await?;
+        let wanted = self.wanted(cx, request).await?;
         let mut tags = self.tags(cx);
         tags.push(tag(INSTANCES_TAG, &wanted.instances.to_string()));
         tags.push(tag(CLASS_TAG, &tag_text(&wanted.class)));
         tags.extend(wanted.parameter_group.iter().map(|name| tag(PARAMETERS_TAG, &tag_text(name))));
+        tags.extend(asked::tags(wanted.properties()).map(|(name, value)| tag(&name, &value)));
         let client = self.api.client(cx, RESTORE).await?;
         match &request.from {
             RestorePoint::Backup(id) => {
@@ -150,11 +208,15 @@ impl DocumentDbBackups {
         let status = made.status().unwrap_or_default();
         if status != "available" {
             if is_broken(status) {
-                let why = format!("the status of cluster {target} is {status:?}");
-                return Ok(Restored { state: RestoreState::Failed(why), ..creating(target, String::new()) });
+                return Ok(failed(target, format!("the status of cluster {target} is {status:?}")));
             }
             let percent = made.percent_progress().map(|percent| format!(", {percent} %")).unwrap_or_default();
             return Ok(creating(target, format!("the cluster is {status}{percent}")));
+        }
+        let pairs = tags.iter().filter_map(|tag| tag.key().zip(tag.value()));
+        let problems = asked::problems(pairs, &properties(made));
+        if !problems.is_empty() {
+            return Ok(failed(target, format!("cluster {target} is not as asked for: {}", problems.join("; "))));
         }
         if let Some(wanted) = value_of(tags, PARAMETERS_TAG)
             && made.db_cluster_parameter_group().is_some_and(|group| group != wanted)
@@ -183,18 +245,21 @@ impl DocumentDbBackups {
                 self.api.call(cx, (RESTORE, Access::Write), &id, make.send()).await?;
             }
         }
-        let status_of = |instance: &aws_sdk_docdb::types::DbInstance| {
-            let id = instance.db_instance_identifier().unwrap_or_default();
-            (id.to_owned(), instance.db_instance_status().unwrap_or_default().to_owned())
-        };
+        let id_of = |instance: &DbInstance| instance.db_instance_identifier().unwrap_or_default().to_owned();
+        let status_of =
+            |instance: &DbInstance| (id_of(instance), instance.db_instance_status().unwrap_or_default().to_owned());
         let statuses: Vec<(String, String)> = there.iter().map(status_of).collect();
         if let Some((id, status)) = statuses.iter().find(|(_, status)| is_broken(status)) {
-            let why = format!("the status of instance {id} is {status:?}");
-            return Ok(Restored { state: RestoreState::Failed(why), ..creating(target, String::new()) });
+            return Ok(failed(target, format!("the status of instance {id} is {status:?}")));
         }
         let ready = statuses.iter().filter(|(_, status)| status == "available").count();
         if ready < count {
             return Ok(creating(target, format!("{ready} of {count} instances are available")));
+        }
+        let class = value_of(tags, CLASS_TAG).unwrap_or_default();
+        if let Some(other) = there.iter().find(|instance| instance.db_instance_class().is_some_and(|is| is != class)) {
+            let (id, is) = (id_of(other), other.db_instance_class().unwrap_or_default());
+            return Ok(failed(target, format!("the class of instance {id} is {is}, but {class} was asked for")));
         }
         Ok(Restored { target: target.to_owned(), state: RestoreState::Available, endpoint: endpoint(made) })
     }
@@ -231,6 +296,10 @@ impl DocumentDbBackups {
 
 fn creating(target: &str, how_far: String) -> Restored {
     Restored { target: target.to_owned(), state: RestoreState::Creating(how_far), endpoint: None }
+}
+
+fn failed(target: &str, why: String) -> Restored {
+    Restored { state: RestoreState::Failed(why), ..creating(target, String::new()) }
 }
 
 /// From these there is no way on without a person.

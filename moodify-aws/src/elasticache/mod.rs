@@ -34,7 +34,9 @@ use snapshot::{backup, is_of};
 /// - `list` has the automated snapshots too. Whether one is encrypted is known only if a key of one's own encrypts it.
 /// - `verify` wants a snapshot that is available, of this cache, and with content of every shard; and under the configured
 ///   key, if there is one.
-/// - `restore` makes a new replication group like the cache that is backed up, adjusted by the configuration.
+/// - `restore` makes a new replication group like the cache that is backed up, adjusted by the configuration. It fails if
+///   the group is not as asked for: version, type and number of nodes, encryption and key, password and user groups, Multi-AZ,
+///   subnet group, security groups, parameter group and port.
 /// - `discard` deletes a replication group that `restore` made, without a last snapshot.
 /// - `delete` refuses a snapshot of another cache, and by retention one without our tag.
 /// - [`copy`](Self::copy) keeps what would else go: an automated snapshot.

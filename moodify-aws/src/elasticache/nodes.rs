@@ -21,14 +21,16 @@ use crate::error::Access;
 ///   a restart; a replica is filled again from its primary.
 /// - That a node was restarted is known by AWS's event, not by its status, which is `available` for a while after the
 ///   request. Events are kept for 14 days.
-/// - `fail_over` is AWS's test of a fail-over: with automatic fail-over only, and for few shards a day.
-/// - AWS does not restart nodes of a replication group with cluster mode, nor tell their roles, and a serverless cache has
-///   none: then `capabilities` say so if the configuration does, and [`preflight`](Self::preflight) in any case.
+/// - `fail_over` is AWS's test of a fail-over: with automatic fail-over only, of one shard, and for few shards a day.
+/// - With cluster mode AWS does not tell who is a primary. It is known of a shard that has failed over within 14 days, by
+///   AWS's event; and that a shard was failed over since it was seen, too.
+/// - AWS does not restart nodes of a replication group with cluster mode, and a serverless cache has none: then
+///   `capabilities` say so if the configuration does, and [`preflight`](Self::preflight) in any case.
 ///
 /// The identity needs `elasticache:DescribeReplicationGroups`, `elasticache:DescribeCacheClusters`,
 /// `elasticache:DescribeEvents`, `elasticache:RebootCacheCluster` and `elasticache:TestFailover`.
 ///
-/// Listing nodes takes one request for the group and two for every node.
+/// Listing nodes takes one request for the group, with cluster mode one more, and two for every node.
 ///
 /// ```
 /// use moodify_aws::{ApiConfig, CacheId, ElastiCacheConfig, ElastiCacheNodes};
@@ -49,9 +51,8 @@ const FAIL_OVER: &str = "fail over";
 const PREFLIGHT: &str = "check the cache";
 
 const SERVERLESS: &str = "a serverless cache has no nodes; AWS replaces what fails by itself, and flushing empties it";
-const CLUSTERED: &str = "AWS does not reboot nodes of a replication group with cluster mode, nor tell which of them are \
-                         primaries; to apply parameters restore a backup into a new group, to replace a primary test a \
-                         fail-over of its shard in the console";
+const CLUSTERED: &str = "AWS does not reboot nodes of a replication group with cluster mode; to apply parameters restore a \
+                         backup into a new group, to replace a primary fail its shard over";
 const ALONE: &str = "a cache cluster that stands alone has no replica; put it into a replication group first";
 
 /// AWS keeps events for so long.
@@ -101,10 +102,26 @@ impl ElastiCacheNodes {
         self.cache.cluster(cx, operation, id).await?.ok_or_else(missing)
     }
 
-    /// The members of the cache, without any more requests than the one for the group.
+    /// The members of a group; with cluster mode, with what its events tell of their roles.
+    async fn members_of(
+        &self,
+        cx: &CallContext,
+        operation: &'static str,
+        group: &ReplicationGroup,
+    ) -> Result<Vec<Member>> {
+        let mut all = members(group);
+        if group.cluster_enabled() == Some(true) {
+            let of = (SourceType::ReplicationGroup, self.cache.id());
+            let events = self.events_of(cx, operation, of, Timestamp::UNIX_EPOCH).await?;
+            events.iter().for_each(|event| learn(&mut all, event));
+        }
+        Ok(all)
+    }
+
+    /// The members of the cache, as far as the group tells.
     async fn members(&self, cx: &CallContext, operation: &'static str) -> Result<Vec<Member>> {
         match &self.cache.config.cache {
-            CacheId::ReplicationGroup(_) => Ok(members(&self.group(cx, operation).await?)),
+            CacheId::ReplicationGroup(_) => self.members_of(cx, operation, &self.group(cx, operation).await?).await,
             CacheId::Cluster(id) => Ok(vec![Member::alone(id)]),
             CacheId::Serverless(_) => {
                 Err(self.cache.fail(ErrorKind::Unsupported, operation, self.cache.id(), SERVERLESS))
@@ -140,6 +157,8 @@ impl ElastiCacheNodes {
                 break;
             }
         }
+        // AWS has the newest first, also of those at the same time.
+        events.reverse();
         events.sort_by_key(|event| event.at);
         Ok(events)
     }
@@ -170,12 +189,14 @@ struct Member {
     id: String,
     group: String,
     role: NodeRole,
+    failed_over: Option<Timestamp>,
     endpoint: Option<String>,
 }
 
 impl Member {
     fn alone(id: &str) -> Self {
-        Self { id: id.to_owned(), group: id.to_owned(), role: NodeRole::Primary, endpoint: None }
+        let (id, group) = (id.to_owned(), id.to_owned());
+        Self { id, group, role: NodeRole::Primary, failed_over: None, endpoint: None }
     }
 
     fn of(shard: &NodeGroup, member: &NodeGroupMember) -> Option<Self> {
@@ -188,6 +209,7 @@ impl Member {
                 // So it is with cluster mode.
                 _ => NodeRole::Unknown,
             },
+            failed_over: None,
             endpoint: member.read_endpoint().and_then(address),
         })
     }
@@ -201,6 +223,7 @@ impl Member {
             role: self.role,
             state: state_of(cluster.cache_cluster_status().unwrap_or_default()),
             restarted,
+            failed_over: self.failed_over,
             zone: cluster.preferred_availability_zone().map(str::to_owned),
             engine: engine.map(|(engine, version)| format!("{engine} {version}")),
             endpoint: self.endpoint.clone().or(own),
@@ -225,6 +248,38 @@ fn state_of(status: &str) -> NodeState {
     }
 }
 
+/// Learns of an event of the group which member is the primary of its shard, and since when. From when a fail-over is begun
+/// until it is completed nobody knows.
+fn learn(all: &mut [Member], event: &NodeEvent) {
+    let (shard, new) = match (begun(&event.message), new_primary(&event.message)) {
+        (Some(shard), _) => (shard.to_owned(), None),
+        (_, Some(new)) => match all.iter().find(|member| member.id == new) {
+            Some(member) => (member.group.clone(), Some(new)),
+            None => return,
+        },
+        _ => return,
+    };
+    for member in all.iter_mut().filter(|member| member.group == shard) {
+        member.failed_over = Some(event.at);
+        member.role = match new {
+            Some(new) if member.id == new => NodeRole::Primary,
+            Some(_) => NodeRole::Replica,
+            None => NodeRole::Unknown,
+        };
+    }
+}
+
+/// AWS says `Test Failover API called for node group 0001`.
+fn begun(message: &str) -> Option<&str> {
+    message.strip_prefix("Test Failover API called for node group ").map(|shard| shard.trim_end_matches('.'))
+}
+
+/// AWS says `Failover from primary node a-0001-001 to replica node a-0001-002 completed`.
+fn new_primary(message: &str) -> Option<&str> {
+    let (_, new) = message.strip_prefix("Failover ")?.strip_suffix(" completed")?.rsplit_once("to replica node ")?;
+    Some(new)
+}
+
 /// AWS says `Cache node 0001 restarted`.
 fn is_restart(message: &str) -> bool {
     message.starts_with("Cache node ") && message.ends_with(" restarted")
@@ -236,9 +291,7 @@ impl CacheNodes for ElastiCacheNodes {
         let all = NodeCapabilities::all();
         match &self.cache.config.cache {
             CacheId::Serverless(_) => all.without_restart(SERVERLESS).without_fail_over(SERVERLESS),
-            CacheId::ReplicationGroup(_) if self.cache.config.cluster_mode => {
-                all.without_restart(CLUSTERED).without_fail_over(CLUSTERED)
-            }
+            CacheId::ReplicationGroup(_) if self.cache.config.cluster_mode => all.without_restart(CLUSTERED),
             CacheId::ReplicationGroup(_) => all,
             CacheId::Cluster(_) => all.without_fail_over(ALONE),
         }
@@ -282,20 +335,35 @@ impl CacheNodes for ElastiCacheNodes {
     async fn fail_over(&self, cx: &CallContext, primary: &CacheNode) -> Result<()> {
         self.allowed(FAIL_OVER, self.capabilities().fail_over)?;
         let group = self.group(cx, FAIL_OVER).await?;
-        self.changeable(&group, FAIL_OVER)?;
-        let is_it = |member: &Member| member.id == primary.id && member.role == NodeRole::Primary;
-        if !members(&group).iter().any(is_it) {
-            return Ok(());
+        let shard = group.node_groups().iter().find(|shard| shard.node_group_id() == Some(&primary.group));
+        let replicas = shard.map_or(0, |shard| shard.node_group_members().len().saturating_sub(1));
+        let members = self.members_of(cx, FAIL_OVER, &group).await?;
+        let told = primary.role != NodeRole::Unknown;
+        match members.iter().find(|member| member.id == primary.id && member.group == primary.group) {
+            Some(now) if now.failed_over > primary.failed_over => return Ok(()),
+            Some(now) if now.role == NodeRole::Replica && told => return Ok(()),
+            Some(_) => {}
+            // What is gone is no primary any more.
+            None if told && shard.is_some() => return Ok(()),
+            None => {
+                let message = format!("{} has no node {} in a shard {}", self.cache.id(), primary.id, primary.group);
+                return Err(self.cache.fail(ErrorKind::NotFound, FAIL_OVER, &primary.id, message));
+            }
         }
+        let unsupported =
+            |message: String| self.cache.fail(ErrorKind::Unsupported, FAIL_OVER, self.cache.id(), message);
         if group.automatic_failover() != Some(&AutomaticFailoverStatus::Enabled) {
-            let message = "automatic fail-over is not enabled, without which AWS does not do it";
-            let error = self.cache.fail(ErrorKind::Unsupported, FAIL_OVER, self.cache.id(), message);
+            let error = unsupported("automatic fail-over is not enabled, without which AWS does not do it".to_owned());
             return Err(error.hint("enable it for the replication group, or promote a replica by modifying the group"));
+        }
+        if replicas == 0 {
+            let error = unsupported(format!("shard {} has no replica that could become its primary", primary.group));
+            return Err(error.hint("add a replica to the shard"));
         }
         let request = self.cache.api.client(cx, FAIL_OVER).await?.test_failover();
         let request = request.replication_group_id(self.cache.id()).node_group_id(&primary.group);
         self.cache.api.call(cx, (FAIL_OVER, Access::Write), self.cache.id(), request.send()).await?;
-        info!(node = %primary.id, run = %cx.run_id(), "fail-over begun");
+        info!(shard = %primary.group, node = %primary.id, run = %cx.run_id(), "fail-over begun");
         Ok(())
     }
 
@@ -330,5 +398,29 @@ mod tests {
         for other in ["Cache node 0001 shutdown", "Failover to replica node moods-002 completed", ""] {
             assert!(!is_restart(other), "{other}");
         }
+    }
+
+    #[test]
+    fn roles_are_learnt_from_events() {
+        let member = |id: &str, group: &str| {
+            let (id, group) = (id.to_owned(), group.to_owned());
+            Member { id, group, role: NodeRole::Unknown, failed_over: None, endpoint: None }
+        };
+        let mut all = [member("a-0001-001", "0001"), member("a-0001-002", "0001"), member("a-0002-001", "0002")];
+        let mut happens = |second, message: &str| {
+            let at = Timestamp::from_second(second).unwrap();
+            learn(&mut all, &NodeEvent { at, source: "a".to_owned(), message: message.to_owned() });
+            all.iter().map(|member| (member.role, member.failed_over.map(Timestamp::as_second))).collect::<Vec<_>>()
+        };
+        let (primary, replica, unknown) = (NodeRole::Primary, NodeRole::Replica, NodeRole::Unknown);
+        let begun = happens(1, "Test Failover API called for node group 0001");
+        assert_eq!(begun, [(unknown, Some(1)), (unknown, Some(1)), (unknown, None)]);
+        let completed = happens(2, "Failover from primary node a-0001-001 to replica node a-0001-002 completed");
+        assert_eq!(completed, [(replica, Some(2)), (primary, Some(2)), (unknown, None)]);
+        assert_eq!(happens(3, "Failover to replica node a-0001-001 completed")[0], (primary, Some(3)));
+        for other in ["Failover to replica node gone-001 completed", "Recovering cache nodes a-0001-001", "Failover "] {
+            assert_eq!(happens(4, other)[0], (primary, Some(3)), "{other}");
+        }
+        assert_eq!(happens(5, "Test Failover API called for node group 0001")[0], (unknown, Some(5)));
     }
 }

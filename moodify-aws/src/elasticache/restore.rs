@@ -1,11 +1,14 @@
-use aws_sdk_elasticache::types::{CacheCluster, MultiAzStatus, ReplicationGroup, Snapshot, TransitEncryptionMode};
+use aws_sdk_elasticache::types::{
+    CacheCluster, Endpoint, MultiAzStatus, ReplicationGroup, Snapshot, TransitEncryptionMode,
+};
 use moodify_core::backend::{RestorePoint, RestoreRequest, RestoreState, Restored};
 use moodify_core::secret::ExposeSecret;
 use moodify_core::{CallContext, ErrorKind, Result};
 use tracing::info;
 
-use super::ElastiCacheBackups;
 use super::group::is_broken;
+use super::{ElastiCacheBackups, tag};
+use crate::asked::{self, Property, listed};
 use crate::client::absent;
 use crate::config::CacheId;
 use crate::error::Access;
@@ -31,6 +34,56 @@ struct Wanted {
     in_transit: Option<bool>,
     transit_mode: Option<TransitEncryptionMode>,
     user_groups: Option<Vec<String>>,
+    version: Option<String>,
+    password: bool,
+}
+
+impl Wanted {
+    fn properties(&self) -> Vec<Property> {
+        let list = |names: &Option<Vec<String>>| listed(names.iter().flatten().map(String::as_str));
+        let of = |flag: Option<bool>| flag.map(|on| on.to_string());
+        vec![
+            ("engine-version", self.version.clone()),
+            ("node-type", self.node_type.clone()),
+            ("shards", Some(self.shards.unwrap_or(1).to_string())),
+            ("replicas", Some(self.replicas.to_string())),
+            ("encryption-at-rest", of(self.at_rest)),
+            ("kms-key", self.kms_key.clone()),
+            ("encryption-in-transit", of(self.in_transit)),
+            ("password", of(self.password.then_some(true))),
+            ("user-groups", list(&self.user_groups)),
+            ("multi-AZ", of((self.multi_az && self.replicas > 0).then_some(true))),
+            ("subnet-group", self.subnet_group.clone()),
+            ("security-groups", list(&self.security_groups)),
+            ("parameter-group", self.parameter_group.clone()),
+            ("port", self.port.map(|port| port.to_string())),
+        ]
+    }
+}
+
+/// A group as it was made, with one of its nodes, by the same names.
+fn properties(made: &ReplicationGroup, node: &CacheCluster) -> Vec<Property> {
+    let of = |flag: Option<bool>| flag.map(|on| on.to_string());
+    let text = |text: Option<&str>| text.map(str::to_owned);
+    let replicas = made.node_groups().iter().map(|shard| shard.node_group_members().len().saturating_sub(1)).min();
+    let groups = node.security_groups().iter().filter_map(|group| group.security_group_id());
+    let port = reached(made).and_then(|endpoint| endpoint.port());
+    vec![
+        ("engine-version", text(node.engine_version())),
+        ("node-type", text(made.cache_node_type())),
+        ("shards", Some(made.node_groups().len().to_string())),
+        ("replicas", replicas.map(|replicas| replicas.to_string())),
+        ("encryption-at-rest", of(made.at_rest_encryption_enabled())),
+        ("kms-key", text(made.kms_key_id())),
+        ("encryption-in-transit", of(made.transit_encryption_enabled())),
+        ("password", of(made.auth_token_enabled())),
+        ("user-groups", listed(made.user_group_ids().iter().map(String::as_str))),
+        ("multi-AZ", made.multi_az().map(|multi| (*multi == MultiAzStatus::Enabled).to_string())),
+        ("subnet-group", text(node.cache_subnet_group_name())),
+        ("security-groups", listed(groups)),
+        ("parameter-group", text(node.cache_parameter_group().and_then(|group| group.cache_parameter_group_name()))),
+        ("port", port.map(|port| port.to_string())),
+    ]
 }
 
 impl ElastiCacheBackups {
@@ -66,11 +119,20 @@ impl ElastiCacheBackups {
             return Err(self.cache.fail(ErrorKind::AlreadyExists, RESTORE, target, message));
         }
         if is_broken(status) {
-            let why = format!("the status of replication group {target} is {status:?}");
-            return Ok(Restored { state: RestoreState::Failed(why), ..creating(target, String::new()) });
+            return Ok(failed(target, format!("the status of replication group {target} is {status:?}")));
         }
         if status != "available" {
             return Ok(creating(target, format!("the replication group is {status}")));
+        }
+        let node = match made.member_clusters().first() {
+            Some(member) => self.cache.cluster(cx, RESTORE, member).await?.unwrap_or_else(no_node),
+            None => no_node(),
+        };
+        let pairs = tags.iter().filter_map(|tag| tag.key().zip(tag.value()));
+        let problems = asked::problems(pairs, &properties(&made, &node));
+        if !problems.is_empty() {
+            let problems = problems.join("; ");
+            return Ok(failed(target, format!("replication group {target} is not as asked for: {problems}")));
         }
         Ok(Restored { target: target.clone(), state: RestoreState::Available, endpoint: endpoint(&made) })
     }
@@ -85,6 +147,8 @@ impl ElastiCacheBackups {
             self.cache.fail(ErrorKind::NotFound, RESTORE, id, "there is no such snapshot; nothing was begun")
         })?;
         let wanted = self.wanted(cx, &snapshot).await?;
+        let mut tags = self.tags(cx);
+        tags.extend(asked::tags(wanted.properties()).map(|(name, value)| tag(&name, &value)));
         let client = self.cache.api.client(cx, RESTORE).await?;
         let begin = client
             .create_replication_group()
@@ -92,7 +156,7 @@ impl ElastiCacheBackups {
             .replication_group_description(format!("restored from {id}"))
             .snapshot_name(id)
             .set_engine(snapshot.engine)
-            .set_engine_version(snapshot.engine_version.as_deref().map(creatable))
+            .set_engine_version(wanted.version)
             .set_cache_node_type(wanted.node_type)
             .automatic_failover_enabled(wanted.replicas > 0 || wanted.shards.is_some())
             .multi_az_enabled(wanted.multi_az && wanted.replicas > 0)
@@ -106,7 +170,7 @@ impl ElastiCacheBackups {
             .set_transit_encryption_mode(wanted.transit_mode)
             .set_user_group_ids(wanted.user_groups)
             .set_auth_token(self.cache.config.auth_token.as_ref().map(|token| token.expose_secret().to_owned()))
-            .set_tags(Some(self.tags(cx)));
+            .set_tags(Some(tags));
         let begin = match wanted.shards {
             Some(shards) => begin.num_node_groups(shards).replicas_per_node_group(wanted.replicas),
             None => begin.num_cache_clusters(1 + wanted.replicas),
@@ -152,11 +216,14 @@ impl ElastiCacheBackups {
                 .or(parameters)
                 .or(snapshot.cache_parameter_group_name.clone()),
             port: port.or(snapshot.port),
-            at_rest: group.at_rest_encryption_enabled.or(config.kms_key.as_ref().map(|_| true)),
+            // A key of one's own is of use with encryption only.
+            at_rest: config.kms_key.as_ref().map(|_| true).or(group.at_rest_encryption_enabled),
             kms_key: config.kms_key.clone().or(group.kms_key_id),
             in_transit: group.transit_encryption_enabled.or(node.transit_encryption_enabled),
             transit_mode: group.transit_encryption_mode.filter(|_| group.transit_encryption_enabled == Some(true)),
             user_groups: group.user_group_ids.filter(|groups| !groups.is_empty() && config.auth_token.is_none()),
+            version: snapshot.engine_version.as_deref().map(creatable),
+            password: config.auth_token.is_some(),
         })
     }
 
@@ -205,9 +272,18 @@ fn creating(target: &str, how_far: String) -> Restored {
     Restored { target: target.to_owned(), state: RestoreState::Creating(how_far), endpoint: None }
 }
 
-fn endpoint(group: &ReplicationGroup) -> Option<String> {
+fn failed(target: &str, why: String) -> Restored {
+    Restored { state: RestoreState::Failed(why), ..creating(target, String::new()) }
+}
+
+/// Where a group takes writes.
+fn reached(group: &ReplicationGroup) -> Option<&Endpoint> {
     let primary = group.node_groups().first().and_then(|shard| shard.primary_endpoint());
-    let endpoint = group.configuration_endpoint().or(primary)?;
+    group.configuration_endpoint().or(primary)
+}
+
+fn endpoint(group: &ReplicationGroup) -> Option<String> {
+    let endpoint = reached(group)?;
     let address = endpoint.address().filter(|address| !address.is_empty())?;
     Some(endpoint.port().map_or(address.to_owned(), |port| format!("{address}:{port}")))
 }

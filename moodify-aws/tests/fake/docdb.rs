@@ -154,9 +154,13 @@ fn carry(form: &Form, made: &mut Thing) {
     made.tags = tags(form);
 }
 
-fn insert_restored(world: &mut World, form: &Form, engine: &str, encrypted: &str) -> Answer {
+fn insert_restored(world: &mut World, form: &Form, from: &Thing) -> Answer {
     let id = text(form, "DBClusterIdentifier");
-    let mut made = new_cluster(id, engine, encrypted, "creating");
+    let encrypted = if form.contains_key("KmsKeyId") { "true" } else { from.get("StorageEncrypted") };
+    let mut made = new_cluster(id, from.get("Engine"), encrypted, "creating");
+    if !from.get("KmsKeyId").is_empty() {
+        made.set("KmsKeyId", from.get("KmsKeyId"));
+    }
     carry(form, &mut made);
     let made = world.making("cluster", made);
     world.clusters.insert(id.to_owned(), made.clone());
@@ -174,7 +178,7 @@ fn restore(world: &mut World, form: &Form) -> Answer {
     if snapshot.get("Status") != "available" {
         return refuse(400, "InvalidDBClusterSnapshotStateFault", "the snapshot is not available");
     }
-    insert_restored(world, form, snapshot.get("Engine"), snapshot.get("StorageEncrypted"))
+    insert_restored(world, form, &snapshot)
 }
 
 fn restore_to_time(world: &mut World, form: &Form) -> Answer {
@@ -188,7 +192,7 @@ fn restore_to_time(world: &mut World, form: &Form) -> Answer {
     if text(form, "RestoreToTime") > source.get("LatestRestorableTime") {
         return refuse(400, "InvalidRestoreFault", "the time is after the latest restorable time");
     }
-    insert_restored(world, form, source.get("Engine"), source.get("StorageEncrypted"))
+    insert_restored(world, form, &source)
 }
 
 fn create_instance(world: &mut World, form: &Form) -> Answer {
@@ -251,6 +255,9 @@ fn create_snapshot(world: &mut World, form: &Form) -> Answer {
         ("SnapshotCreateTime", &world.now()),
         ("Status", "creating"),
     ]);
+    if !source.get("KmsKeyId").is_empty() {
+        made.set("KmsKeyId", source.get("KmsKeyId"));
+    }
     made.tags = tags(form);
     let made = world.making("snapshot", made);
     world.snapshots.insert(id.to_owned(), made.clone());

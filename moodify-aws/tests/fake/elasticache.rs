@@ -1,5 +1,7 @@
 //! ElastiCache: replication groups and their nodes, which restart and fail over, snapshots, events, tags.
 
+use std::collections::BTreeSet;
+
 use super::{Answer, Form, Refusal, Thing, World, list, look, refuse, tag_list, tags, text};
 
 /// How many snapshots or events are on a page.
@@ -111,7 +113,7 @@ fn group_xml(world: &World, id: &str, group: &Thing) -> String {
     let names: String =
         nodes.iter().map(|node| format!("<ClusterId>{}</ClusterId>", node.get("CacheClusterId"))).collect();
     let clustered = group.get("ClusterEnabled") == "true";
-    let members = nodes.iter().map(|node| {
+    let member = |node: &&Thing| {
         let name = node.get("CacheClusterId");
         // With cluster mode AWS does not tell who is the primary.
         let role = if clustered { String::new() } else { format!("<CurrentRole>{}</CurrentRole>", node.get("role")) };
@@ -120,7 +122,7 @@ fn group_xml(world: &World, id: &str, group: &Thing) -> String {
              <ReadEndpoint>{}</ReadEndpoint>{role}</NodeGroupMember>",
             endpoint(name)
         )
-    });
+    };
     let place = if clustered { "ConfigurationEndpoint" } else { "PrimaryEndpoint" };
     let reached = format!("<{place}>{}</{place}>", endpoint(id));
     let (outside, inside) = if clustered { (reached, String::new()) } else { (String::new(), reached) };
@@ -129,13 +131,22 @@ fn group_xml(world: &World, id: &str, group: &Thing) -> String {
         .split(',')
         .filter(|user| !user.is_empty())
         .fold(String::new(), |all, user| format!("{all}<member>{user}</member>"));
+    let shards: BTreeSet<&str> = nodes.iter().map(|node| node.get("shard")).collect();
+    let shards = shards.iter().map(|shard| {
+        let of = nodes.iter().filter(|node| node.get("shard") == *shard);
+        let busy = group.get("failing") == *shard && group.get("Status") == "modifying";
+        let status = if busy || group.get("failing").is_empty() { group.get("Status") } else { "available" };
+        format!(
+            "<NodeGroup><NodeGroupId>{shard}</NodeGroupId><Status>{status}</Status>{inside}<NodeGroupMembers>{}\
+             </NodeGroupMembers></NodeGroup>",
+            of.map(member).collect::<String>()
+        )
+    });
     format!(
         "<ReplicationGroup>{}{outside}<MemberClusters>{names}</MemberClusters><UserGroupIds>{users}</UserGroupIds>\
-         <NodeGroups><NodeGroup><NodeGroupId>0001</NodeGroupId><Status>{}</Status>{inside}<NodeGroupMembers>{}\
-         </NodeGroupMembers></NodeGroup></NodeGroups></ReplicationGroup>",
+         <NodeGroups>{}</NodeGroups></ReplicationGroup>",
         group.xml(),
-        group.get("Status"),
-        members.collect::<String>(),
+        shards.collect::<String>(),
     )
 }
 
@@ -190,11 +201,14 @@ fn create_group(world: &mut World, form: &Form) -> Answer {
         world.making("group", made)
     };
     let nodes = if clustered { 1 + text(form, "ReplicasPerNodeGroup").parse().unwrap_or(0) } else { count };
-    for n in 1..=nodes {
-        let name = format!("{id}-{n:03}");
+    let shards: usize = text(form, "NumNodeGroups").parse().unwrap_or(1);
+    for (shard, n) in (1..=shards).flat_map(|shard| (1..=nodes).map(move |n| (format!("{shard:04}"), n))) {
+        let name = if clustered { format!("{id}-{shard}-{n:03}") } else { format!("{id}-{n:03}") };
         let mut node = new_node(&name, form);
         node.set("ReplicationGroupId", id);
+        node.set("shard", &shard);
         node.set("role", if n == 1 { "primary" } else { "replica" });
+        world.twist("node", &mut node);
         world.nodes.insert(name, node);
     }
     world.groups.insert(id.to_owned(), made.clone());
@@ -228,8 +242,11 @@ fn create_cluster(world: &mut World, form: &Form) -> Answer {
 
 fn describe_groups(world: &mut World, form: &Form) -> Answer {
     let id = text(form, "ReplicationGroupId");
-    group(world, id)?;
+    let before = group(world, id)?.clone();
     look(&mut world.groups, "Status", &|other, _| other == id);
+    if before.get("Status") == "modifying" && world.groups.get(id).is_some_and(|now| now.get("Status") == "available") {
+        failed_over(world, id, before.get("failing"));
+    }
     let found = match group(world, id) {
         Ok(found) => found.clone(),
         Err(gone) => {
@@ -286,20 +303,58 @@ fn fail_over(world: &mut World, form: &Form) -> Answer {
     if failing.get("Status") != "available" {
         return refuse(400, "InvalidReplicationGroupState", "the replication group is not available");
     }
+    let shard = text(form, "NodeGroupId").to_owned();
+    let of = |node: &&Thing| node.get("ReplicationGroupId") == id && node.get("shard") == shard;
+    match world.nodes.values().filter(of).count() {
+        0 => return refuse(404, "NodeGroupNotFoundFault", format!("Node group {shard} not found.")),
+        1 => return refuse(400, "InvalidParameterCombination", format!("Node group {shard} has no replica.")),
+        _ => {}
+    }
+    let failing = group(world, id)?;
     failing.set("Status", "modifying");
+    failing.set("failing", &shard);
     failing.next = Some((looks, "available"));
     let failing = failing.clone();
-    let of = |node: &&mut Thing| node.get("ReplicationGroupId") == id;
-    let mut promoted = false;
-    for node in world.nodes.values_mut().filter(of) {
-        let was_replica = node.get("role") == "replica";
-        node.set("role", if was_replica && !promoted { "primary" } else { "replica" });
-        promoted |= was_replica;
+    for node in world.nodes.values_mut().filter(|node| of(&&**node)) {
         node.set("CacheClusterStatus", "modifying");
         node.next = Some((looks, "available"));
     }
-    happened(world, "replication-group", id, "Test Failover API called for node group 0001");
+    // With cluster mode all that is told of it is events.
+    if failing.get("ClusterEnabled") != "true" {
+        promote(world, id, &shard);
+    }
+    happened(world, "replication-group", id, &format!("Test Failover API called for node group {shard}"));
     Ok(group_xml(world, id, &failing))
+}
+
+/// Makes the first replica of a shard its primary; returns the old one and the new one.
+fn promote(world: &mut World, id: &str, shard: &str) -> (String, String) {
+    let of = |node: &&mut Thing| node.get("ReplicationGroupId") == id && node.get("shard") == shard;
+    let (mut old, mut new) = (String::new(), String::new());
+    for node in world.nodes.values_mut().filter(of) {
+        let name = node.get("CacheClusterId").to_owned();
+        if node.get("role") == "primary" {
+            old = name;
+            node.set("role", "replica");
+        } else if new.is_empty() {
+            new = name;
+            node.set("role", "primary");
+        }
+    }
+    (old, new)
+}
+
+/// A shard has failed over, which its events tell.
+fn failed_over(world: &mut World, id: &str, shard: &str) {
+    if world.groups.get(id).is_none_or(|group| group.get("ClusterEnabled") != "true") {
+        return;
+    }
+    let (old, new) = promote(world, id, shard);
+    let message = format!("Failover from primary node {old} to replica node {new} completed");
+    happened(world, "cache-cluster", &new, &message);
+    happened(world, "replication-group", id, &message);
+    happened(world, "cache-cluster", &old, &format!("Recovering cache nodes {old}"));
+    happened(world, "cache-cluster", &old, &format!("Finished recovery for cache nodes {old}"));
 }
 
 fn page(form: &Form, all: &[String]) -> (String, String) {
@@ -328,11 +383,9 @@ fn snapshot_xml(snapshot: &Thing) -> String {
         }
         _ => String::new(),
     };
-    format!(
-        "<Snapshot>{}<NodeSnapshots><NodeSnapshot><CacheNodeId>0001</CacheNodeId>{part}</NodeSnapshot></NodeSnapshots>\
-         </Snapshot>",
-        snapshot.xml()
-    )
+    let part = format!("<NodeSnapshot><CacheNodeId>0001</CacheNodeId>{part}</NodeSnapshot>");
+    let shards = snapshot.get("NumNodeGroups").parse().unwrap_or(1);
+    format!("<Snapshot>{}<NodeSnapshots>{}</NodeSnapshots></Snapshot>", snapshot.xml(), part.repeat(shards))
 }
 
 fn taken(world: &World, id: &str) -> Result<(), Refusal> {
@@ -381,9 +434,11 @@ fn create_snapshot(world: &mut World, form: &Form) -> Answer {
     if source.get("ClusterEnabled") != "true" {
         return refuse(400, "InvalidParameterCombination", "without cluster mode a snapshot is of a cache cluster");
     }
+    let of = world.nodes.values().filter(|node| node.get("ReplicationGroupId") == of_group);
+    let shards: BTreeSet<&str> = of.map(|node| node.get("shard")).collect();
     let made = Thing::new(&[
         ("ReplicationGroupId", of_group),
-        ("NumNodeGroups", "1"),
+        ("NumNodeGroups", &shards.len().to_string()),
         ("Engine", source.get("Engine")),
         ("EngineVersion", "7.1.0"),
         ("CacheNodeType", source.get("CacheNodeType")),
@@ -429,7 +484,10 @@ fn describe_snapshots(world: &mut World, form: &Form) -> Answer {
 fn delete_snapshot(world: &mut World, form: &Form) -> Answer {
     let id = text(form, "SnapshotName");
     match world.cache_snapshots.remove(id) {
-        Some(gone) => Ok(snapshot_xml(&gone)),
+        Some(mut gone) => {
+            gone.set("SnapshotStatus", "deleting");
+            Ok(snapshot_xml(&gone))
+        }
         None => refuse(404, "SnapshotNotFoundFault", format!("Snapshot {id} not found.")),
     }
 }

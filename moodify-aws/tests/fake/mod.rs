@@ -114,6 +114,8 @@ pub(crate) struct World {
     pub(crate) looks: u32,
     /// What new snapshots, clusters and instances become, where it is not `available`; `None` is never.
     pub(crate) ends: BTreeMap<&'static str, Option<&'static str>>,
+    /// What new clusters, instances and groups become other than asked for: kind, field and value.
+    pub(crate) twists: Vec<(&'static str, &'static str, &'static str)>,
     /// How many manual snapshots there may be.
     pub(crate) quota: usize,
     /// The actions of all requests, in order.
@@ -123,7 +125,14 @@ pub(crate) struct World {
 }
 
 impl World {
-    fn making(&self, kind: &'static str, thing: Thing) -> Thing {
+    fn twist(&self, kind: &'static str, thing: &mut Thing) {
+        for (_, field, value) in self.twists.iter().filter(|(of, ..)| *of == kind) {
+            thing.set(field, value);
+        }
+    }
+
+    fn making(&self, kind: &'static str, mut thing: Thing) -> Thing {
+        self.twist(kind, &mut thing);
         match self.ends.get(kind) {
             None => thing.changes(self.looks, "available"),
             Some(Some(end)) => thing.changes(self.looks, end),
@@ -206,10 +215,18 @@ impl Fake {
 
     /// Sends a request as moto is sent one: the status and the error code, which is empty if there is none.
     pub(crate) fn ask(&self, form: &str) -> (u16, String) {
+        let (status, code, _) = self.answer(form);
+        (status, code)
+    }
+
+    /// The same, and the body.
+    pub(crate) fn answer(&self, form: &str) -> (u16, String, String) {
         let form = parse(form);
-        match self.world().handle(&form) {
-            Ok(_) => (200, String::new()),
-            Err(refusal) => (refusal.status, refusal.code),
+        let result = self.world().handle(&form);
+        let body = document(text(&form, "Action"), &result);
+        match result {
+            Ok(_) => (200, String::new(), body),
+            Err(refusal) => (refusal.status, refusal.code, body),
         }
     }
 }
@@ -232,16 +249,16 @@ async fn answer(Shared(world): Shared<Arc<Mutex<World>>>, body: String) -> Respo
         }
         None => world.handle(&form),
     };
+    let status = result.as_ref().err().map_or(200, |refusal| refusal.status);
+    (StatusCode::from_u16(status).unwrap(), document(&action, &result)).into_response()
+}
+
+fn document(action: &str, result: &Answer) -> String {
     match result {
-        Ok(inner) => {
-            format!("<{action}Response><{action}Result>{inner}</{action}Result></{action}Response>").into_response()
-        }
-        Err(Refusal { status, code, message }) => {
-            let body = format!(
-                "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>\
-                 <RequestId>1</RequestId></ErrorResponse>"
-            );
-            (StatusCode::from_u16(status).unwrap(), body).into_response()
-        }
+        Ok(inner) => format!("<{action}Response><{action}Result>{inner}</{action}Result></{action}Response>"),
+        Err(Refusal { code, message, .. }) => format!(
+            "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>\
+             <RequestId>1</RequestId></ErrorResponse>"
+        ),
     }
 }

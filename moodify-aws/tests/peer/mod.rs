@@ -6,6 +6,7 @@
 pub(crate) mod gateway;
 pub(crate) mod s3;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -166,4 +167,29 @@ pub(crate) fn error_of(code: &str, message: &str) -> &'static str {
          <RequestId>1</RequestId></ErrorResponse>"
     );
     Box::leak(body.into_boxed_str())
+}
+
+/// The elements of an answer and their texts.
+fn elements(body: &str) -> BTreeMap<&str, BTreeSet<&str>> {
+    let mut all: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for part in body.split('<').filter(|part| part.starts_with(|c: char| c.is_ascii_alphabetic())) {
+        let (tag, text) = part.split_once('>').unwrap_or((part, ""));
+        let name = tag.split([' ', '/']).next().unwrap_or_default();
+        all.entry(name).or_default().insert(text.trim());
+    }
+    all
+}
+
+/// Where an answer of the fake is unlike one of moto: elements that moto does not have, and other values of what ends with
+/// `Status`. Moto may have more elements. What is `known` is left out.
+pub(crate) fn differences(fake: &str, moto: &str, known: &[&str]) -> Vec<String> {
+    let (fake, moto) = (elements(fake), elements(moto));
+    let unlike = |(name, is): (&&str, &BTreeSet<&str>)| match moto.get(name) {
+        None => Some(format!("{name} is in none of moto's")),
+        Some(other) if name.ends_with("Status") && other != is => {
+            Some(format!("{name} is {is:?}, and moto's {other:?}"))
+        }
+        Some(_) => None,
+    };
+    fake.iter().filter(|(name, _)| !known.contains(name)).filter_map(unlike).collect()
 }

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::ControlFlow;
 
@@ -98,6 +99,10 @@ pub struct CacheNode {
     pub state: NodeState,
     /// When it was started again last, by the provider's clock; `None` if the provider knows of no such time.
     pub restarted: Option<Timestamp>,
+    /// When a fail-over of its group was last begun or completed, by the provider's clock; `None` if the provider knows of
+    /// no such time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_over: Option<Timestamp>,
     /// Its availability zone, if the provider says.
     pub zone: Option<String>,
     /// Its engine and version, if the provider says.
@@ -117,6 +122,13 @@ impl CacheNode {
     #[must_use]
     pub fn was_restarted_since(&self, seen: &Self) -> bool {
         self.restarted > seen.restarted
+    }
+
+    /// Whether a fail-over of its group was begun or completed since it was as `seen`. Only times of the provider's clock
+    /// are compared.
+    #[must_use]
+    pub fn was_failed_over_since(&self, seen: &Self) -> bool {
+        self.failed_over > seen.failed_over
     }
 }
 
@@ -143,8 +155,8 @@ pub struct NodeEvent {
 /// ```
 /// # use moodify_core::backend::{CacheNode, NodeRole, NodeState, restart_order};
 /// # let node = |id: &str, role| CacheNode {
-/// #     id: id.to_owned(), group: "0001".to_owned(), role, state: NodeState::Available, restarted: None, zone: None,
-/// #     engine: None, endpoint: None,
+/// #     id: id.to_owned(), group: "0001".to_owned(), role, state: NodeState::Available, restarted: None,
+/// #     failed_over: None, zone: None, engine: None, endpoint: None,
 /// # };
 /// let nodes = [node("a", NodeRole::Primary), node("c", NodeRole::Replica), node("b", NodeRole::Replica)];
 /// let order: Vec<&str> = restart_order(&nodes).iter().map(|node| node.id.as_str()).collect();
@@ -162,7 +174,8 @@ pub fn restart_order(nodes: &[CacheNode]) -> Vec<&CacheNode> {
 /// # Contract
 /// - A node that is to be changed is given as it was seen before the intent was written down. So one intent is one
 ///   restart, however often it is asked for, by whatever process: `restart` does nothing with a node that was started
-///   again since, or is not available now; `fail_over` does nothing if the node is no primary any more.
+///   again since, or is not available now; `fail_over` does nothing if the node is no primary any more, or its group was
+///   failed over since. Where the provider does not tell roles, any node stands for its group.
 /// - Both return when the provider has begun; wait with [`CacheNodesExt`].
 /// - A provider may say for a while after a restart was begun that the node is available. That it is over is known only
 ///   when `restarted` has changed.
@@ -242,6 +255,16 @@ pub trait CacheNodesExt {
     /// # Cancellation
     /// What was begun goes on; asking again for the same node finds it.
     async fn wait_failed_over(&self, cx: &CallContext, primary: &CacheNode) -> Result<CacheNode>;
+
+    /// Fails every group over, one after the other, and waits for each. Returns the new primaries. The nodes are given as
+    /// they were `seen` before the intent was written down: a group that was failed over since is not again.
+    ///
+    /// # Errors
+    /// As [`wait_failed_over`](Self::wait_failed_over); the groups before are failed over, the ones after are not.
+    ///
+    /// # Cancellation
+    /// What was begun goes on; asking again with the same nodes finds it.
+    async fn wait_all_failed_over(&self, cx: &CallContext, seen: &[CacheNode]) -> Result<Vec<CacheNode>>;
 }
 
 #[async_trait]
@@ -279,7 +302,11 @@ impl<N: CacheNodes + ?Sized> CacheNodesExt for N {
                 let all = self.nodes(cx).await?.into_iter();
                 let group: Vec<CacheNode> = all.filter(|node| node.group == primary.group).collect();
                 let steady = group.iter().all(CacheNode::is_available);
-                let new = group.iter().find(|node| node.role == NodeRole::Primary && node.id != primary.id);
+                let changed = |node: &CacheNode| match primary.role {
+                    NodeRole::Unknown => node.was_failed_over_since(primary),
+                    _ => node.id != primary.id,
+                };
+                let new = group.iter().find(|node| node.role == NodeRole::Primary && changed(node));
                 Ok(match new {
                     Some(new) if steady => ControlFlow::Break(new.clone()),
                     _ => {
@@ -291,5 +318,18 @@ impl<N: CacheNodes + ?Sized> CacheNodesExt for N {
             .boxed()
         })
         .await
+    }
+
+    async fn wait_all_failed_over(&self, cx: &CallContext, seen: &[CacheNode]) -> Result<Vec<CacheNode>> {
+        let groups: BTreeSet<&str> = seen.iter().map(|node| node.group.as_str()).collect();
+        let mut primaries = Vec::new();
+        for group in groups {
+            let of = seen.iter().filter(|node| node.group == group);
+            // A primary where roles are told, else any.
+            if let Some(primary) = of.max_by_key(|node| node.role) {
+                primaries.push(self.wait_failed_over(cx, primary).await?);
+            }
+        }
+        Ok(primaries)
     }
 }

@@ -56,6 +56,7 @@ impl SimNode {
             role: if self.primary { NodeRole::Primary } else { NodeRole::Replica },
             state,
             restarted: self.restarts.iter().rfind(over).map(|asked| base + *asked + RESTART),
+            failed_over: self.failed_over.map(|asked| base + asked),
             zone: Some("simulated".to_owned()),
             engine: Some("simulated 1.0".to_owned()),
             endpoint: Some(format!("{}.simulated.invalid:6379", self.id)),
