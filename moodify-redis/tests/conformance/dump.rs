@@ -57,6 +57,9 @@ fn flip(file: &Path, at: u64) {
     open.write_all_at(&[byte[0] ^ 4], at).unwrap();
 }
 
+/// What somebody does to a file.
+type Damage<'a> = &'a dyn Fn(&Path);
+
 async fn damage_is_told(server: &RedisServer) {
     server.fill(0, KEYS);
     let (cache, file) = (of(server), server.dir().join("dump.rdb"));
@@ -66,7 +69,7 @@ async fn damage_is_told(server: &RedisServer) {
     let halfway = |file: &Path| flip(file, length(file) / 2);
     let unsummed =
         |file: &Path| File::options().write(true).open(file).unwrap().write_all_at(&[0; 8], length(file) - 8);
-    let damages: [(&str, &dyn Fn(&Path)); 4] = [
+    let damages: [(&str, Damage<'_>); 4] = [
         ("cut off", &cut),
         ("checksum", &halfway),
         ("does not begin", &|file| flip(file, 1)),
