@@ -281,7 +281,7 @@ async fn a_snapshot_is_of_a_replica_and_a_restored_group_like_the_source() {
         }
     }
     store.wait_discarded(&cx("r1/restore"), "moods-2").await.unwrap();
-    assert_eq!(fake.world().groups.len(), 2);
+    assert_eq!(fake.world().groups.len(), 4);
 
     // What is gone is as the snapshot says, and what the configuration says comes first.
     fake.world().groups.remove(CACHE);

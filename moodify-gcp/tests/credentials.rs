@@ -43,8 +43,17 @@ fn nobody() -> String {
     format!("127.0.0.1:{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port())
 }
 
-fn host(url: &str) -> &str {
-    url.strip_prefix("http://").unwrap()
+/// A node's metadata server, which knows of tokens only: of a universe of its own it knows nothing.
+async fn metadata((status, rest): (u16, &'static str)) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let (_, body) = rest.split_once("\r\n\r\n").or(rest.split_once("\r\n")).unwrap();
+    let router = axum::Router::new().fallback(move |uri: axum::http::Uri| async move {
+        let status = if uri.path().ends_with("/token") { status } else { 404 };
+        (axum::http::StatusCode::from_u16(status).unwrap(), [("content-type", "application/json")], body)
+    });
+    tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
+    host
 }
 
 /// Credentials as gcloud keeps them, with that server of tokens.
@@ -85,7 +94,7 @@ async fn a_node_s_metadata_server_is_asked() {
     let (nowhere, bucket) = (tempfile::tempdir().unwrap(), always(Some((200, OBJECT))).await);
     let on_node = async |answer| {
         let mut node = child(nowhere.path(), &bucket);
-        node.env("GCE_METADATA_HOST", host(&always(Some(answer)).await));
+        node.env("GCE_METADATA_HOST", metadata(answer).await);
         told(node).remove(0)
     };
     assert_eq!(on_node((200, TOKEN)).await, "found x");
@@ -131,7 +140,7 @@ async fn a_refused_token_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let bucket = always(Some((401, "\r\n{\"error\": {\"message\": \"Invalid Credentials\"}}"))).await;
     let mut node = child(dir.path(), &bucket);
-    node.env("GCE_METADATA_HOST", host(&always(Some((200, TOKEN))).await));
+    node.env("GCE_METADATA_HOST", metadata((200, TOKEN)).await);
     let refused = told(node).remove(0);
     assert!(refused.ends_with("HTTP status 401: Invalid Credentials (get new ones, then resume)"), "{refused}");
 }

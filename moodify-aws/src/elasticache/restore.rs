@@ -90,9 +90,9 @@ impl ElastiCacheBackups {
     /// Begins a restore, or goes on with it.
     pub(super) async fn go_on(&self, cx: &CallContext, request: &RestoreRequest) -> Result<Restored> {
         let target = &request.target;
-        let made = match self.cache.group(cx, RESTORE, target).await? {
+        let made = match Box::pin(self.cache.group(cx, RESTORE, target)).await? {
             Some(there) => there,
-            None => match self.begin(cx, request).await {
+            None => match Box::pin(self.begin(cx, request)).await {
                 Ok(()) => return Ok(creating(target, "the replication group is being made".to_owned())),
                 // Somebody was faster, perhaps this run.
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {
@@ -125,7 +125,7 @@ impl ElastiCacheBackups {
             return Ok(creating(target, format!("the replication group is {status}")));
         }
         let node = match made.member_clusters().first() {
-            Some(member) => self.cache.cluster(cx, RESTORE, member).await?.unwrap_or_else(no_node),
+            Some(member) => Box::pin(self.cache.cluster(cx, RESTORE, member)).await?.unwrap_or_else(no_node),
             None => no_node(),
         };
         let pairs = tags.iter().filter_map(|tag| tag.key().zip(tag.value()));
@@ -146,7 +146,7 @@ impl ElastiCacheBackups {
         let snapshot = self.snapshot(cx, RESTORE, id).await?.ok_or_else(|| {
             self.cache.fail(ErrorKind::NotFound, RESTORE, id, "there is no such snapshot; nothing was begun")
         })?;
-        let wanted = self.wanted(cx, &snapshot).await?;
+        let wanted = Box::pin(self.wanted(cx, &snapshot)).await?;
         let mut tags = self.tags(cx);
         tags.extend(asked::tags(wanted.properties()).map(|(name, value)| tag(&name, &value)));
         let client = self.cache.api.client(cx, RESTORE).await?;
