@@ -18,9 +18,10 @@ pub(crate) fn tags(asked: Vec<Property>) -> impl Iterator<Item = (String, String
 }
 
 /// What of that which was asked for, by the tags, it has not become.
-pub(crate) fn problems<'a>(tags: impl Iterator<Item = (&'a str, &'a str)> + Clone, is: &[Property]) -> Vec<String> {
+pub(crate) fn problems<'a>(tags: impl Iterator<Item = (&'a str, &'a str)>, is: &[Property]) -> Vec<String> {
+    let tags: Vec<_> = tags.collect();
     let problem = |(name, is): &Property| {
-        let (_, asked) = tags.clone().find(|(tag, _)| tag.strip_prefix(PREFIX) == Some(*name))?;
+        let (_, asked) = tags.iter().find(|(tag, _)| tag.strip_prefix(PREFIX) == Some(*name))?;
         let is = is.as_deref().map(tag_text);
         let told = is.as_deref().unwrap_or("not told");
         (!same(name, asked, is.as_deref())).then(|| format!("{} {told} instead of {asked}", name.replace('-', " ")))

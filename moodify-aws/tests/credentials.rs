@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -42,10 +43,10 @@ impl Aws {
 const ROLE: &str = "/latest/meta-data/iam/security-credentials/";
 
 async fn answer(State(aws): State<Aws>, request: Request) -> Response {
-    let path = request.uri().path().to_owned();
-    let header = |name: &str| request.headers().get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
+    let (head, body) = request.into_parts();
+    let header = |name: &str| head.headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
     let refused = || StatusCode::from_u16(aws.refuses.unwrap_or(404)).unwrap();
-    match (request.method(), path.as_str()) {
+    match (&head.method, head.uri.path()) {
         (&Method::PUT, "/latest/api/token") => {
             ([("x-aws-ec2-metadata-token-ttl-seconds", "21600")], "a-metadata-token").into_response()
         }
@@ -61,7 +62,7 @@ async fn answer(State(aws): State<Aws>, request: Request) -> Response {
                 .into_response()
         }
         (&Method::GET, _) => refused().into_response(),
-        _ if header("authorization").is_empty() => sts(request, aws.refuses).await,
+        _ if header("authorization").is_empty() => sts(body, aws.refuses).await,
         _ => {
             let login = header("authorization");
             let id = login.split_once("Credential=").and_then(|(_, rest)| rest.split_once('/')).unwrap().0.to_owned();
@@ -73,8 +74,8 @@ async fn answer(State(aws): State<Aws>, request: Request) -> Response {
 }
 
 /// What is asked without a signature is a token of somebody else's for one of AWS's.
-async fn sts(request: Request, refuses: Option<u16>) -> Response {
-    let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+async fn sts(body: Body, refuses: Option<u16>) -> Response {
+    let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
     let form: Vec<(String, String)> = url::form_urlencoded::parse(&body).into_owned().collect();
     let given = |name: &str, value: &str| form.iter().any(|(other, is)| other == name && is == value);
     assert!(given("Action", "AssumeRoleWithWebIdentity"), "{form:?}");

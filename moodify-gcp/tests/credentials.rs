@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use axum::http::{StatusCode, Uri};
 use moodify_core::backend::ArtifactStore;
 use moodify_core::{CallContext, ErrorKind, IdempotencyKey, RunId};
 use moodify_gcp::{ApiConfig, CloudStorage, FirestoreBackups, FirestoreConfig, StorageConfig};
@@ -48,9 +49,9 @@ async fn metadata((status, rest): (u16, &'static str)) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = listener.local_addr().unwrap().to_string();
     let (_, body) = rest.split_once("\r\n\r\n").or(rest.split_once("\r\n")).unwrap();
-    let router = axum::Router::new().fallback(move |uri: axum::http::Uri| async move {
+    let router = axum::Router::new().fallback(move |uri: Uri| async move {
         let status = if uri.path().ends_with("/token") { status } else { 404 };
-        (axum::http::StatusCode::from_u16(status).unwrap(), [("content-type", "application/json")], body)
+        (StatusCode::from_u16(status).unwrap(), [("content-type", "application/json")], body)
     });
     tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
     host
