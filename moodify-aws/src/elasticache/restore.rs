@@ -61,15 +61,13 @@ impl Wanted {
     }
 }
 
-/// A group as it was made, with one of its nodes, by the same names.
-fn properties(made: &ReplicationGroup, node: &CacheCluster) -> Vec<Property> {
+/// A group as it was made, with one of its nodes if that is told, by the same names.
+fn properties(made: &ReplicationGroup, node: Option<&CacheCluster>) -> Vec<Property> {
     let of = |flag: Option<bool>| flag.map(|on| on.to_string());
     let text = |text: Option<&str>| text.map(str::to_owned);
     let replicas = made.node_groups().iter().map(|shard| shard.node_group_members().len().saturating_sub(1)).min();
-    let groups = node.security_groups().iter().filter_map(|group| group.security_group_id());
     let port = reached(made).and_then(|endpoint| endpoint.port());
-    vec![
-        ("engine-version", text(node.engine_version())),
+    let mut properties = vec![
         ("node-type", text(made.cache_node_type())),
         ("shards", Some(made.node_groups().len().to_string())),
         ("replicas", replicas.map(|replicas| replicas.to_string())),
@@ -79,11 +77,19 @@ fn properties(made: &ReplicationGroup, node: &CacheCluster) -> Vec<Property> {
         ("password", of(made.auth_token_enabled())),
         ("user-groups", listed(made.user_group_ids().iter().map(String::as_str))),
         ("multi-AZ", made.multi_az().map(|multi| (*multi == MultiAzStatus::Enabled).to_string())),
-        ("subnet-group", text(node.cache_subnet_group_name())),
-        ("security-groups", listed(groups)),
-        ("parameter-group", text(node.cache_parameter_group().and_then(|group| group.cache_parameter_group_name()))),
         ("port", port.map(|port| port.to_string())),
-    ]
+    ];
+    if let Some(node) = node {
+        let groups = node.security_groups().iter().filter_map(|group| group.security_group_id());
+        let parameters = node.cache_parameter_group().and_then(|group| group.cache_parameter_group_name());
+        properties.extend([
+            ("engine-version", text(node.engine_version())),
+            ("subnet-group", text(node.cache_subnet_group_name())),
+            ("security-groups", listed(groups)),
+            ("parameter-group", text(parameters)),
+        ]);
+    }
+    properties
 }
 
 impl ElastiCacheBackups {
@@ -125,11 +131,11 @@ impl ElastiCacheBackups {
             return Ok(creating(target, format!("the replication group is {status}")));
         }
         let node = match made.member_clusters().first() {
-            Some(member) => Box::pin(self.cache.cluster(cx, RESTORE, member)).await?.unwrap_or_else(no_node),
-            None => no_node(),
+            Some(member) => Box::pin(self.cache.cluster(cx, RESTORE, member)).await?,
+            None => None,
         };
         let pairs = tags.iter().filter_map(|tag| tag.key().zip(tag.value()));
-        let problems = asked::problems(pairs, &properties(&made, &node));
+        let problems = asked::problems(pairs, &properties(&made, node.as_ref()));
         if !problems.is_empty() {
             let problems = problems.join("; ");
             return Ok(failed(target, format!("replication group {target} is not as asked for: {problems}")));
