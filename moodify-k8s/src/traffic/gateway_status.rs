@@ -11,6 +11,8 @@ use serde_json::Value;
 use crate::client::{GATEWAY, Kube, Object, until_error};
 
 const PROGRAMMED: &str = "Programmed";
+/// The reasons of the Gateway API for not being programmed that are about addresses alone.
+const ADDRESSES: [&str; 2] = ["AddressNotAssigned", "AddressNotUsable"];
 
 /// A Gateway that carries a route, and by which of its listeners, where the route says so.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +56,10 @@ fn least(one: Verification, other: Verification) -> Verification {
 /// What its condition is worth of the generation that stands; none if it does not report this.
 fn programmed(of: &Value, generation: i64) -> Option<bool> {
     let condition = list(of, "conditions").iter().find(|c| c["type"] == PROGRAMMED)?;
+    // Whether it has an address says nothing of what it was told: there may be no load balancer to give it one.
+    if ADDRESSES.iter().any(|reason| condition["reason"] == *reason) {
+        return None;
+    }
     let is_fresh = condition["observedGeneration"].as_i64().is_none_or(|observed| observed >= generation);
     Some(is_fresh && condition["status"] == "True")
 }
@@ -259,6 +265,9 @@ mod tests {
         ] {
             assert_eq!(of(&edge, &gateway(&itself, &yes, &yes)), wanted, "{itself}");
         }
+        let mut nowhere = condition("False", 3);
+        nowhere[1]["reason"] = ADDRESSES[0].into();
+        assert_eq!(of(&edge, &gateway(&nowhere, &yes, &yes)), Verification::CannotTell, "without a load balancer");
     }
 
     #[test]
