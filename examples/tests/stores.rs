@@ -287,8 +287,8 @@ fn a_firestore_goes_back_into_a_new_database_or_into_itself() {
         let bad = dir.path().join("plan.yaml");
         let wrong = text.replace(", template: \"{{database}}\"", "").replace(", approvals: 2", "");
         std::fs::write(&bad, wrong).unwrap();
-        let refused = run(&["check", "--offline", bad.to_str().unwrap()]);
-        assert_eq!(refused.code, 2, "{refused:?}");
+        let refused = run(&["check", "--simulate", bad.to_str().unwrap()]);
+        assert!([2, 3].contains(&refused.code), "{refused:?}");
         let why = ["no host that could be replaced", "no approval by two persons"];
         assert!(why.iter().any(|why| refused.err.contains(why)), "{refused:?}");
     }

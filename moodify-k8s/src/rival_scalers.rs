@@ -24,7 +24,13 @@ enum Scaler {
 }
 
 async fn scaler(kube: &Kube, cx: &CallContext, of: &Object) -> Result<Option<Scaler>> {
-    let all: Vec<HorizontalPodAutoscaler> = kube.list(cx, AUTOSCALER, &of.namespace, &ListParams::default()).await?;
+    let all: Result<Vec<HorizontalPodAutoscaler>> =
+        kube.list(cx, AUTOSCALER, &of.namespace, &ListParams::default()).await;
+    let all = match all {
+        // A server that does not know them has none.
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        all => all?,
+    };
     let found = ranges(&all).remove(&(of.kind.kind.to_owned(), of.name.clone()));
     Ok(found.map(|found| found.map_or_else(Scaler::Keda, |range| Scaler::Autoscaler(range.name))))
 }
