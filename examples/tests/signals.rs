@@ -12,7 +12,8 @@ use common::cluster::{answer, kubeconfig, serve};
 use common::{Background, Done, moodify, wait_for};
 use serde_json::json;
 
-/// A directory with a kubeconfig and a plan that first says so many bytes, then waits for a second.
+/// A directory with a kubeconfig and a plan that first says so many bytes, then waits for some seconds: long enough for a
+/// signal to come in time on a busy machine.
 struct Place {
     dir: tempfile::TempDir,
 }
@@ -29,7 +30,7 @@ impl Place {
                 "traffic": {"router": "replica-ratio", "service": "web-service"}}]},
             "phases": [{"name": "all", "steps": [
                 {"name": "hello", "action": "notify", "with": {"title": "hello", "body": "x".repeat(bytes)}},
-                {"name": "patience", "action": "wait", "with": {"period": "2s"}},
+                {"name": "patience", "action": "wait", "with": {"period": "6s"}},
             ]}],
         });
         std::fs::write(dir.path().join("plan.json"), plan.to_string()).unwrap();
