@@ -89,7 +89,7 @@ mutations! {
     LeaveCanary = "leave-canary", 10;
     /// Known secrets are not taken out of texts.
     TellSecrets = "tell-secrets", 11;
-    /// A name is handed over to a version that may have no instances any more.
+    /// A name is handed over to a version that may have no instances yet.
     HandOverBlindly = "hand-over-blindly", 3;
     /// Somebody else's weight is overwritten.
     OverwriteDrift = "overwrite-drift", 12;

@@ -6,7 +6,7 @@ use super::services::{ByService, baseline, by_hand, canaries, check, each, plann
 use super::{Action, CheckContext, Observed, StepContext};
 use crate::backend::{CanarySpec, Granularity, Remedy};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Target, Track, Weight};
+use crate::model::{Layout, Target, Track, Weight};
 use crate::mutation::{self, Mutation};
 
 /// Makes the canary workloads, sized for their first weight, and waits until they are available. No traffic yet, but
@@ -50,6 +50,9 @@ impl DeployCanary {
         spec.plain = params.plain;
         let deployer = cx.backends().deployer()?;
         deployer.deploy(&cx.call()?, &target, &spec).await?;
+        if mutation::on(Mutation::HandOverBlindly) && matches!(target.layout, Layout::Colors(_)) {
+            deployer.hand_over(&cx.call()?, &target, Track::Canary).await?;
+        }
         let canary = wait_available(cx, &target, Track::Canary, replicas).await?;
         Ok(canary.name)
     }

@@ -6,7 +6,6 @@ use super::{Action, CheckContext, Observed, StepContext};
 use crate::backend::{Granularity, Remedy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Layout, Target, Track, Weight};
-use crate::mutation::{self, Mutation};
 
 /// Lets the services' names stand for the new version's workloads, which carry all of the traffic by their own names
 /// already: what was tested is what serves. Undone, they stand for the version before again.
@@ -30,9 +29,6 @@ impl HandOver {
 /// Waits until the new version has as many instances available as what served before: a name that stands for fewer
 /// would lose requests.
 async fn whole(cx: &StepContext, target: &Target) -> Result<()> {
-    if mutation::on(Mutation::HandOverBlindly) {
-        return Ok(());
-    }
     let router = cx.backends().router(&target.service.traffic.router)?;
     let replicas = canaries(router.as_ref(), baseline(cx, target)?.replicas, Weight::FULL);
     wait_available(cx, target, Track::Canary, replicas).await.map(drop)

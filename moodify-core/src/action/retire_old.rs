@@ -6,7 +6,6 @@ use super::{Action, CheckContext, Observed, StepContext};
 use crate::backend::{DeployerExt, Remedy, Scale, Workload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Layout, Target, Track};
-use crate::mutation::{self, Mutation};
 
 /// Scales the workloads that served before the release to nothing. Undone, they get their instances back, and that is
 /// waited for: what is undone next lets the services' names stand for them.
@@ -17,9 +16,6 @@ impl RetireOld {
     /// What is not well any more must not lose its way back. How many instances it has is its own affair by now: an
     /// autoscaler goes by its name.
     async fn expect_well(cx: &StepContext, target: &Target) -> Result<()> {
-        if mutation::on(Mutation::HandOverBlindly) {
-            return Ok(());
-        }
         let well = |w: &Workload| w.replicas.desired > 0 && w.has_available(w.replicas.desired);
         let waited = cx.backends().deployer()?.wait(&cx.call()?, target, Track::Canary, &well, &|_| {}).await;
         match waited {

@@ -12,7 +12,7 @@ use crate::client::{GATEWAY, Kube, Object, until_error};
 
 const PROGRAMMED: &str = "Programmed";
 /// The reasons of the Gateway API for not being programmed that are about addresses alone.
-const ADDRESSES: [&str; 2] = ["AddressNotAssigned", "AddressNotUsable"];
+const ADDRESSES: [&str; 3] = ["AddressNotAssigned", "AddressNotUsable", "UnsupportedAddress"];
 
 /// A Gateway that carries a route, and by which of its listeners, where the route says so.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
