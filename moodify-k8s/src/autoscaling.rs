@@ -5,10 +5,11 @@ use kube::core::params::ListParams;
 use moodify_core::backend::Change;
 use moodify_core::model::{Target, Track};
 use moodify_core::{CallContext, Effect, Error, ErrorKind, Result, RunId};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::client::{AUTOSCALER, DEPLOYMENT, Kind, Object, SCALED_OBJECT};
+use crate::client::{AUTOSCALER, DEPLOYMENT, Kind, Kube, Object, SCALED_OBJECT};
 use crate::deployer::{DeploymentDeployer, deployment_of};
 use crate::error::Access;
 use crate::patch::{self, put};
@@ -123,15 +124,19 @@ impl Scaler {
     }
 }
 
+/// The autoscalers of a namespace. A server that does not know them has none.
+pub(crate) async fn listed<T: DeserializeOwned>(kube: &Kube, cx: &CallContext, namespace: &str) -> Result<Vec<T>> {
+    match kube.list(cx, AUTOSCALER, namespace, &ListParams::default()).await {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        all => all,
+    }
+}
+
 impl DeploymentDeployer {
     /// The autoscalers that go by the name of one of these tracks' Deployments.
     pub(crate) async fn scalers(&self, cx: &CallContext, target: &Target, tracks: &[Track]) -> Result<Vec<Scaler>> {
         let names: Vec<String> = tracks.iter().map(|track| deployment_of(target, *track).name).collect();
-        let all: Vec<Value> = match self.kube.list(cx, AUTOSCALER, &target.namespace, &ListParams::default()).await {
-            // A server that does not know them has none.
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            all => all?,
-        };
+        let all: Vec<Value> = listed(&self.kube, cx, &target.namespace).await?;
         let of_it = |scaler: &Value| {
             let scaled = &scaler["spec"]["scaleTargetRef"];
             scaled["kind"] == DEPLOYMENT.kind && names.iter().any(|name| scaled["name"] == name.as_str())

@@ -23,6 +23,7 @@ use crate::connection::Place;
 use crate::diagnostics::selector_text;
 use crate::error::{Access, BACKEND};
 use crate::patch::{annotation, put};
+use crate::rival_scalers;
 use crate::verbs;
 
 /// Stops and starts the Deployments and stateful sets of a namespace, and points them to another database.
@@ -134,10 +135,8 @@ fn counted(object: &Object, workload: &WorkloadRef, read: &Value, ranges: &Range
     let autoscaler = match ranges.get(&(object.kind.kind.to_owned(), workload.name.clone())) {
         Some(Err(scaled_object)) => {
             let message = format!("KEDA scales it (ScaledObject {scaled_object}), and would start it again");
-            return Err(ask.error(ErrorKind::Unsupported, message).hint(format!(
-                "pause that first: kubectl -n {} annotate scaledobject {scaled_object} autoscaling.keda.sh/paused=true",
-                object.namespace
-            )));
+            let pause = rival_scalers::pause(object, scaled_object);
+            return Err(ask.error(ErrorKind::Unsupported, message).hint(format!("pause that first: {pause}")));
         }
         Some(Ok(range)) => Some(range.clone()),
         None => None,

@@ -1,12 +1,12 @@
 //! Who scales a workload beside us, where that would be a fight.
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use kube::core::params::ListParams;
 use moodify_core::backend::ReplicaRatio;
 use moodify_core::model::{Layout, Target};
 use moodify_core::{CallContext, ErrorKind, Result};
 
-use crate::client::{AUTOSCALER, Kube, Object};
+use crate::autoscaling;
+use crate::client::{Kube, Object};
 use crate::error::Access;
 use crate::operations::ranges;
 
@@ -24,19 +24,13 @@ enum Scaler {
 }
 
 async fn scaler(kube: &Kube, cx: &CallContext, of: &Object) -> Result<Option<Scaler>> {
-    let all: Result<Vec<HorizontalPodAutoscaler>> =
-        kube.list(cx, AUTOSCALER, &of.namespace, &ListParams::default()).await;
-    let all = match all {
-        // A server that does not know them has none.
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        all => all?,
-    };
+    let all: Vec<HorizontalPodAutoscaler> = autoscaling::listed(kube, cx, &of.namespace).await?;
     let found = ranges(&all).remove(&(of.kind.kind.to_owned(), of.name.clone()));
     Ok(found.map(|found| found.map_or_else(Scaler::Keda, |range| Scaler::Autoscaler(range.name))))
 }
 
 /// How KEDA is told to leave a workload alone.
-fn pause(of: &Object, scaled_object: &str) -> String {
+pub(crate) fn pause(of: &Object, scaled_object: &str) -> String {
     format!("kubectl -n {} annotate scaledobject {scaled_object} autoscaling.keda.sh/paused=true", of.namespace)
 }
 

@@ -1,9 +1,9 @@
 use async_trait::async_trait;
 
 use super::hand_over::expect_unchanged;
-use super::services::{Services, baseline, by_hand, check, each, explain, wait_available};
+use super::services::{Services, baseline, by_hand, check, each, wait_available, wait_until};
 use super::{Action, CheckContext, Observed, StepContext};
-use crate::backend::{DeployerExt, Remedy, Scale, Workload};
+use crate::backend::{Remedy, Scale, Workload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Layout, Target, Track};
 
@@ -17,11 +17,7 @@ impl RetireOld {
     /// autoscaler goes by its name.
     async fn expect_well(cx: &StepContext, target: &Target) -> Result<()> {
         let well = |w: &Workload| w.replicas.desired > 0 && w.has_available(w.replicas.desired);
-        let waited = cx.backends().deployer()?.wait(&cx.call()?, target, Track::Canary, &well, &|_| {}).await;
-        match waited {
-            Ok(_) => Ok(()),
-            Err(e) => Err(explain(cx, target, Track::Canary, e).await),
-        }
+        wait_until(cx, target, Track::Canary, &well).await.map(drop)
     }
 
     /// Who gave the name back to the version before by hand wants it to serve.

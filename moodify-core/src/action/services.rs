@@ -106,6 +106,16 @@ pub(super) fn by_hand(
 
 /// Waits until `replicas` instances of a track are available, showing how far they are.
 pub(super) async fn wait_available(cx: &StepContext, target: &Target, track: Track, replicas: u32) -> Result<Workload> {
+    wait_until(cx, target, track, &move |w| w.has_available(replicas)).await
+}
+
+/// Waits until a track is as it shall be, showing how far it is.
+pub(super) async fn wait_until(
+    cx: &StepContext,
+    target: &Target,
+    track: Track,
+    done: &(dyn for<'a> Fn(&'a Workload) -> bool + Send + Sync),
+) -> Result<Workload> {
     let seen = |w: &Workload| {
         cx.progress(ProgressKind::Workload {
             service: target.service.name.clone(),
@@ -114,9 +124,8 @@ pub(super) async fn wait_available(cx: &StepContext, target: &Target, track: Tra
             desired: w.replicas.desired,
         });
     };
-    let done = move |w: &Workload| w.has_available(replicas);
     let deployer = cx.backends().deployer()?;
-    match deployer.wait(&cx.call()?, target, track, &done, &seen).await {
+    match deployer.wait(&cx.call()?, target, track, done, &seen).await {
         Ok(workload) => Ok(workload),
         Err(e) => Err(explain(cx, target, track, e).await),
     }

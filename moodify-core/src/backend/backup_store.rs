@@ -499,6 +499,18 @@ pub(super) async fn poll<'a, T: Send>(
     })
 }
 
+/// Whether a restore is over, or what it is waited for.
+fn stands((operation, of): (&'static str, &str), restored: Restored) -> Result<ControlFlow<Restored, String>> {
+    match &restored.state {
+        RestoreState::Available => Ok(ControlFlow::Break(restored)),
+        RestoreState::Creating(_) => Ok(ControlFlow::Continue(restored.state.to_string())),
+        RestoreState::Failed(why) => {
+            let why = format!("the restore failed: {why}");
+            Err(Error::new(ErrorKind::Unhealthy, "moodify", operation, why).on(of))
+        }
+    }
+}
+
 #[async_trait]
 impl<S: BackupStore + ?Sized> BackupStoreExt for S {
     async fn wait_available(
@@ -539,13 +551,10 @@ impl<S: BackupStore + ?Sized> BackupStoreExt for S {
                 let restored = self.restore(cx, request).await?;
                 seen(&restored);
                 match &restored.state {
-                    RestoreState::Available if restored.endpoint.is_some() => Ok(ControlFlow::Break(restored)),
-                    RestoreState::Available => Ok(ControlFlow::Continue("it has no endpoint yet".to_owned())),
-                    RestoreState::Creating(_) => Ok(ControlFlow::Continue(restored.state.to_string())),
-                    RestoreState::Failed(why) => {
-                        let why = format!("the restore failed: {why}");
-                        Err(Error::new(ErrorKind::Unhealthy, "moodify", OPERATION, why).on(target))
+                    RestoreState::Available if restored.endpoint.is_none() => {
+                        Ok(ControlFlow::Continue("it has no endpoint yet".to_owned()))
                     }
+                    _ => stands((OPERATION, target), restored),
                 }
             }
             .boxed()
@@ -565,14 +574,7 @@ impl<S: BackupStore + ?Sized> BackupStoreExt for S {
             async move {
                 let restored = self.restore_live(cx, request).await?;
                 seen(&restored);
-                match &restored.state {
-                    RestoreState::Available => Ok(ControlFlow::Break(restored)),
-                    RestoreState::Creating(_) => Ok(ControlFlow::Continue(restored.state.to_string())),
-                    RestoreState::Failed(why) => {
-                        let why = format!("the restore failed: {why}");
-                        Err(Error::new(ErrorKind::Unhealthy, "moodify", OPERATION, why).on(backup))
-                    }
-                }
+                stands((OPERATION, backup), restored)
             }
             .boxed()
         })
