@@ -22,6 +22,16 @@ const SNAPSHOT: &str = "snapshot";
 /// How often a node is asked whether it is ready: at first, and in the end.
 const LOOK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// How far the clock of which snapshots take their time may be behind that of `TIME`, in microseconds. It is the kernel's
+/// coarse one, which goes on with each tick, so every 10 ms at worst; a busy machine is given more.
+const COARSE: i64 = 200_000;
+
+/// Times of snapshots are in seconds: whether one that begins now can be told from the last. `now` is in seconds, and
+/// microseconds.
+fn is_of_a_later_second((second, micros): (i64, i64), last: i64) -> bool {
+    second > last + 1 || (second == last + 1 && micros >= COARSE)
+}
+
 /// Where the snapshot of one node stands.
 #[derive(Debug, Clone)]
 enum Stage {
@@ -97,8 +107,7 @@ impl Stages<'_> {
                 Some((before, _)) => self.ask(cx, node, &tenure, before).await?,
                 None => {
                     let now: (i64, i64) = node.ask(cx, SNAPSHOT, Access::Read, &cmd("TIME")).await?;
-                    // Times are in seconds: in the next one a new snapshot can be told from the last.
-                    if now.0 > saves.last {
+                    if is_of_a_later_second(now, saves.last) {
                         self.ask(cx, node, &tenure, saves.last).await?;
                     } else {
                         wait = LOOK.0;
@@ -270,4 +279,23 @@ fn late(error: Error, node: &Node) -> Error {
 
 fn unusable(node: &Node, problem: &str) -> Error {
     Error::new(ErrorKind::Internal, BACKEND, SNAPSHOT, problem.to_owned()).on(node.label())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_begun_when_even_a_clock_that_is_behind_shows_a_later_second() {
+        for (now, later) in [
+            ((99, 900_000), false),
+            ((100, 999_999), false),
+            ((101, 0), false),
+            ((101, 9_999), false),
+            ((101, COARSE), true),
+            ((102, 0), true),
+        ] {
+            assert_eq!(is_of_a_later_second(now, 100), later, "{now:?}");
+        }
+    }
 }
