@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod common;
+#[path = "../../moodify-aws/tests/fake/mod.rs"]
+mod fake;
 
 use std::path::Path;
 use std::process::Command;
@@ -214,6 +216,10 @@ fn a_cache_is_looked_after_by_hand_and_its_guards_hold() {
     assert_eq!(redis.ask("DBSIZE"), ":1");
     let snapshot = cache(&["snapshot", "sessions"]);
     assert!(snapshot.code == 0 && snapshot.out.contains("1 keys, complete at"), "{snapshot:?}");
+    assert!(snapshot.out.contains("; its file was NOT looked at: "), "its user may not ask where it is: {snapshot:?}");
+    let many = cache(&["flush", "sessions", "--confirm", "sessions", "--at-most", "0"]);
+    assert!(many.code == 3 && many.err.contains("no more than 0 are to be deleted; nothing was"), "{many:?}");
+    assert_eq!(redis.ask("DBSIZE"), ":1");
     assert!(cache(&["flush", "sessions", "--confirm", "sessions"]).out.contains("1 keys deleted"));
     assert_eq!(redis.ask("DBSIZE"), ":0");
     let unknown = cache(&["info", "moods"]);
@@ -230,6 +236,68 @@ fn a_cache_is_looked_after_by_hand_and_its_guards_hold() {
     let refused = production(&flush);
     assert!(refused.code == 3 && refused.err.contains("production"), "{refused:?}");
     assert_eq!(production(&[&flush[..], &["--production"]].concat()).code, 0);
+}
+
+/// The directory in which the node writes is told: so its file is read, and has to be there.
+#[test]
+fn a_snapshot_is_read_where_its_file_is_said_to_be_seen() {
+    let Some(redis) = Redis::start_with(PASSWORD, "+config|get") else { return };
+    let stage = Stage::new(&redis.url(), "http://127.0.0.1:1", PHASES);
+    let text = std::fs::read_to_string(&stage.plan).unwrap();
+    let node = redis.url().replace("redis://", "");
+    let snapshot = |dir: &Path| {
+        let dirs = format!("environment: staging, dump-dirs: {{\"{node}\": \"{}\"}}}}}}", dir.display());
+        std::fs::write(&stage.plan, text.replace("environment: staging}}", &dirs)).unwrap();
+        stage.run(&["cache", "snapshot", "sessions", "--settings", &stage.plan])
+    };
+    let read = snapshot(redis.dir());
+    assert!(read.code == 0 && read.out.contains("its checksum is right"), "{read:?}");
+    let elsewhere = snapshot(stage.dir.path());
+    assert!(elsewhere.code != 0 && elsewhere.err.contains("dump-dirs says where"), "{elsewhere:?}");
+}
+
+/// One cache of the plan: its data by Redis, its nodes by ElastiCache.
+#[tokio::test(flavor = "multi_thread")]
+async fn data_and_nodes_of_one_cache_are_looked_after_by_two_providers() {
+    let Some(redis) = Redis::start(PASSWORD) else { return };
+    let aws = fake::Fake::start().await;
+    let group = "Action=CreateReplicationGroup&ReplicationGroupId=sessions&NumCacheClusters=2&Engine=redis&\
+                 EngineVersion=7.1&CacheNodeType=cache.r6g.large&AutomaticFailoverEnabled=true&MultiAZEnabled=true";
+    assert_eq!(aws.ask(group), (200, String::new()));
+    let phases = r#"
+  - name: cache
+    steps:
+      - {name: flush, action: cache-flush, with: {cache: sessions, confirm: sessions}}
+      - {name: restart, action: cache-restart, with: {cache: sessions}}
+      - {name: warm, action: cache-warm, with: {cache: sessions, entries: "ENTRIES"}}
+      - {name: look, action: cache-check, with: {cache: sessions, memory-at-most: 0.9}}"#;
+    let stage = Stage::new(&redis.url(), &aws.url(), phases);
+    let text = std::fs::read_to_string(&stage.plan).unwrap();
+    let api = format!(
+        "{{region: eu-central-1, endpoint: \"{}\", access-key-id: AKIA, secret-access-key-env: AWS_SECRET}}",
+        aws.url()
+    );
+    let nodes = |name: &str| {
+        let of = format!("environment: staging}}, elasticache: {{api: {api}, cache: {{replication-group: {name}}}}}}}");
+        std::fs::write(&stage.plan, text.replace("environment: staging}}", &of)).unwrap();
+    };
+    assert_eq!(redis.ask("SET old:1 x"), "+OK");
+    // Either may stand in the way, before anything is changed.
+    nodes("moods");
+    let refused = stage.run(&["run", &stage.plan]);
+    assert!(refused.code == 2 && refused.err.contains("on moods: there is no such replication group"), "{refused:?}");
+    nodes("sessions");
+    let refused = stage.run_with(Some("another-password"), &["run", &stage.plan]);
+    assert!(refused.code == 3 && refused.err.contains("check the username and the password"), "{refused:?}");
+    assert_eq!((redis.ask("DBSIZE").as_str(), aws.count("RebootCacheCluster")), (":1", 0));
+
+    let done = stage.run(&["run", &stage.plan]);
+    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    assert_eq!((redis.ask("DBSIZE").as_str(), redis.ask("GET mood:1").as_str()), (":2", "$4"));
+    let world = aws.world();
+    let restarted = world.events.iter().filter(|event| event.get("Message").ends_with("restarted"));
+    let order: Vec<&str> = restarted.map(|event| event.get("SourceIdentifier")).collect();
+    assert_eq!(order, ["sessions-002", "sessions-001"], "the replica before the primary");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -77,24 +77,34 @@ impl Drop for Server {
 pub(crate) struct Redis {
     server: Server,
     password: &'static str,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Redis {
     pub(crate) fn start(password: &'static str) -> Option<Self> {
+        Self::start_with(password, "")
+    }
+
+    /// The same, whose user has more rights.
+    pub(crate) fn start_with(password: &'static str, rights: &str) -> Option<Self> {
         let program = program("redis-server", "MOODIFY_REDIS_SERVER")?;
         let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
         let file = dir.path().join("redis.conf");
         let may = "+ping +info +dbsize +flushdb +scan +unlink +set +get +bgsave +time +acl|whoami +acl|dryrun";
         let text = format!(
             "port {port}\nbind 127.0.0.1\nsave \"\"\nmaxmemory 64mb\ndir {}\nuser default off\n\
-             user moodify on >{password} ~* -@all {may}\n",
+             user moodify on >{password} ~* -@all {may} {rights}\n",
             dir.path().display()
         );
         std::fs::write(&file, text).unwrap();
         let mut command = Command::new(program);
         command.arg(file);
-        Some(Self { server: Server::start(&mut command, port), password, _dir: dir })
+        Some(Self { server: Server::start(&mut command, port), password, dir })
+    }
+
+    /// Where it writes its snapshots.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn url(&self) -> String {

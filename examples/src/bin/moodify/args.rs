@@ -129,6 +129,9 @@ pub(crate) enum CacheCommand {
         /// Also if it is a cache of production
         #[arg(long)]
         production: bool,
+        /// Only if there are no more keys than that
+        #[arg(long, value_name = "KEYS")]
+        at_most: Option<u64>,
         /// Only count the keys
         #[arg(long)]
         dry_run: bool,

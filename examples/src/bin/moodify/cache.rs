@@ -23,13 +23,14 @@ pub(crate) fn cache(command: &CacheCommand, global: &Global) -> Result<Exit, Sto
                 let info = backends.cache(&named.name)?.admin()?.info(&cx).await?;
                 tell.tell(&info, || lines(&info));
             }
-            CacheCommand::Flush { cache: named, confirm, production, dry_run } => {
+            CacheCommand::Flush { cache: named, confirm, production, at_most, dry_run } => {
                 let (backends, cx) = open(named, "flush the cache")?;
                 let mut request = match (dry_run, confirm) {
                     (false, Some(confirm)) => FlushRequest::confirmed(confirm),
                     _ => FlushRequest::dry_run(),
                 };
                 request.in_production = *production;
+                request.at_most = *at_most;
                 let keys = backends.cache(&named.name)?.admin()?.flush(&cx, &request).await?;
                 let done = if *dry_run { "would be deleted" } else { "deleted" };
                 tell.tell(&serde_json::json!({"dry-run": dry_run, "keys": keys}), || {
@@ -90,7 +91,8 @@ impl Tell {
 
 fn snapshot(made: &CacheSnapshot) -> String {
     let file = made.file.as_ref().map(|file| format!(", in {file}")).unwrap_or_default();
-    format!("{}: {} keys, complete at {}, took {}{file}", made.node, made.keys, made.completed, made.took)
+    let (node, keys, completed, took) = (&made.node, made.keys, made.completed, made.took);
+    format!("{node}: {keys} keys, complete at {completed}, took {took}{file}; {}", made.dump)
 }
 
 fn lines(info: &CacheInfo) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! Settings of what keeps data: backup stores, caches and artifact stores, each by its name in plans. They have the shape
 //! of the providers' own, but for secrets: of these they say in which environment variable or file they are.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use moodify_core::model::{EnvironmentKind, Period};
@@ -281,6 +282,10 @@ pub(super) struct RedisSettings {
     /// How long it may be without a primary before a call fails; 60 s.
     #[serde(skip_serializing_if = "Option::is_none")]
     failover_timeout: Option<Period>,
+    /// Where this process sees the directories in which nodes write their snapshots, by `host[:port]`: their files are read
+    /// then, and have to be there. Of nodes on this machine they are read where they can be.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    dump_dirs: BTreeMap<String, PathBuf>,
 }
 
 /// What a Redis consists of.
