@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::{Mistake, PhaseContent, PlanFile};
+use super::{Mistake, PhaseContent, PlanFile, StrategySpec};
 use crate::gate::Gate;
 use crate::model::{ConfigKind, ConfigVersion, DataPlane, Environment, Period, Release, Service, Step};
 
@@ -187,8 +187,11 @@ impl Checks {
     }
 
     fn phases(&mut self, plan: &PlanFile) {
-        if plan.phases.is_empty() {
-            self.report("/phases", "no phases: nothing would happen");
+        if plan.phases.is_empty()
+            && !plan.release.services.is_empty()
+            && let Err(why) = StrategySpec::fitting(&plan.release)
+        {
+            self.report("/release/services", why);
         }
         let mut steps = Vec::new();
         for (index, phase) in plan.phases.iter().enumerate() {

@@ -36,14 +36,17 @@ mod tree;
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Value;
 
 pub use decode::{Mistake, from_value};
 pub use source::{Place, PlanErrors, Problem, Source};
 
-use crate::model::{Environment, Phase, Plan, Release, Step};
+use crate::model::{Environment, Phase, Plan, Release, Service, Step, Weight, WorkloadKind};
 use crate::strategy::{BlueGreen, Canary, DatabaseRollback, Recreate, Rolling};
+
+/// The phase of a plan that says none.
+const ROLLOUT: &str = "rollout";
 
 /// A plan as it is written: its strategies are not expanded yet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -60,9 +63,20 @@ pub struct PlanFile {
     /// Settings of the backends, by backend; read by the application. Holds no secrets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub backends: BTreeMap<String, Value>,
-    /// What happens, in order.
+    /// What happens, in order. Left out, it is one phase `rollout` with the strategy that fits what ships, with all its
+    /// defaults: blue-green where a router divides the traffic.
+    #[serde(default, deserialize_with = "some_phases", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub phases: Vec<PhaseSpec>,
+}
+
+/// Who writes phases means some.
+fn some_phases<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PhaseSpec>, D::Error> {
+    let phases = Vec::deserialize(deserializer)?;
+    if phases.is_empty() {
+        return Err(de::Error::custom("no phases: nothing would happen; leave them out to have what fits"));
+    }
+    Ok(phases)
 }
 
 impl PlanFile {
@@ -74,11 +88,16 @@ impl PlanFile {
             PhaseContent::Parallel(steps) => vec![Phase { name: phase.name, parallel: true, steps }],
             PhaseContent::Strategy(strategy) => strategy.phases(&phase.name),
         };
+        let fitting = || {
+            let strategy = StrategySpec::fitting(&self.release).ok()?;
+            Some(PhaseSpec { name: ROLLOUT.to_owned(), content: PhaseContent::Strategy(strategy) })
+        };
+        let phases = if self.phases.is_empty() { fitting().into_iter().collect() } else { self.phases };
         Plan {
             name: self.name,
             environment: self.environment,
             release: self.release,
-            phases: self.phases.into_iter().flat_map(expand).collect(),
+            phases: phases.into_iter().flat_map(expand).collect(),
             backends: self.backends,
         }
     }
@@ -127,6 +146,40 @@ pub enum StrategySpec {
 }
 
 impl StrategySpec {
+    /// What fits a release of which nobody says more, with all its defaults: blue-green (the runbook's section 3), all at once
+    /// where only a Service's selector leads to a version; a canary in place where the number of instances divides the
+    /// traffic; in batches where the workload is no Deployment.
+    ///
+    /// ```
+    /// use moodify_core::planfile::StrategySpec;
+    /// let release = serde_json::from_str(
+    ///     r#"{"version": "v2", "services": [{"name": "web", "workload": "web", "image": "r/web:v2",
+    ///         "traffic": {"router": "http-route", "service": "web", "route": "web"}}]}"#,
+    /// );
+    /// assert!(matches!(StrategySpec::fitting(&release.unwrap()), Ok(StrategySpec::BlueGreen(_))));
+    /// ```
+    ///
+    /// # Errors
+    /// If not the same one fits all services.
+    pub fn fitting(release: &Release) -> Result<Self, String> {
+        let of = |service: &Service| match (service.kind, service.traffic.router.as_str()) {
+            (WorkloadKind::StatefulSet | WorkloadKind::DaemonSet, _) => Self::Rolling(Rolling::default()),
+            (WorkloadKind::Deployment, "replica-ratio") => Self::Canary(Canary::default()),
+            (WorkloadKind::Deployment, "service-selector") => {
+                Self::BlueGreen(BlueGreen { weights: vec![Weight::FULL], ..BlueGreen::default() })
+            }
+            (WorkloadKind::Deployment, _) => Self::BlueGreen(BlueGreen::default()),
+        };
+        let (first, others) = release.services.split_first().ok_or("no services")?;
+        match others.iter().find(|other| of(other) != of(first)) {
+            None => Ok(of(first)),
+            Some(other) => Err(format!(
+                "not the same strategy fits {:?} and {:?}: say in phases how each is released",
+                first.name, other.name
+            )),
+        }
+    }
+
     /// The phases that it makes; `name` begins the names of phases and steps.
     #[must_use]
     pub fn phases(&self, name: &str) -> Vec<Phase> {

@@ -305,6 +305,30 @@ fn mistakes_in_the_whole_release() {
 }
 
 #[test]
+fn a_plan_without_phases_is_released_by_what_fits_it() {
+    let without = MINIMAL.replace("phases:\n  - name: rollout\n    strategy: {canary: {}}\n", "");
+    let routed = |router: &str| without.replace("router: replica-ratio", &format!("router: {router}, route: backend"));
+    let set = without.replace("      image:", "      kind: stateful-set\n      image:");
+    for (text, says) in [
+        (without.clone(), "{canary: {}}"),
+        (routed("http-route"), "{blue-green: {}}"),
+        (routed("istio"), "{blue-green: {}}"),
+        (without.replace("replica-ratio", "service-selector"), "{blue-green: {weights: [100]}}"),
+        (set.clone(), "{rolling: {}}"),
+    ] {
+        let said = format!("{text}phases:\n  - name: rollout\n    strategy: {says}\n");
+        let expanded = |text: &str| read(text, "p.yaml").unwrap().0.expand();
+        assert!(read(&text, "p.yaml").unwrap().0.phases.is_empty());
+        assert_eq!(expanded(&text), expanded(&said), "{says}");
+    }
+    let another = "    - {name: web, workload: web, image: r/web:v2, traffic: {router: replica-ratio, service: web}}\n";
+    assert_eq!(
+        complaints_of(&format!("{set}{another}")),
+        ["p.yaml:12:5: not the same strategy fits \"backend\" and \"web\": say in phases how each is released"]
+    );
+}
+
+#[test]
 fn aliases_and_yaml_1_1_words_mean_what_they_say() {
     let text = MINIMAL.replace("name: minimal", "name: no").replace(
         "{canary: {}}",
@@ -344,7 +368,7 @@ fn parts_that_only_the_application_knows_have_places_as_well() {
 fn the_schema_knows_every_key_of_the_examples() {
     let schema = schema();
     assert_eq!(schema["title"], "moodify plan");
-    assert_eq!(schema["required"], serde_json::json!(["name", "environment", "release", "phases"]));
+    assert_eq!(schema["required"], serde_json::json!(["name", "environment", "release"]));
     assert_eq!(schema["additionalProperties"], false);
     for text in [RELEASE, MINIMAL, MINIMAL_JSON, BLUE_GREEN, ROLLBACK] {
         let source = Source::read(text, "p").unwrap();
