@@ -22,6 +22,7 @@ use crate::{BoxError, missing, node, program};
 mod audit;
 mod bridge;
 mod control_plane;
+mod door;
 mod existing;
 mod fault_proxy;
 mod istio;
@@ -32,6 +33,7 @@ mod prometheus;
 mod proxy;
 mod state;
 mod traefik;
+mod webhook;
 
 pub use audit::AuditEntry;
 pub use bridge::{BRIDGE, outer_end};
@@ -46,6 +48,7 @@ pub use prometheus::Prometheus;
 pub use proxy::ApiProxy;
 pub use state::{ADMIN, State, USERS, VARIABLE};
 pub use traefik::{PROMPT, Traefik};
+pub use webhook::{Denies, Failing, Webhook};
 
 /// The rig as a test sees it.
 #[derive(Debug)]

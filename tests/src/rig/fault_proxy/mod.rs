@@ -20,13 +20,12 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::door::{Door, Scissors};
 use super::{ADMIN, Namespace};
 use crate::BoxError;
 
-mod door;
 mod rule;
 
-use door::{Door, Scissors};
 pub use rule::{Fault, Passed, Rule};
 
 /// More than any object of the tests.
