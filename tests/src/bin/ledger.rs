@@ -6,23 +6,26 @@
 
 use std::process::ExitCode;
 
-use moodify_tests::ledger::{WAYS, Way, measure, table};
+use futures::stream::{self, StreamExt as _};
+use moodify_tests::ledger::{Ledger, WAYS, measure, table};
 use moodify_tests::rig::Rig;
+
+/// How many releases at once.
+const AT_ONCE: usize = 4;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let Some(rig) = Rig::own().await else { return ExitCode::FAILURE };
-    let mut ledgers = Vec::new();
-    for way in WAYS {
-        let Some(ledger) = measure(rig, way).await else { return ExitCode::FAILURE };
-        ledgers.push(ledger);
-    }
+    let measured: Vec<Option<Ledger>> =
+        stream::iter(WAYS).map(|way| measure(rig, way)).buffered(AT_ONCE).collect().await;
+    let Some(ledgers) = measured.into_iter().collect::<Option<Vec<_>>>() else { return ExitCode::FAILURE };
     print!("{}", table(&ledgers));
-    let beyond: Vec<_> = ledgers.iter().filter(|ledger| !ledger.is_within()).collect();
-    for ledger in &beyond {
-        let Way { title, most_writes, .. } = ledger.way;
-        let (writes, waiting) = (ledger.writes.len(), ledger.while_waiting.join(", "));
-        eprintln!("ledger: {title}: {writes} writes (at most {most_writes}), while it waits: [{waiting}]");
+    let mut goes = true;
+    for ledger in &ledgers {
+        for problem in ledger.problems() {
+            eprintln!("ledger: {}: {problem}", ledger.way.title);
+            goes = false;
+        }
     }
-    if beyond.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if goes { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

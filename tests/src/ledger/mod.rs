@@ -3,39 +3,21 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use jiff::Timestamp;
-use serde_json::Value;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
 
 use crate::rig::{AuditEntry, Rig};
+use crate::routes::resource;
 use crate::scene::{Finished, Scene};
 use crate::wall_clock;
 
-/// A way to release a Deployment by 10, 50 and 100 %, and what it may cost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Way {
-    /// What people call it.
-    pub title: &'static str,
-    /// The router of its service.
-    pub router: &'static str,
-    /// Whether two Deployments take turns, in place of a canary beside one.
-    pub turns: bool,
-    /// The most writes.
-    pub most_writes: usize,
-}
+mod ways;
 
-const fn in_place(title: &'static str, router: &'static str) -> Way {
-    Way { title, router, turns: false, most_writes: 13 }
-}
+pub use ways::{Strategy, WAYS, Way};
 
-/// All ways.
-pub const WAYS: [Way; 6] = [
-    Way { title: "blue-green, `HTTPRoute`", router: "http-route", turns: true, most_writes: 10 },
-    in_place("canary in place, `HTTPRoute`", "http-route"),
-    in_place("canary in place, replica ratio", "replica-ratio"),
-    in_place("canary in place, ingress-nginx", "ingress-nginx"),
-    in_place("canary in place, Istio", "istio"),
-    in_place("canary in place, Traefik", "traefik"),
-];
+/// How long a weight is watched, and how long the looks may take with which that begins.
+const BAKE: &str = "6s";
+const LOOKS: SignedDuration = SignedDuration::from_secs(3);
 
 /// What was measured of others with the same release, on the same API server with 10 replicas: tool and router, writes,
 /// reads, events, reads while it waits.
@@ -56,14 +38,33 @@ pub struct Ledger {
     pub writes: Vec<String>,
     /// How often it read what, watches included.
     pub reads: BTreeMap<String, usize>,
-    /// What it read while it waited, but for the one list with which each watch begins.
+    /// What it read while it waited, but for the looks with which watches begin.
     pub while_waiting: Vec<String>,
 }
 
 impl Ledger {
-    /// Whether it cost no more than it may.
-    pub fn is_within(&self) -> bool {
-        self.writes.len() <= self.way.most_writes && self.while_waiting.is_empty()
+    /// What is not as it should be: other writes than those of its way, too many of them, too many reads, or one while it waited.
+    pub fn problems(&self) -> Vec<String> {
+        let (way, reads) = (self.way, self.reads());
+        let mut problems = Vec::new();
+        if self.writes != way.writes() {
+            problems.push(format!("its writes are [{}], not [{}]", self.writes.join(", "), way.writes().join(", ")));
+        }
+        if self.writes.len() > way.strategy.goal() {
+            problems.push(format!("{} writes, which is more than {}", self.writes.len(), way.strategy.goal()));
+        }
+        if reads > way.most_reads {
+            problems.push(format!("{reads} reads, which is more than {}: {:?}", way.most_reads, self.reads));
+        }
+        if !self.while_waiting.is_empty() {
+            problems.push(format!("while it waits it reads: {}", self.while_waiting.join(", ")));
+        }
+        problems
+    }
+
+    /// How many reads there were, watches included.
+    pub fn reads(&self) -> usize {
+        self.reads.values().sum()
     }
 }
 
@@ -75,9 +76,12 @@ impl Ledger {
 pub async fn measure(rig: &'static Rig, way: Way) -> Option<Ledger> {
     let namespace = rig.namespace("ledger").await;
     let mut scene = Scene::new(&namespace, &[("backend", "v2")], way.router).await?;
-    if way.turns {
-        scene.take_turns("1s").await;
+    if (way.strategy, way.router) == (Strategy::Turns, "istio") {
+        // The host alone leads to whichever of the two serves.
+        let subset = r#"[{"op": "remove", "path": "/spec/http/1/route/0/destination/subset"}]"#;
+        namespace.kubectl(&["patch", resource("istio"), "backend", "--type", "json", "--patch", subset]).await;
     }
+    prepare(&mut scene, way.strategy).await;
     let begun = wall_clock();
     let finished = scene.release().await;
     finished.ended("completed");
@@ -92,19 +96,40 @@ pub async fn measure(rig: &'static Rig, way: Way) -> Option<Ledger> {
         *reads.entry(told(entry)).or_default() += 1;
     }
     let writes = entries.iter().filter(|entry| entry.is_write()).map(told).collect();
-    let bakes = bakes(&finished);
-    let while_waiting = bakes.into_iter().flat_map(|(from, to)| {
-        let reads =
-            entries.iter().filter(move |e| e.at > from && e.at < to && matches!(e.verb.as_str(), "get" | "list"));
-        let mut lists = Vec::new();
-        let again = reads.filter(move |entry| {
-            let first = entry.verb == "list" && !lists.contains(&entry.resource);
-            lists.push(entry.resource.clone());
-            !first
-        });
-        again.map(told).collect::<Vec<_>>()
+    // A watch begins with looks; they are over soon.
+    let while_waiting = bakes(&finished).into_iter().flat_map(|(from, to)| {
+        let waits =
+            move |e: &&AuditEntry| e.at > from + LOOKS && e.at < to && matches!(e.verb.as_str(), "get" | "list");
+        entries.iter().filter(waits).map(told)
     });
     Some(Ledger { way, writes, reads, while_waiting: while_waiting.collect() })
+}
+
+/// Sets the strategy, with short bakes that only pods are asked about.
+async fn prepare(scene: &mut Scene<'_>, strategy: Strategy) {
+    scene.canary()["bake"] = BAKE.into();
+    let metrics = scene.canary()["analysis"]["metrics"].as_array_mut().expect("metrics");
+    metrics.retain(|metric| metric["source"] == "pods");
+    let mut in_one = |name: &str, weights: Option<&str>| {
+        let mut settings = scene.canary().take();
+        let all = settings.as_object_mut().and_then(|settings| settings.remove("weights")).expect("weights");
+        if let Some(weights) = weights {
+            settings[weights] = all;
+        }
+        scene.plan["phases"][0]["strategy"] = json!({name: settings});
+        scene.plan["release"]["services"][0]["kind"] = "deployment".into();
+    };
+    match strategy {
+        Strategy::InPlace => {}
+        Strategy::Turns => scene.take_turns("1s").await,
+        Strategy::Switch => {
+            scene.canary()["weights"] = json!([100]);
+            scene.take_turns("1s").await;
+        }
+        Strategy::Rolling => in_one("rolling", Some("batches")),
+        Strategy::Recreate => in_one("recreate", None),
+    }
+    scene.grant().await;
 }
 
 /// From when to when it baked.
@@ -123,8 +148,7 @@ pub fn table(ledgers: &[Ledger]) -> String {
         "| One Deployment by 10, 50, 100 % | Writes | Reads and watches | Events | Reads while it waits |\n|---|---|---|---|---|\n",
     );
     for ledger in ledgers {
-        let reads: usize = ledger.reads.values().sum();
-        let (writes, waiting) = (ledger.writes.len(), ledger.while_waiting.len());
+        let (writes, reads, waiting) = (ledger.writes.len(), ledger.reads(), ledger.while_waiting.len());
         // Writing into a String cannot fail.
         let _ = writeln!(text, "| moodify, {} | {writes} | {reads} | 0 | {waiting} |", ledger.way.title);
     }
