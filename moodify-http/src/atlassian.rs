@@ -18,6 +18,7 @@ use crate::client::{Call, HttpClient};
 use crate::endpoint::Endpoint;
 use crate::pace::Pace;
 use crate::status_page::{backwards, checked_id};
+use crate::text::cut;
 
 const BACKEND: &str = "Statuspage";
 
@@ -26,6 +27,10 @@ const ADDRESS: &str = "https://api.statuspage.io/v1";
 
 /// The published limit: one request a second for each key.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The published limits of what is written, in characters.
+const NAME_LIMIT: usize = 255;
+const BODY_LIMIT: usize = 25_000;
 
 /// The largest page of a list. Newest first, it holds everything that a run may have opened.
 const NEWEST: &str = "100";
@@ -122,7 +127,7 @@ impl AtlassianStatuspage {
         if let Some(adopted) = self.find(cx).await? {
             return Ok(adopted);
         }
-        incident["name"] = json!(self.title);
+        incident["name"] = json!(cut(&self.title, NAME_LIMIT));
         // What is at the top of the metadata has to be an object.
         incident["metadata"] = json!({"moodify": {"key": cx.key(), "run": cx.run_id()}});
         if !self.components.is_empty() {
@@ -145,7 +150,7 @@ impl StatusPage for AtlassianStatuspage {
     }
 
     async fn open(&self, cx: &CallContext, update: &IncidentUpdate) -> Result<Incident> {
-        let mut incident = json!({"status": word(update.status, false), "body": update.message});
+        let mut incident = json!({"status": word(update.status, false), "body": cut(&update.message, BODY_LIMIT)});
         if !self.components.is_empty() {
             incident["components"] = json!(self.components("under_maintenance"));
         }
@@ -159,7 +164,7 @@ impl StatusPage for AtlassianStatuspage {
         // By its own clock the page begins and ends what a run that crashed cannot.
         let incident = json!({
             "status": if begun { "in_progress" } else { "scheduled" },
-            "body": maintenance.message,
+            "body": cut(&maintenance.message, BODY_LIMIT),
             "scheduled_for": maintenance.from,
             "scheduled_until": maintenance.until,
             "scheduled_auto_in_progress": true,
@@ -181,12 +186,12 @@ impl StatusPage for AtlassianStatuspage {
         const OPERATION: &str = "update incident";
         let endpoint = self.incidents.below(&[checked_id(BACKEND, OPERATION, id)?]);
         let now: Listed = self.ask(cx, &self.call("read incident", Method::GET, &endpoint)).await?;
-        let status = word(update.status, now.scheduled_for.is_some());
+        let (status, body) = (word(update.status, now.scheduled_for.is_some()), cut(&update.message, BODY_LIMIT));
         // Subscribers are not mailed twice what they read already.
-        if now.status == status && now.body() == Some(&update.message) {
+        if now.status == status && now.body() == Some(&body) {
             return Ok(Incident::after(id, update));
         }
-        let mut incident = json!({"status": status, "body": update.message});
+        let mut incident = json!({"status": status, "body": body});
         if update.status == IncidentStatus::Resolved && !self.components.is_empty() {
             incident["components"] = json!(self.components("operational"));
         }

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
+use crate::published::{CACHET, STATUSPAGE};
+
 /// What a page keeps, and how it shall fail.
 #[derive(Default)]
 pub(crate) struct Kept {
@@ -75,14 +77,6 @@ impl Respond for FakePage {
     }
 }
 
-pub(crate) fn only(given: &Value, known: &[&str]) -> Result<Map<String, Value>, (u16, &'static str)> {
-    let given = given.as_object().ok_or((422, "not an object"))?;
-    match given.keys().all(|name| known.contains(&name.as_str())) {
-        true => Ok(given.clone()),
-        false => Err((422, "a field that the API does not have")),
-    }
-}
-
 pub(crate) fn header<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
     request.headers.get(name)?.to_str().ok()
 }
@@ -93,45 +87,16 @@ fn found<'a>(incidents: &'a mut [Value], id: &str) -> Result<&'a mut Value, (u16
     incidents.iter_mut().find(named).ok_or((404, "not found"))
 }
 
-const FIELDS: [&str; 15] = [
-    "name",
-    "status",
-    "body",
-    "metadata",
-    "component_ids",
-    "components",
-    "deliver_notifications",
-    "impact_override",
-    "scheduled_for",
-    "scheduled_until",
-    "scheduled_auto_in_progress",
-    "scheduled_auto_completed",
-    "auto_transition_to_maintenance_state",
-    "auto_transition_to_operational_state",
-    "scheduled_remind_prior",
-];
-
 fn statuspage(kept: &mut Kept, request: &Request) -> Answer {
     if header(request, "authorization") != Some("OAuth t0ken") {
         return Err((401, "Could not authenticate"));
     }
     let id = request.url.path().strip_prefix("/v1/pages/p4ge/incidents").ok_or((404, "no such page"))?;
     let id = id.trim_start_matches('/');
-    let sent = || -> Result<Map<String, Value>, (u16, &'static str)> {
+    let sent = |operation: &str| -> Result<Map<String, Value>, (u16, &'static str)> {
         let body: Value = request.body_json().map_err(|_| (400, "not JSON"))?;
-        let incident = only(&only(&body, &["incident"])?["incident"], &FIELDS)?;
-        if incident
-            .get("metadata")
-            .is_some_and(|all| !all.as_object().is_some_and(|all| all.values().all(Value::is_object)))
-        {
-            return Err((422, "what is at the top of metadata must be an object"));
-        }
-        let states = ["operational", "under_maintenance", "degraded_performance", "partial_outage", "major_outage"];
-        let mut components = incident.get("components").and_then(Value::as_object).into_iter().flat_map(Map::values);
-        if components.any(|state| !states.iter().any(|known| state == known)) {
-            return Err((422, "no such state of a component"));
-        }
-        Ok(incident)
+        STATUSPAGE.refuse(operation, &body)?;
+        Ok(body["incident"].as_object().cloned().unwrap_or_default())
     };
     let store = |incident: &mut Value, sent: Map<String, Value>| -> Result<(), (u16, &'static str)> {
         let planned = sent.contains_key("scheduled_for") || incident["scheduled_for"].is_string();
@@ -155,10 +120,7 @@ fn statuspage(kept: &mut Kept, request: &Request) -> Answer {
         ("GET", "") => Ok((200, json!(kept.incidents.iter().rev().take(100).collect::<Vec<_>>()))),
         ("GET", id) => found(&mut kept.incidents, id).map(|incident| (200, incident.clone())),
         ("POST", "") => {
-            let sent = sent()?;
-            if !sent.contains_key("name") {
-                return Err((422, "name is missing"));
-            }
+            let sent = sent("create incident")?;
             let id = format!("inc{}", kept.incidents.len() + 1);
             let mut incident = json!({"id": id, "scheduled_for": null, "incident_updates": []});
             store(&mut incident, sent)?;
@@ -167,7 +129,7 @@ fn statuspage(kept: &mut Kept, request: &Request) -> Answer {
         }
         ("PATCH", id) => {
             let incident = found(&mut kept.incidents, id)?;
-            store(incident, sent()?)?;
+            store(incident, sent("update incident")?)?;
             Ok((200, incident.clone()))
         }
         _ => Err((405, "not of this API")),
@@ -182,12 +144,8 @@ fn cachet(kept: &mut Kept, request: &Request) -> Answer {
     }
     let sent = || -> Result<Map<String, Value>, (u16, &'static str)> {
         let body: Value = request.body_json().map_err(|_| (400, "not JSON"))?;
-        let known = ["name", "message", "status", "visible", "component_id", "component_status", "notify", "stickied"];
-        let sent = only(&body, &known)?;
-        match sent.get("status").and_then(Value::as_u64) {
-            Some(0..=4) => Ok(sent),
-            _ => Err((400, "no such status")),
-        }
+        CACHET.refuse("report incident", &body)?;
+        Ok(body.as_object().cloned().unwrap_or_default())
     };
     match (request.method.as_str(), id) {
         ("GET", "") => {
@@ -196,11 +154,7 @@ fn cachet(kept: &mut Kept, request: &Request) -> Answer {
         }
         ("GET", id) => found(&mut kept.incidents, id).map(|incident| (200, json!({"data": incident}))),
         ("POST", "") => {
-            let sent = sent()?;
-            if !["name", "message", "status", "visible"].iter().all(|name| sent.contains_key(*name)) {
-                return Err((400, "a field is missing"));
-            }
-            let mut incident = Value::Object(sent);
+            let mut incident = Value::Object(sent()?);
             incident["id"] = json!(kept.incidents.len() + 1);
             kept.incidents.push(incident.clone());
             Ok((200, json!({ "data": incident })))

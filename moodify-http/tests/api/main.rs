@@ -9,6 +9,7 @@ mod notify;
 mod pages;
 mod people;
 mod probe;
+mod published;
 mod secrets;
 mod status_page;
 mod transport;

@@ -31,6 +31,19 @@ fn planned() -> IncidentUpdate {
 }
 
 #[tokio::test]
+async fn what_is_too_long_for_the_page_is_cut() {
+    let (server, fake) = FakePage::statuspage().await;
+    let page = statuspage(&server).with_title(&"Deployment ".repeat(30));
+    let long = IncidentUpdate::new(IncidentStatus::Investigating, "x".repeat(30_000));
+    let opened = page.open(&cx(), &long).await.unwrap();
+    page.update(&cx(), &opened.id, &long).await.unwrap();
+    let kept = fake.kept.lock().unwrap();
+    let updates = kept.incidents[0]["incident_updates"].as_array().unwrap();
+    assert_eq!(updates.len(), 1, "the same, cut, is not told twice");
+    assert!(updates[0]["body"].as_str().unwrap().ends_with("(cut)"));
+}
+
+#[tokio::test]
 async fn statuspage_keeps_the_contract_within_its_limit() {
     let (server, fake) = FakePage::statuspage().await;
     fake.kept.lock().unwrap().limit = Some(10);

@@ -13,11 +13,12 @@ use moodify_http::{
     HttpClient, OpsgenieNotifier, PagerDutyNotifier, SIGNATURE_HEADER, SlackNotifier, TeamsNotifier, WebhookNotifier,
     verify_signature,
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
-use crate::fakes::{header, only};
+use crate::fakes::header;
+use crate::published::{OPSGENIE, PAGERDUTY, SLACK, TEAMS};
 use crate::{PATIENCE, client, cx};
 
 #[derive(Default)]
@@ -115,15 +116,18 @@ fn texts(value: &Value, found: &mut String) {
     }
 }
 
-fn at_most(value: &Value, limit: usize) -> Result<(), (u16, &'static str)> {
-    match value.as_str().is_none_or(|text| text.chars().count() <= limit) {
-        true => Ok(()),
-        false => Err((422, "too long")),
+/// Our own API has our own fields.
+fn only(given: &Value, known: &[&str]) -> Result<Map<String, Value>, (u16, &'static str)> {
+    let given = given.as_object().ok_or((422, "not an object"))?;
+    match given.keys().all(|name| known.contains(&name.as_str())) {
+        true => Ok(given.clone()),
+        false => Err((422, "a field that the API does not have")),
     }
 }
 
 fn slack(kept: &mut Kept, request: &Request) -> Answer {
-    let body = only(&sent(request)?, &["text"])?;
+    let body = sent(request)?;
+    SLACK.refuse("send message", &body)?;
     let text = text(&body["text"]);
     if text.contains("<!") {
         return Err((400, "the whole company is awake"));
@@ -136,22 +140,10 @@ fn teams(kept: &mut Kept, request: &Request) -> Answer {
     if request.body.len() > 28 * 1024 {
         return Err((413, "larger than 28 KB"));
     }
-    let body = only(&sent(request)?, &["type", "attachments"])?;
-    let attachment = only(&body["attachments"][0], &["contentType", "contentUrl", "content"])?;
-    let card = only(&attachment["content"], &["$schema", "type", "version", "body", "actions"])?;
-    let kinds = (&body["type"], &attachment["contentType"], &card["type"]);
-    if kinds != (&json!("message"), &json!("application/vnd.microsoft.card.adaptive"), &json!("AdaptiveCard")) {
-        return Err((400, "not a card"));
-    }
-    for block in card["body"].as_array().ok_or((400, "no body"))? {
-        let block = only(block, &["type", "inlines"])?;
-        let run = only(&block["inlines"][0], &["type", "text", "weight", "size", "color"])?;
-        if block["type"] != "RichTextBlock" || run["type"] != "TextRun" || !run["text"].is_string() {
-            return Err((400, "not a block of text"));
-        }
-    }
+    let body = sent(request)?;
+    TEAMS.refuse("send card", &body)?;
     let mut all = String::new();
-    texts(&attachment["content"], &mut all);
+    texts(&body["attachments"], &mut all);
     kept.messages.push(all);
     Ok(202)
 }
@@ -172,19 +164,10 @@ fn webhook(kept: &mut Kept, request: &Request) -> Answer {
 }
 
 fn pagerduty(kept: &mut Kept, request: &Request) -> Answer {
-    let known = ["routing_key", "event_action", "dedup_key", "payload", "links", "images", "client", "client_url"];
-    let body = only(&sent(request)?, &known)?;
-    let fields = ["summary", "source", "severity", "timestamp", "component", "group", "class", "custom_details"];
-    let payload = only(&body["payload"], &fields)?;
+    let body = sent(request)?;
+    PAGERDUTY.refuse("send event", &body)?;
     if request.url.path() != "/v2/enqueue" || body["routing_key"] != "r0uting" {
         return Err((400, "invalid routing key"));
-    }
-    at_most(&body["dedup_key"], 255)?;
-    at_most(&payload["summary"], 1024)?;
-    if !["critical", "error", "warning", "info"].iter().any(|known| payload["severity"] == *known)
-        || !payload["source"].is_string()
-    {
-        return Err((400, "Event object is invalid"));
     }
     let alert = text(&body["dedup_key"]);
     match body["event_action"].as_str() {
@@ -193,10 +176,10 @@ fn pagerduty(kept: &mut Kept, request: &Request) -> Answer {
         _ => return Err((400, "no such action")),
     }
     let mut all = String::new();
-    texts(&Value::Object(payload.clone()), &mut all);
+    texts(&body["payload"], &mut all);
     texts(body.get("links").unwrap_or(&Value::Null), &mut all);
     kept.messages.push(all);
-    kept.keys.push(text(&payload["custom_details"]["key"]));
+    kept.keys.push(text(&body["payload"]["custom_details"]["key"]));
     Ok(202)
 }
 
@@ -205,7 +188,8 @@ fn opsgenie(kept: &mut Kept, request: &Request) -> Answer {
         return Err((401, "Could not authenticate"));
     }
     if let Some(alias) = request.url.path().strip_prefix("/v2/alerts/").and_then(|rest| rest.strip_suffix("/close")) {
-        let body = only(&sent(request)?, &["user", "source", "note"])?;
+        let body = sent(request)?;
+        OPSGENIE.refuse("close alert", &body)?;
         if request.url.query() != Some("identifierType=alias") {
             return Err((422, "no such id"));
         }
@@ -214,13 +198,10 @@ fn opsgenie(kept: &mut Kept, request: &Request) -> Answer {
         kept.keys.push(String::new());
         return Ok(202);
     }
-    let known = ["message", "alias", "description", "responders", "tags", "details", "source", "priority", "note"];
-    let body = only(&sent(request)?, &known)?;
-    at_most(&body["message"], 130)?;
-    at_most(&body["alias"], 512)?;
-    at_most(&body["description"], 15_000)?;
-    if request.url.path() != "/v2/alerts" || !["P1", "P2", "P3", "P4", "P5"].iter().any(|p| body["priority"] == *p) {
-        return Err((422, "invalid"));
+    let body = sent(request)?;
+    OPSGENIE.refuse("create alert", &body)?;
+    if request.url.path() != "/v2/alerts" {
+        return Err((404, "not of this API"));
     }
     kept.alerts.insert(text(&body["alias"]));
     let mut all = String::new();
