@@ -374,12 +374,17 @@ impl DeploymentDeployer {
             let Some(held) = whole.held.clone().filter(|_| whole.value["spec"]["paused"] != json!(true)) else {
                 return Ok(whole);
             };
-            let mut operations = vec![json!({"op": "add", "path": PAUSED, "value": true})];
+            // While it rolls, its status changes faster than anybody can write: what nobody else may have changed is what is
+            // asked for, and our note.
+            let text = whole.meta.annotations.as_ref().and_then(|annotations| annotations.get(HELD));
+            let mut operations = vec![
+                json!({"op": "test", "path": "/metadata/generation", "value": whole.meta.generation}),
+                json!({"op": "test", "path": patch::annotation(HELD), "value": text}),
+                json!({"op": "add", "path": PAUSED, "value": true}),
+            ];
             whole.note(&mut operations, &Held { set: json!(true), ..held });
-            let version = &whole.value["metadata"]["resourceVersion"];
-            operations.insert(0, json!({"op": "test", "path": "/metadata/resourceVersion", "value": version}));
             match self.patch_single(cx, target, operations).await {
-                // Its status changed meanwhile: the watch tells.
+                // It was changed meanwhile: the watch tells.
                 Err(e) if e.kind() == ErrorKind::Conflict => {}
                 other => return other,
             }

@@ -548,3 +548,79 @@ async fn a_switch_of_the_selector_and_one_back_lose_no_request() {
     report.assert_none_failed();
     check_shares(&first.events, &report, Division::Instances);
 }
+
+impl Stage<'_> {
+    /// Lets the Deployment itself get the new version, by this strategy.
+    async fn in_one(&mut self, strategy: &str) {
+        let mut settings = self.scene.canary().take();
+        let weights = settings.as_object_mut().and_then(|settings| settings.remove("weights")).expect("weights");
+        if strategy == "rolling" {
+            settings["batches"] = weights;
+        }
+        self.scene.plan["phases"][0]["strategy"] = json!({strategy: settings});
+        self.scene.grant().await;
+    }
+}
+
+/// When an event of a step was.
+fn time_of(finished: &Finished, kind: &str, step: &str) -> Timestamp {
+    let event = finished.events.iter().find(|e| e["event"] == kind && e["step"] == step);
+    event.and_then(|e| e["time"].as_str()?.parse().ok()).unwrap_or_else(|| panic!("no {kind} of {step}"))
+}
+
+/// While a batch is watched, the Deployment is held: it may have replaced more pods than the batch has, as its surge lets
+/// it, but the version before still answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_in_the_deployment_itself_lose_no_request() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("rolling").await.quiet();
+    let Some(mut stage) = Stage::behind_its_service(&namespace, "replica-ratio", "v1", "v2").await else { return };
+    stage.in_one("rolling").await;
+    let finished = stage.scene.release().await;
+    finished.ended("completed");
+    stage.scene.assert_serves("v2").await;
+    let report = ended(&namespace, stage.load, &finished.events).await;
+    report.assert_none_failed();
+    for percent in [10, 50] {
+        let step = format!("rollout-bake-{percent}");
+        let from = time_of(&finished, "step-started", &step) + SignedDuration::from_secs(4);
+        let got = report.share("v2", from, time_of(&finished, "step-finished", &step));
+        println!("  at {percent} %: {:.1} % of {} requests", got.fraction() * 100.0, got.all);
+        assert!(got.all > 100 && got.of > 0 && got.fraction() < 0.85, "{percent} %: {got:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_that_come_back_lose_no_request() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("rolling-back").await.quiet();
+    let after = "v2-slow300after15s";
+    let Some(mut stage) = Stage::behind_its_service(&namespace, "replica-ratio", "v1", after).await else { return };
+    stage.scene.canary()["bake"] = "60s".into();
+    stage.in_one("rolling").await;
+    let finished = stage.scene.release().await;
+    finished.ended("rolled-back");
+    stage.scene.assert_serves("v1").await;
+    assert!(finished.began("rollout-bake-10") && !finished.began("rollout-bake-50"));
+    ended(&namespace, stage.load, &finished.events).await.assert_none_failed();
+}
+
+/// What cannot run twice has a gap: requests fail in it, and neither before nor after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_start_fails_only_while_nothing_runs() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("recreate").await.quiet();
+    let Some(mut stage) = Stage::behind_its_service(&namespace, "replica-ratio", "v1", "v2").await else { return };
+    stage.in_one("recreate").await;
+    let finished = stage.scene.release().await;
+    finished.ended("completed");
+    stage.scene.assert_serves("v2").await;
+    let report = ended(&namespace, stage.load, &finished.events).await;
+    let stopped = time_of(&finished, "step-started", "rollout-stop");
+    // The data plane is a little behind the pods, and a request may wait before it fails.
+    let starts = time_of(&finished, "step-started", "rollout-start");
+    let over = time_of(&finished, "step-finished", "rollout-start") + SignedDuration::from_secs(4);
+    let outside: Vec<_> = report.failures.iter().filter(|f| f.done < stopped || f.sent > over).collect();
+    assert!(outside.is_empty(), "{outside:?} are outside of {stopped} to {over}");
+    assert_eq!(report.share("v1", starts, Timestamp::MAX).of, 0, "never both at once");
+}
