@@ -116,21 +116,22 @@ fn statuspage(kept: &mut Kept, request: &Request) -> Answer {
         incident["incident_updates"].as_array_mut().unwrap().insert(0, update);
         Ok(())
     };
+    let shown = |incident: &Value| STATUSPAGE.shown("incident", incident);
     match (request.method.as_str(), id) {
-        ("GET", "") => Ok((200, json!(kept.incidents.iter().rev().take(100).collect::<Vec<_>>()))),
-        ("GET", id) => found(&mut kept.incidents, id).map(|incident| (200, incident.clone())),
+        ("GET", "") => Ok((200, kept.incidents.iter().rev().take(100).map(shown).collect())),
+        ("GET", id) => found(&mut kept.incidents, id).map(|incident| (200, shown(incident))),
         ("POST", "") => {
-            let sent = sent("create incident")?;
+            let sent = sent("POST /pages/{page_id}/incidents")?;
             let id = format!("inc{}", kept.incidents.len() + 1);
             let mut incident = json!({"id": id, "scheduled_for": null, "incident_updates": []});
             store(&mut incident, sent)?;
             kept.incidents.push(incident.clone());
-            Ok((201, incident))
+            Ok((201, shown(&incident)))
         }
         ("PATCH", id) => {
             let incident = found(&mut kept.incidents, id)?;
-            store(incident, sent("update incident")?)?;
-            Ok((200, incident.clone()))
+            store(incident, sent("PATCH /pages/{page_id}/incidents/{incident_id}")?)?;
+            Ok((200, shown(incident)))
         }
         _ => Err((405, "not of this API")),
     }
@@ -142,29 +143,30 @@ fn cachet(kept: &mut Kept, request: &Request) -> Answer {
     if request.method.as_str() != "GET" && header(request, "x-cachet-token") != Some("t0ken") {
         return Err((401, "You are not authorized to view this content"));
     }
-    let sent = || -> Result<Map<String, Value>, (u16, &'static str)> {
+    let sent = |operation: &str| -> Result<Map<String, Value>, (u16, &'static str)> {
         let body: Value = request.body_json().map_err(|_| (400, "not JSON"))?;
-        CACHET.refuse("report incident", &body)?;
+        CACHET.refuse(operation, &body)?;
         Ok(body.as_object().cloned().unwrap_or_default())
     };
+    let shown = |incident: &Value| CACHET.shown("incident", incident);
     match (request.method.as_str(), id) {
         ("GET", "") => {
-            let newest: Vec<&Value> = kept.incidents.iter().rev().take(100).collect();
+            let newest: Vec<Value> = kept.incidents.iter().rev().take(100).map(shown).collect();
             Ok((200, json!({"meta": {"pagination": {"total": kept.incidents.len()}}, "data": newest})))
         }
-        ("GET", id) => found(&mut kept.incidents, id).map(|incident| (200, json!({"data": incident}))),
+        ("GET", id) => found(&mut kept.incidents, id).map(|incident| (200, json!({"data": shown(incident)}))),
         ("POST", "") => {
-            let mut incident = Value::Object(sent()?);
+            let mut incident = Value::Object(sent("POST /incidents")?);
             incident["id"] = json!(kept.incidents.len() + 1);
             kept.incidents.push(incident.clone());
-            Ok((200, json!({ "data": incident })))
+            Ok((200, json!({"data": shown(&incident)})))
         }
         ("PUT", id) => {
             let incident = found(&mut kept.incidents, id)?;
-            for (name, value) in sent()? {
+            for (name, value) in sent("PUT /incidents/{incident}")? {
                 incident[name] = value;
             }
-            Ok((200, json!({ "data": incident })))
+            Ok((200, json!({"data": shown(incident)})))
         }
         _ => Err((405, "not of this API")),
     }

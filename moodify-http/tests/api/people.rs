@@ -127,8 +127,8 @@ fn only(given: &Value, known: &[&str]) -> Result<Map<String, Value>, (u16, &'sta
 
 fn slack(kept: &mut Kept, request: &Request) -> Answer {
     let body = sent(request)?;
-    SLACK.refuse("send message", &body)?;
-    let text = text(&body["text"]);
+    SLACK.refuse("POST webhook", &body)?;
+    let text = body["text"].as_str().ok_or((400, "no_text"))?;
     if text.contains("<!") {
         return Err((400, "the whole company is awake"));
     }
@@ -141,7 +141,7 @@ fn teams(kept: &mut Kept, request: &Request) -> Answer {
         return Err((413, "larger than 28 KB"));
     }
     let body = sent(request)?;
-    TEAMS.refuse("send card", &body)?;
+    TEAMS.refuse("POST webhook", &body)?;
     let mut all = String::new();
     texts(&body["attachments"], &mut all);
     kept.messages.push(all);
@@ -165,7 +165,10 @@ fn webhook(kept: &mut Kept, request: &Request) -> Answer {
 
 fn pagerduty(kept: &mut Kept, request: &Request) -> Answer {
     let body = sent(request)?;
-    PAGERDUTY.refuse("send event", &body)?;
+    match body["event_action"].as_str() {
+        Some("trigger") => PAGERDUTY.refuse("POST /v2/enqueue, trigger", &body)?,
+        _ => PAGERDUTY.refuse("POST /v2/enqueue, resolve", &body)?,
+    }
     if request.url.path() != "/v2/enqueue" || body["routing_key"] != "r0uting" {
         return Err((400, "invalid routing key"));
     }
@@ -189,7 +192,7 @@ fn opsgenie(kept: &mut Kept, request: &Request) -> Answer {
     }
     if let Some(alias) = request.url.path().strip_prefix("/v2/alerts/").and_then(|rest| rest.strip_suffix("/close")) {
         let body = sent(request)?;
-        OPSGENIE.refuse("close alert", &body)?;
+        OPSGENIE.refuse("POST /v2/alerts/{identifier}/close", &body)?;
         if request.url.query() != Some("identifierType=alias") {
             return Err((422, "no such id"));
         }
@@ -199,7 +202,7 @@ fn opsgenie(kept: &mut Kept, request: &Request) -> Answer {
         return Ok(202);
     }
     let body = sent(request)?;
-    OPSGENIE.refuse("create alert", &body)?;
+    OPSGENIE.refuse("POST /v2/alerts", &body)?;
     if request.url.path() != "/v2/alerts" {
         return Err((404, "not of this API"));
     }

@@ -23,12 +23,29 @@ impl Published {
         judge(known, sent, "")
     }
 
-    /// The same for a fake, which answers with a status.
+    /// Of something in an answer, the fields that are published: what this crate reads has to be among them.
+    pub(crate) fn shown(self, thing: &str, all: &Value) -> Value {
+        let published: Value = serde_json::from_str(self.0).unwrap();
+        shown(&published["answers"][thing], all)
+    }
+
+    /// The same as `judge` for a fake, which answers with a status.
     pub(crate) fn refuse(self, request: &str, sent: &Value) -> Result<(), (u16, &'static str)> {
         self.judge(request, sent).map_err(|why| {
             println!("{request}: {why}");
             (422, "not as the API is published")
         })
+    }
+}
+
+fn shown(known: &Value, all: &Value) -> Value {
+    match all {
+        Value::Object(all) if known["fields"].is_object() => {
+            let known = |name: &String| known["fields"].get(name);
+            all.iter().filter_map(|(name, value)| Some((name.clone(), shown(known(name)?, value)))).collect()
+        }
+        Value::Array(all) => all.iter().map(|one| shown(&known["each"], one)).collect(),
+        other => other.clone(),
     }
 }
 
@@ -79,36 +96,57 @@ fn what_is_not_published_is_refused_with_its_place() {
     let all = [
         (
             STATUSPAGE,
-            "create incident",
+            "POST /pages/{page_id}/incidents",
             json!({"incident": {"name": "x", "titel": 1}}),
             "/incident/titel: there is no such",
         ),
-        (STATUSPAGE, "create incident", json!({"incident": {}}), "/incident/name: missing"),
+        (STATUSPAGE, "POST /pages/{page_id}/incidents", json!({"incident": {}}), "/incident/name: missing"),
         (
             STATUSPAGE,
-            "update incident",
+            "PATCH /pages/{page_id}/incidents/{incident_id}",
             json!({"incident": {"body": "x".repeat(25_001)}}),
             "/incident/body: longer than",
         ),
         (
             STATUSPAGE,
-            "update incident",
+            "PATCH /pages/{page_id}/incidents/{incident_id}",
             json!({"incident": {"metadata": {"a": 1}}}),
             "/incident/metadata/a: not an object",
         ),
-        (STATUSPAGE, "update incident", json!({"incident": {"components": {"c": "down"}}}), "/incident/components/c: "),
-        (CACHET, "report incident", json!({"name": "x", "status": 5, "message": "m"}), "/status: 5 is none of"),
-        (SLACK, "send message", json!({"blocks": []}), "/text: missing"),
-        (PAGERDUTY, "send event", json!({"routing_key": "k", "event_action": "open"}), "/event_action: "),
-        (OPSGENIE, "create alert", json!({"message": "m", "details": {"n": 1}}), "/details/n: not a text"),
-        (TEAMS, "send card", json!({"type": "message", "attachments": [{"content": {}}]}), "/attachments/0/content"),
+        (
+            STATUSPAGE,
+            "PATCH /pages/{page_id}/incidents/{incident_id}",
+            json!({"incident": {"components": {"c": "down"}}}),
+            "/incident/components/c: ",
+        ),
+        (CACHET, "POST /incidents", json!({"name": "x", "status": 5, "message": "m"}), "/status: 5 is none of"),
+        (SLACK, "POST webhook", json!({"mrkdwn": "x"}), "/mrkdwn: there is no such"),
+        (
+            PAGERDUTY,
+            "POST /v2/enqueue, trigger",
+            json!({"routing_key": "k", "event_action": "trigger"}),
+            "/payload: missing",
+        ),
+        (OPSGENIE, "POST /v2/alerts", json!({"message": "m", "details": {"n": 1}}), "/details/n: not a text"),
+        (TEAMS, "POST webhook", json!({"type": "message", "attachments": [{"content": {}}]}), "/attachments/0/content"),
     ];
     for (api, request, sent, says) in all {
         let why = api.judge(request, &sent).unwrap_err();
         assert!(why.starts_with(says), "{why}");
     }
+    let incident = json!({"id": "i", "moodify": 1, "incident_updates": [{"body": "b", "at": 1}]});
+    assert_eq!(STATUSPAGE.shown("incident", &incident), json!({"id": "i", "incident_updates": [{"body": "b"}]}));
+}
+
+/// What no fake asks about would rot unseen.
+#[test]
+fn each_published_request_is_judged_by_a_fake() {
+    let fakes = concat!(include_str!("fakes.rs"), include_str!("people.rs"));
     for api in [STATUSPAGE, CACHET, SLACK, TEAMS, PAGERDUTY, OPSGENIE] {
         let published: Value = serde_json::from_str(api.0).unwrap();
         assert!(published["source"].as_str().unwrap().starts_with("https://") && published["seen"].is_string());
+        for request in published["requests"].as_object().unwrap().keys() {
+            assert!(fakes.contains(&format!("\"{request}\"")), "{request}");
+        }
     }
 }
