@@ -128,6 +128,35 @@ fn a_metric_source_that_is_not_set_up() {
 }
 
 #[test]
+fn a_metric_source_of_any_strategy_and_of_none() {
+    let text = std::fs::read_to_string(format!("{}/plans/minimal.yaml", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let (text, routed) = (text.as_str(), text.replace("router: replica-ratio", "router: http-route, route: web"));
+    let (without, _) = text.split_once("phases:").unwrap();
+    let (routed, _) = routed.split_once("phases:").unwrap();
+    let strategy = |name: &str, of: &str| format!("{of}phases:\n  - name: rollout\n    strategy: {{{name}: {{}}}}\n");
+    for text in [
+        strategy("canary", without),
+        strategy("blue-green", routed),
+        strategy("rolling", without),
+        strategy("recreate", without),
+        without.to_owned(),
+        routed.to_owned(),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = dir.path().join("plan.yaml");
+        std::fs::write(&plan, &text).unwrap();
+        let done = run(&["check", "--offline", plan.to_str().unwrap()]);
+        assert_eq!(done.code, 2, "{text}\n{done:?}");
+        assert!(
+            done.err.contains("plan.yaml:") && done.err.contains("unknown metric source \"prometheus\""),
+            "{done:?}"
+        );
+        let simulated = run(&["check", "--simulate", plan.to_str().unwrap()]);
+        assert_eq!((simulated.code, simulated.err.as_str()), (0, ""), "{text}\n{}", simulated.out);
+    }
+}
+
+#[test]
 fn arguments_that_are_wrong() {
     for args in [
         &["run"][..],

@@ -82,23 +82,29 @@ fn some_phases<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PhaseSp
 impl PlanFile {
     /// The plan with its strategies expanded: what a run does, completely.
     #[must_use]
-    pub fn expand(self) -> Plan {
+    pub fn expand(mut self) -> Plan {
+        self.fill();
         let expand = |phase: PhaseSpec| match phase.content {
             PhaseContent::Steps(steps) => vec![Phase { name: phase.name, parallel: false, steps }],
             PhaseContent::Parallel(steps) => vec![Phase { name: phase.name, parallel: true, steps }],
             PhaseContent::Strategy(strategy) => strategy.phases(&phase.name),
         };
-        let fitting = || {
-            let strategy = StrategySpec::fitting(&self.release).ok()?;
-            Some(PhaseSpec { name: ROLLOUT.to_owned(), content: PhaseContent::Strategy(strategy) })
-        };
-        let phases = if self.phases.is_empty() { fitting().into_iter().collect() } else { self.phases };
         Plan {
             name: self.name,
             environment: self.environment,
             release: self.release,
-            phases: phases.into_iter().flat_map(expand).collect(),
+            phases: self.phases.into_iter().flat_map(expand).collect(),
             backends: self.backends,
+        }
+    }
+
+    /// Says the phases of a plan that says none.
+    fn fill(&mut self) {
+        if self.phases.is_empty()
+            && let Ok(strategy) = StrategySpec::fitting(&self.release)
+        {
+            let content = PhaseContent::Strategy(strategy);
+            self.phases = vec![PhaseSpec { name: ROLLOUT.to_owned(), content }];
         }
     }
 }
@@ -267,9 +273,10 @@ impl From<PhaseSpec> for RawPhase {
 /// can only be checked on a whole plan is checked when nothing worse than unknown keys was found.
 pub fn read(text: &str, file: &str) -> Result<(PlanFile, Source), PlanErrors> {
     let (source, mut problems) = Source::parse(text, file)?;
-    let (plan, mut mistakes) = decode::decode::<PlanFile>(source.value());
-    if let Some(plan) = &plan {
+    let (mut plan, mut mistakes) = decode::decode::<PlanFile>(source.value());
+    if let Some(plan) = &mut plan {
         mistakes.extend(plan.validate());
+        plan.fill();
     }
     problems.extend(mistakes.iter().map(|mistake| source.explain("", mistake)));
     match plan {

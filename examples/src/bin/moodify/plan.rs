@@ -164,11 +164,17 @@ impl Loaded {
     fn sources(&self) -> Vec<(String, String)> {
         let mut found = Vec::new();
         for (index, phase) in self.file.phases.iter().enumerate() {
-            if let PhaseContent::Strategy(StrategySpec::Canary(canary)) = &phase.content {
-                for (metric, check) in canary.analysis.metrics.iter().enumerate() {
-                    let at = format!("/phases/{index}/strategy/canary/analysis/metrics/{metric}/source");
-                    found.push((at, check.source.clone()));
-                }
+            let PhaseContent::Strategy(strategy) = &phase.content else { continue };
+            let (name, analysis) = match strategy {
+                StrategySpec::Canary(canary) => ("canary", &canary.analysis),
+                StrategySpec::BlueGreen(blue_green) => ("blue-green", &blue_green.analysis),
+                StrategySpec::Rolling(rolling) => ("rolling", &rolling.analysis),
+                StrategySpec::Recreate(recreate) => ("recreate", &recreate.analysis),
+                _ => continue,
+            };
+            for (metric, check) in analysis.metrics.iter().enumerate() {
+                let at = format!("/phases/{index}/strategy/{name}/analysis/metrics/{metric}/source");
+                found.push((at, check.source.clone()));
             }
         }
         for (at, step) in self.steps() {
