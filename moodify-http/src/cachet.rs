@@ -131,7 +131,7 @@ impl StatusPage for CachetPage {
         }
         let call = self.call(OPERATION, Method::PUT, &endpoint).json(&json!({
             "name": self.title,
-            "message": marked(&update.message, cx),
+            "message": marked(&update.message, cx) + now.times(),
             "status": number(update.status),
             "visible": 1,
         }))?;
@@ -171,6 +171,12 @@ impl Listed {
 
     fn key(&self) -> Option<&str> {
         self.parts().1
+    }
+
+    /// What stands behind the key: from when to when a maintenance is, which every update leaves there.
+    fn times(&self) -> &str {
+        let after_key = self.message.as_deref().and_then(|all| Some(all.rsplit_once(MARKER)?.1));
+        after_key.and_then(|rest| Some(&rest[rest.find('\n')?..])).unwrap_or_default()
     }
 
     fn status(&self) -> IncidentStatus {

@@ -96,10 +96,16 @@ async fn a_maintenance_begins_and_ends_without_us() {
     assert!(made["scheduled_auto_in_progress"] == true && made["scheduled_auto_completed"] == true, "{made}");
 
     let (server, fake) = FakePage::cachet().await;
-    cachet(&server).schedule(&cx(), &maintenance).await.unwrap();
+    let scheduled = cachet(&server).schedule(&cx(), &maintenance).await.unwrap();
     let text = fake.kept.lock().unwrap().incidents[0]["message"].as_str().unwrap().to_owned();
     let time = from.strftime("From %F %H:%M to ").to_string();
     assert!(text.starts_with("45 minutes\n\n[//]: # (moodify r1/announce)\n\n") && text.contains(&time), "{text}");
+    for (status, message) in [(IncidentStatus::Monitoring, "at 50 %"), (IncidentStatus::Resolved, "done")] {
+        let update = IncidentUpdate::new(status, message);
+        cachet(&server).update(&cx(), &scheduled.id, &update).await.unwrap();
+        let updated = fake.kept.lock().unwrap().incidents[0]["message"].as_str().unwrap().to_owned();
+        assert_eq!(updated, text.replace("45 minutes", message), "from when to when it is stays");
+    }
 }
 
 /// Creates with the answer lost, and again: one incident.
