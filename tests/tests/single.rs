@@ -8,7 +8,7 @@ use std::time::Duration;
 use moodify_core::model::Target;
 use moodify_core::testing::conformance;
 use moodify_k8s::{Kube, KubeConfig};
-use moodify_tests::node::{self, Identity, MARK};
+use moodify_tests::node::{self, Identity};
 use moodify_tests::rig::{Namespace, Rig};
 use moodify_tests::scene::{Finished, Running, Scene};
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ async fn workload(namespace: &Namespace, kind: &str) -> Value {
 /// A scene whose service is one workload of this kind, and what its spec is before the release.
 async fn scene<'a>(namespace: &'a Namespace, kind: &str, tag: &str, strategy: &str) -> Option<(Scene<'a>, Value)> {
     let mut scene = Scene::new(namespace, &[("backend", tag)], "replica-ratio").await?;
-    run_as(namespace, kind).await;
+    namespace.run_as(kind, "backend").await;
     let mut settings = scene.canary().take();
     settings["bake"] = "7s".into();
     let weights = settings.as_object_mut().unwrap().remove("weights");
@@ -47,27 +47,6 @@ async fn scene<'a>(namespace: &'a Namespace, kind: &str, tag: &str, strategy: &s
     Some((scene, spec))
 }
 
-/// Puts a workload of another kind in the place of the Deployment.
-async fn run_as(namespace: &Namespace, kind: &str) {
-    if kind != DEPLOYMENT {
-        let deployed = workload(namespace, DEPLOYMENT).await;
-        namespace.kubectl(&["delete", "deployment", "backend"]).await;
-        let mut spec = json!({"selector": deployed["spec"]["selector"], "template": deployed["spec"]["template"]});
-        let name = if kind == STATEFUL_SET {
-            spec["replicas"] = 5.into();
-            spec["serviceName"] = "backend".into();
-            "StatefulSet"
-        } else {
-            spec["template"]["spec"]["tolerations"] = json!([{"key": MARK, "operator": "Exists"}]);
-            "DaemonSet"
-        };
-        let object = json!({"apiVersion": "apps/v1", "kind": name, "metadata": {"name": "backend"}, "spec": spec});
-        namespace.apply(&object.to_string()).await;
-        let ready = ["rollout", "status", &resource(kind), "backend", "--timeout=60s"];
-        namespace.kubectl(&ready).await;
-    }
-}
-
 #[tokio::test]
 async fn the_deployer_keeps_the_contract_for_one_workload() {
     let Some(rig) = Rig::shared().await else { return };
@@ -75,7 +54,7 @@ async fn the_deployer_keeps_the_contract_for_one_workload() {
         let namespace = rig.namespace(&format!("single-contract-{kind}")).await;
         namespace.deploy("backend", "registry.test/backend:v1", 5).await;
         namespace.wait_ready("backend").await;
-        run_as(&namespace, kind).await;
+        namespace.run_as(kind, "backend").await;
         let target: Target = serde_json::from_value(json!({
             "environment": "test", "namespace": namespace.name(), "layout": "single",
             "service": {"name": "backend", "workload": "backend", "kind": kind, "image": "registry.test/backend:v2",

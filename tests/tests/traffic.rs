@@ -91,8 +91,15 @@ impl<'a> Stage<'a> {
 
     /// The same behind the address of its Service.
     async fn behind_its_service(namespace: &'a Namespace, router: &str, before: &str, after: &str) -> Option<Self> {
+        Self::of_kind("deployment", namespace, router, before, after).await
+    }
+
+    /// The same, where the service is a workload of another kind.
+    async fn of_kind(kind: &str, namespace: &'a Namespace, router: &str, before: &str, after: &str) -> Option<Self> {
         let proxy = namespace.rig().kube_proxy().await?;
-        let scene = Self::scene(namespace, router, before, after).await?;
+        let mut scene = Self::scene(namespace, router, before, after).await?;
+        namespace.run_as(kind, "backend").await;
+        scene.plan["release"]["services"][0]["kind"] = kind.into();
         let address = namespace.service_address("backend").await;
         // A connection stays with its pod for as long as the two like: only new ones are divided.
         let aim = Aim { address, host: "backend".into(), protocol: Protocol::Http, rate: rate(), kept: 0, fresh: 32 };
@@ -528,7 +535,8 @@ async fn an_abort_while_the_old_one_is_kept_loses_no_request() {
     stage.end(finished, "rolled-back", before).await;
 }
 
-/// Without a gateway: the Service is switched. One release is good and stays, the next one is bad and comes back.
+/// Without a gateway: the Service is switched. One release is good and stays, the next one is bad and comes back; then the
+/// good one is taken back too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_switch_of_the_selector_and_one_back_lose_no_request() {
     let Some(rig) = Rig::own().await else { return };
@@ -544,7 +552,15 @@ async fn a_switch_of_the_selector_and_one_back_lose_no_request() {
     let second = stage.scene.release().await;
     second.ended("rolled-back");
     assert!(second.began("rollout-bake-100"), "it was switched");
+    let run = first.events[0]["run"].as_str().expect("a run");
+    let undone = stage.scene.start(&["undo", run, "--reason", "customers complain"]).finish().await;
+    undone.ended("completed");
+    // The data plane is a little behind.
+    let back = wall_clock() + SignedDuration::from_secs(4);
+    tokio::time::sleep(Duration::from_secs(6)).await;
     let report = ended(&namespace, stage.load, &first.events).await;
+    let again = report.share("v1", back, Timestamp::MAX);
+    assert!(again.all > 100 && again.of == again.all, "{again:?}");
     report.assert_none_failed();
     check_shares(&first.events, &report, Division::Instances);
 }
@@ -623,4 +639,28 @@ async fn a_new_start_fails_only_while_nothing_runs() {
     let outside: Vec<_> = report.failures.iter().filter(|f| f.done < stopped || f.sent > over).collect();
     assert!(outside.is_empty(), "{outside:?} are outside of {stopped} to {over}");
     assert_eq!(report.share("v1", starts, Timestamp::MAX).of, 0, "never both at once");
+}
+
+/// By its partition exactly as many pods are replaced as a batch has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_of_a_stateful_set_lose_no_request() {
+    let Some(rig) = Rig::own().await else { return };
+    let namespace = rig.namespace("rolling-set").await.quiet();
+    let stage = Stage::of_kind("stateful-set", &namespace, "replica-ratio", "v1", "v2");
+    let Some(mut stage) = stage.await else { return };
+    stage.in_one("rolling").await;
+    let finished = stage.scene.release().await;
+    finished.ended("completed");
+    let report = ended(&namespace, stage.load, &finished.events).await;
+    report.assert_none_failed();
+    for (percent, instances) in [(10, 1.0), (50, 3.0), (100, 5.0)] {
+        let step = format!("rollout-bake-{percent}");
+        let from = time_of(&finished, "step-started", &step) + SignedDuration::from_secs(4);
+        let (got, share) = (report.share("v2", from, time_of(&finished, "step-finished", &step)), instances / 5.0);
+        let (expected, slack) = (share * got.all as f64, Division::Instances.slack(share, got.all));
+        assert!(
+            got.all > 100 && (got.of as f64 - expected).abs() <= slack,
+            "{percent} %: {got:?}, {expected} +- {slack}"
+        );
+    }
 }

@@ -211,6 +211,37 @@ impl Namespace {
         self.kubectl(&["rollout", "status", "deployment", deployment, "--timeout=60s"]).await;
     }
 
+    /// Puts a workload of another kind, such as `stateful-set`, in the place of a Deployment, with the same pods.
+    ///
+    /// # Panics
+    ///
+    /// When the cluster does not take it.
+    pub async fn run_as(&self, kind: &str, name: &str) {
+        if kind == "deployment" {
+            return;
+        }
+        let text = self.kubectl(&["get", "deployment", name, "--output", "json"]).await;
+        let mut deployed: Value = serde_json::from_str(&text).expect("kubectl prints JSON");
+        self.kubectl(&["delete", "deployment", name]).await;
+        let mut spec = json!({
+            "selector": deployed["spec"]["selector"].take(), "template": deployed["spec"]["template"].take(),
+        });
+        let kubernetes = match kind {
+            "stateful-set" => {
+                (spec["replicas"], spec["serviceName"]) = (deployed["spec"]["replicas"].take(), name.into());
+                "StatefulSet"
+            }
+            "daemon-set" => {
+                spec["template"]["spec"]["tolerations"] = json!([{"key": MARK, "operator": "Exists"}]);
+                "DaemonSet"
+            }
+            other => panic!("no kind {other}"),
+        };
+        let object = json!({"apiVersion": "apps/v1", "kind": kubernetes, "metadata": {"name": name}, "spec": spec});
+        self.apply(&object.to_string()).await;
+        self.kubectl(&["rollout", "status", &kubernetes.to_lowercase(), name, "--timeout=60s"]).await;
+    }
+
     /// Waits until `condition` holds for an object, looking again all the time, and returns the object.
     ///
     /// # Panics
