@@ -1,18 +1,12 @@
 use std::fmt;
-use std::future::ready;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use futures::stream::BoxStream;
-use futures::{Stream, StreamExt, stream};
-use kube::api::{Api, DynamicObject};
-use kube::client::Body;
+use kube::client::{Body, ClientBuilder};
 use kube::core::params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ApiResource, Request, Status};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::utils::Backoff;
-use kube::runtime::watcher::{self, Event, watcher};
 use moodify_core::backend::{
     ConfigurationFiles, Deployer, Diagnostics, Jobs, Operations, ReplicaRatio, TesterRoutes, TrafficMirror,
     TrafficRouter,
@@ -21,6 +15,7 @@ use moodify_core::{Backends, CallContext, Effect, Error, ErrorKind, Result, secr
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::util::MapRequestLayer;
 
 use crate::config::KubeConfig;
 use crate::configuration_backup::NamespaceConfiguration;
@@ -35,6 +30,10 @@ use crate::traffic::{
     TraefikTesters,
 };
 use crate::verbs::Verbs;
+
+mod watching;
+
+pub(crate) use watching::until_error;
 
 /// A connection to one cluster, cheap to clone; makes the backends.
 ///
@@ -58,6 +57,8 @@ struct Inner {
     manager: String,
     /// The file of private keys.
     identity: Option<PathBuf>,
+    /// Whether a watch may begin with what is there.
+    whole_watches: AtomicBool,
 }
 
 impl Kube {
@@ -71,17 +72,24 @@ impl Kube {
     pub async fn connect(config: &KubeConfig) -> Result<Self> {
         let loaded = config.load().await?;
         let server = loaded.cluster_url.to_string();
-        let client = kube::Client::try_from(loaded).map_err(error::from_setup)?;
-        Ok(Self::from_client(client, server, config))
+        let builder = ClientBuilder::try_from(loaded).map_err(error::from_setup)?;
+        let client = builder.with_layer(&MapRequestLayer::new(watching::as_new_as_a_list)).build();
+        Ok(Self::new(client, server, config, true))
     }
 
     /// With a client of the caller's own, as one with layers that trace, count or sign requests. It must not repeat
     /// requests and must not limit how long an answer is read: the first is the engine's, the second would end watches.
     /// `server` is its address, for people; of `config` the field manager, the time limit and the private keys count.
+    /// A watch then takes two requests to begin, where one is enough with [`connect`](Self::connect).
     #[must_use]
     pub fn from_client(client: kube::Client, server: String, config: &KubeConfig) -> Self {
+        Self::new(client, server, config, false)
+    }
+
+    fn new(client: kube::Client, server: String, config: &KubeConfig, whole_watches: bool) -> Self {
         let (manager, identity) = (config.manager().to_owned(), config.identity());
-        let inner = Inner { client, server, timeout: config.timeout(), manager, identity };
+        let whole_watches = AtomicBool::new(whole_watches);
+        let inner = Inner { client, server, timeout: config.timeout(), manager, identity, whole_watches };
         Self { inner: Arc::new(inner), turns: turns() }
     }
 
@@ -606,74 +614,6 @@ impl Kube {
         let request = pod.request(&ask)?.logs(&pod.name, params);
         Ok(String::from_utf8_lossy(&self.send(cx, &ask, request).await?).into_owned())
     }
-
-    /// The changes of the chosen objects: one list, then one watch, until the context ends. Of all namespaces if the
-    /// name is empty.
-    ///
-    /// Absences of the server are waited out. The first error ends the stream: we may not watch, or there is no such
-    /// kind of object, and that several times in a row (a server that just started refuses what it will allow soon).
-    pub(crate) fn watch(
-        &self,
-        cx: &CallContext,
-        kind: Kind,
-        namespace: &str,
-        config: watcher::Config,
-    ) -> impl Stream<Item = Result<Event<DynamicObject>>> + Send + 'static {
-        const REFUSALS: u32 = 4;
-        let ask = Ask::new(Access::Read, format!("watch {}", kind.plural), namespace);
-        let client = self.inner.client.clone();
-        let api = match namespace {
-            "" => Api::all_with(client, &kind.resource()),
-            _ => Api::namespaced_with(client, namespace, &kind.resource()),
-        };
-        // In its turn, so that no thousand lists are asked for at once; but none is kept, as whoever reads them asks too.
-        let turn = self.turns.clone().acquire_owned();
-        let events = stream::once(turn).flat_map(move |_| watcher(api.clone(), config.clone().timeout(60)));
-        let events = begun(events).backoff(Pause::default());
-        let mut refusals = 0;
-        let events = events.filter_map(move |event| {
-            let item = match event {
-                Ok(event) => {
-                    refusals = 0;
-                    Some(Ok(event))
-                }
-                Err(e) => {
-                    tracing::debug!(operation = %ask.operation, object = %ask.object, error = %e, "watch interrupted");
-                    let refused = error::hopeless(&ask, &e);
-                    refusals = if refused.is_some() { refusals + 1 } else { 0 };
-                    refused.filter(|_| refusals >= REFUSALS).map(Err)
-                }
-            };
-            ready(item)
-        });
-        until_error(events).take_until(end_of(cx))
-    }
-
-    /// One object now and after every change; `None` while there is none.
-    pub(crate) fn watch_object(
-        &self,
-        cx: &CallContext,
-        object: &Object,
-    ) -> impl Stream<Item = Result<Option<DynamicObject>>> + Send + 'static {
-        let config = watcher::Config::default().fields(&format!("metadata.name={}", object.name));
-        let mut listed = false;
-        self.watch(cx, object.kind, &object.namespace, config).filter_map(move |event| {
-            ready(match event {
-                Ok(Event::Init) => {
-                    listed = false;
-                    None
-                }
-                Ok(Event::InitApply(found)) => {
-                    listed = true;
-                    Some(Ok(Some(found)))
-                }
-                Ok(Event::InitDone) => (!listed).then_some(Ok(None)),
-                Ok(Event::Apply(changed)) => Some(Ok(Some(changed))),
-                Ok(Event::Delete(_)) => Some(Ok(None)),
-                Err(e) => Some(Err(e)),
-            })
-        })
-    }
 }
 
 /// What a list holds.
@@ -697,69 +637,6 @@ fn status(code: u16, body: &[u8]) -> Status {
     parsed.unwrap_or_else(|| Status::failure(&text(), "")).with_code(code)
 }
 
-/// The stream up to its first error, and that.
-pub(crate) fn until_error<T: Send + 'static>(
-    stream: impl Stream<Item = Result<T>> + Send + 'static,
-) -> BoxStream<'static, Result<T>> {
-    // Nothing is asked any more after it.
-    let items = stream::unfold(Some(stream.boxed()), |stream| async {
-        let mut stream = stream?;
-        let item = stream.next().await?;
-        let rest = item.is_ok().then_some(stream);
-        Some((item, rest))
-    });
-    items.boxed()
-}
-
-/// The end of the context, and a little later, so that whoever waits under the same context can say why first.
-fn end_of(cx: &CallContext) -> impl Future<Output = ()> + Send + 'static {
-    let (deadline, cancel) = (cx.deadline(), cx.cancel().clone());
-    async move {
-        tokio::select! {
-            () = cancel.cancelled_owned() => {}
-            () = tokio::time::sleep_until(deadline) => {}
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-/// Holds back that a list begins until it has: one that fails again and again would else look like something that goes
-/// well in between, and be neither paused nor given up.
-fn begun<K: Send>(
-    events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
-) -> impl Stream<Item = watcher::Result<Event<K>>> + Send {
-    let mut begins = false;
-    events.flat_map(move |event| {
-        let is_init = matches!(event, Ok(Event::Init));
-        let before = (begins && !is_init && event.is_ok()).then_some(Ok(Event::Init));
-        begins = is_init;
-        stream::iter(before.into_iter().chain((!is_init).then_some(event)))
-    })
-}
-
-/// The pause after an error of a watch: from 0.2 to 5 s. Shorter than the client's default, since what is watched
-/// decides about a rollback.
-#[derive(Debug, Default)]
-struct Pause {
-    errors: u32,
-}
-
-impl Iterator for Pause {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = Duration::from_millis(200) * 2u32.pow(self.errors.min(5));
-        self.errors += 1;
-        Some(pause.min(Duration::from_secs(5)))
-    }
-}
-
-impl Backoff for Pause {
-    fn reset(&mut self) {
-        self.errors = 0;
-    }
-}
-
 /// Makes an object of the API of JSON.
 fn if_there<T>(found: Result<T>) -> Result<Option<T>> {
     match found {
@@ -780,18 +657,6 @@ mod tests {
     use moodify_core::journal::JournalStore as _;
 
     use super::*;
-    use crate::testing::{cx, kube};
-
-    #[tokio::test(start_paused = true)]
-    async fn a_watch_that_is_refused_again_and_again_ends_with_the_reason() {
-        let (kube, asked) = kube(|_, _, _| (401, json!({"code": 401, "reason": "Unauthorized", "message": "no"})));
-        let begun = tokio::time::Instant::now();
-        let object = Object::new(DEPLOYMENT, "ns", "web");
-        let seen: Vec<_> = kube.watch_object(&cx(), &object).collect().await;
-        assert!(matches!(seen.as_slice(), [Err(e)] if e.kind() == ErrorKind::Unauthenticated), "{seen:?}");
-        assert_eq!(asked.lock().unwrap().len(), 4);
-        assert_eq!(begun.elapsed(), Duration::from_millis(200 + 400 + 800), "with longer and longer pauses");
-    }
 
     /// A cluster that takes so long for each answer, and the most requests that it had at once.
     fn slow(takes: Duration) -> (Kube, Arc<AtomicUsize>) {

@@ -236,11 +236,20 @@ impl Whole {
                 json!("OnDelete")
             }
             WorkloadKind::Deployment => {
-                if self.value["spec"]["paused"] == json!(true) {
+                let paused = self.value["spec"]["paused"] == json!(true);
+                if paused {
                     operations.push(json!({"op": "test", "path": PAUSED, "value": true}));
-                    operations.push(json!({"op": "remove", "path": PAUSED}));
                 }
-                Value::Null
+                // Its surge may have taken it as far as this batch already: going on would only take it further.
+                let now = self.workload(target);
+                if paused && now.observed && now.replicas.updated >= spec.replicas && spec.replicas < desired {
+                    json!(true)
+                } else {
+                    if paused {
+                        operations.push(json!({"op": "remove", "path": PAUSED}));
+                    }
+                    Value::Null
+                }
             }
         };
         let (before, config) = match &self.held {

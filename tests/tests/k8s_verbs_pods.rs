@@ -116,6 +116,10 @@ async fn manifests_become_what_kubectl_makes_of_them() {
     let arguments = ["apply", "--server-side", "-f", "-"];
     let (ok, _, problem) = kubectl(&theirs, &arguments, MANIFESTS).await;
     assert!(ok, "{problem}");
+    // The controller's own marks come a moment later, and not at once in both.
+    for namespace in [&ours, &theirs] {
+        namespace.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]).await;
+    }
     for object in ["recipe/soup", "configmap/settings", "secret/key", "deployment/web"] {
         let mut both = Vec::new();
         for namespace in [&ours, &theirs] {

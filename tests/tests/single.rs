@@ -8,11 +8,9 @@ use std::time::Duration;
 use moodify_core::model::Target;
 use moodify_core::testing::conformance;
 use moodify_k8s::{Kube, KubeConfig};
-use moodify_tests::node::{self, Identity};
 use moodify_tests::rig::{Namespace, Rig};
 use moodify_tests::scene::{Finished, Running, Scene};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 const DEPLOYMENT: &str = "deployment";
@@ -215,18 +213,8 @@ async fn what_cannot_run_twice_is_stopped_first_and_comes_back() {
 /// Three nodes: the rig's own, and two more.
 #[tokio::test]
 async fn a_daemon_set_gets_the_new_version_node_by_node() {
-    let Some(rig) = Rig::shared().await else { return };
-    if !rig.state().is_own() {
-        return moodify_tests::require::missing("nodes of the test's own, beside the rig's");
-    }
-    let dir = TempDir::new().unwrap();
-    let more: Vec<Identity> = [0x1234_5678_0000_0001, 0x1234_5679_0000_0002].map(Identity::numbered).into();
-    let mut nodes = tokio::task::JoinSet::new();
-    for identity in more.clone() {
-        let (client, dir) = (rig.admin_client().await, dir.path().to_owned());
-        nodes.spawn(async move { node::run(client, identity, &dir).await });
-    }
-    sleep(Duration::from_secs(1)).await;
+    let Some(rig) = Rig::own().await else { return };
+    let nodes = rig.two_more_nodes().await;
     for (tag, outcome, left) in [("v2", "completed", "v2"), ("v2-crash1s", "rolled-back", "v1")] {
         let namespace = rig.namespace(&format!("single-daemon-{left}")).await;
         let Some((mut scene, before)) = scene(&namespace, DAEMON_SET, tag, "rolling").await else { return };
@@ -239,7 +227,5 @@ async fn a_daemon_set_gets_the_new_version_node_by_node() {
         assert_is(&namespace, DAEMON_SET, &before, left).await;
         namespace.kubectl(&["delete", "daemonset", "backend", "--cascade=foreground", "--timeout=60s"]).await;
     }
-    for node in more {
-        rig.kubectl(&["delete", "node", &node.name]).await;
-    }
+    nodes.delete().await;
 }

@@ -8,6 +8,10 @@ use crate::model::{Period, Weight};
 /// Settings of a rolling release: the instances of the workload itself get the new version, batch by batch, with a bake
 /// after each. For what cannot have a second workload beside it, such as a `StatefulSet` or a `DaemonSet`.
 ///
+/// These two are held at exactly the instances of a batch. A Deployment can only be paused: it has by then replaced what
+/// its `maxSurge` and `maxUnavailable` let it replace at once, and more if its pods are ready before it is paused. With
+/// `maxSurge: 1`, `maxUnavailable: 0` and `minReadySeconds` of some seconds its batches are exact, too.
+///
 /// ```
 /// use moodify_core::strategy::Rolling;
 /// let back: Rolling = serde_json::from_str(r#"{"batches": [50, 10, 100]}"#).unwrap();

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::rig::{AuditEntry, Rig};
+use crate::rig::{AuditEntry, Namespace, Rig};
 use crate::routes::resource;
 use crate::scene::{Finished, Scene};
 use crate::wall_clock;
@@ -81,7 +81,7 @@ pub async fn measure(rig: &'static Rig, way: Way) -> Option<Ledger> {
         let subset = r#"[{"op": "remove", "path": "/spec/http/1/route/0/destination/subset"}]"#;
         namespace.kubectl(&["patch", resource("istio"), "backend", "--type", "json", "--patch", subset]).await;
     }
-    prepare(&mut scene, way.strategy).await;
+    prepare(&namespace, &mut scene, way.strategy).await;
     let begun = wall_clock();
     let finished = scene.release().await;
     finished.ended("completed");
@@ -106,7 +106,7 @@ pub async fn measure(rig: &'static Rig, way: Way) -> Option<Ledger> {
 }
 
 /// Sets the strategy, with short bakes that only pods are asked about.
-async fn prepare(scene: &mut Scene<'_>, strategy: Strategy) {
+async fn prepare(namespace: &Namespace, scene: &mut Scene<'_>, strategy: Strategy) {
     scene.canary()["bake"] = BAKE.into();
     let metrics = scene.canary()["analysis"]["metrics"].as_array_mut().expect("metrics");
     metrics.retain(|metric| metric["source"] == "pods");
@@ -126,7 +126,13 @@ async fn prepare(scene: &mut Scene<'_>, strategy: Strategy) {
             scene.canary()["weights"] = json!([100]);
             scene.take_turns("1s").await;
         }
-        Strategy::Rolling => in_one("rolling", Some("batches")),
+        Strategy::Rolling => {
+            in_one("rolling", Some("batches"));
+            // One pod after the other, so that a batch is never begun by the one before it.
+            let slowly = r#"{"spec": {"minReadySeconds": 3, "strategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}}"#;
+            namespace.kubectl(&["patch", "deployment", "backend", "--patch", slowly]).await;
+            namespace.kubectl(&["rollout", "status", "deployment/backend", "--timeout=60s"]).await;
+        }
         Strategy::Recreate => in_one("recreate", None),
     }
     scene.grant().await;

@@ -123,6 +123,17 @@ fn goes_first(manifest: &Manifest) -> bool {
     matches!(manifest.text("kind"), "Namespace" | "CustomResourceDefinition")
 }
 
+/// An object without what controllers write into it at any time, and without the server's notes of who wrote what.
+fn what_it_is(mut object: Value) -> Value {
+    if let Some(all) = object.as_object_mut() {
+        all.remove("status");
+    }
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.retain(|key, _| key != "resourceVersion" && key != "managedFields");
+    }
+    object
+}
+
 impl Verbs {
     /// Makes the objects of manifests what they are to be, by server-side apply under our field manager with strict
     /// validation: `kubectl apply --server-side`. Namespaces and definitions of kinds go first; a kind is waited for
@@ -227,12 +238,9 @@ impl Verbs {
             body["metadata"]["labels"][PART_OF] = json!(set.id);
         }
         let after = self.merged(cx, object, &body, force, false).await?;
-        let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
-        Ok(object.told(match before {
-            None => Outcome::Created,
-            Some(before) if version(&before) == version(&after) => Outcome::Unchanged,
-            Some(_) => Outcome::Configured,
-        }))
+        let Some(before) = before else { return Ok(object.told(Outcome::Created)) };
+        let same = what_it_is(before) == what_it_is(after);
+        Ok(object.told(if same { Outcome::Unchanged } else { Outcome::Configured }))
     }
 
     /// Waits until the server serves new kinds.
