@@ -455,6 +455,8 @@ async fn a_watch_outlives_the_server_s_absence_and_a_write_in_it_is_unknown() {
     let mut watch = deployer.watch(&cx(), &target, Track::Stable).await.unwrap();
     assert_eq!(watch.next().await.unwrap().unwrap().unwrap().replicas.desired, 1);
 
+    // By a connection that is there: a new one that stalls is not to be had at all.
+    deployer.observe(&cx(), &target, Track::Stable).await.unwrap();
     proxy.stall();
     let read = deployer.observe(&cx(), &target, Track::Stable).await.unwrap_err();
     assert_eq!((read.kind(), read.effect_of()), (ErrorKind::Timeout, Effect::None));

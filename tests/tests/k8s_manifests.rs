@@ -62,7 +62,7 @@ async fn what_other_projects_publish_is_applied_as_kubectl_applies_it() {
     };
     let namespace = rig.namespace("published").await;
     for (name, objects) in
-        [("argo-rollouts.yaml", 15), ("local-path.yaml", 9), ("metallb.yaml", 24), ("prometheus-operator.yaml", 15)]
+        [("argo-rollouts.yaml", 15), ("local-path.yaml", 9), ("metallb.yaml", 26), ("prometheus-operator.yaml", 15)]
     {
         apply(Path::new(&dir), name, &namespace, objects).await;
     }

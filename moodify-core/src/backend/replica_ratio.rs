@@ -124,14 +124,14 @@ impl TrafficRouter for ReplicaRatio {
         }
         let canaries = canary.replicas.desired.max(wanted.canary);
         let grow = Scale { from: canary.replicas.desired, to: canaries };
-        self.scale_and_wait(cx, target, Track::Canary, grow).await?;
+        let mut canary = self.scale_and_wait(cx, target, Track::Canary, grow).await?;
         let shrink = Scale { from: stable.replicas.desired, to: wanted.stable };
-        self.scale_and_wait(cx, target, Track::Stable, shrink).await?;
+        let stable = self.scale_and_wait(cx, target, Track::Stable, shrink).await?;
         if canaries > wanted.canary {
             let shrink = Scale { from: canaries, to: wanted.canary };
-            self.scale_and_wait(cx, target, Track::Canary, shrink).await?;
+            canary = self.scale_and_wait(cx, target, Track::Canary, shrink).await?;
         }
-        self.read(cx, target).await
+        Ok(traffic(Some(&stable), Some(&canary)))
     }
 
     async fn reset(&self, cx: &CallContext, target: &Target, capacity: u32) -> Result<Traffic> {

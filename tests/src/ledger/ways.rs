@@ -112,15 +112,15 @@ const NGINX: [&str; 4] = [
 ];
 
 const fn way(title: &'static str, strategy: Strategy, router: &'static str, writes: &'static [&'static str]) -> Way {
-    Way { title, strategy, router, writes, routes: [""; 4], most_reads: 70 }
+    Way { title, strategy, router, writes, routes: [""; 4], most_reads: 64 }
 }
 
 const fn in_place(title: &'static str, router: &'static str, routes: [&'static str; 4]) -> Way {
-    Way { routes, most_reads: 80, ..way(title, Strategy::InPlace, router, IN_PLACE) }
+    Way { routes, most_reads: 62, ..way(title, Strategy::InPlace, router, IN_PLACE) }
 }
 
 const fn turns(title: &'static str, router: &'static str, routes: [&'static str; 4]) -> Way {
-    Way { routes, most_reads: 95, ..way(title, Strategy::Turns, router, TURNS) }
+    Way { routes, most_reads: 78, ..way(title, Strategy::Turns, router, TURNS) }
 }
 
 /// All ways.

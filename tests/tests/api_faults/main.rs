@@ -124,8 +124,8 @@ fn assert_all_writes_met(ledger: &[Passed]) {
     );
 }
 
-fn assert_met(ledger: &[Passed], writes: &[(&str, &str)]) {
-    for (verb, object) in writes {
+fn assert_met(ledger: &[Passed], requests: &[(&str, &str)]) {
+    for (verb, object) in requests {
         let met = ledger.iter().any(|p| p.verb == *verb && p.path.ends_with(object) && p.fault.is_some());
         assert!(met, "{verb} {object} met nothing:\n{}", told(ledger));
     }
@@ -172,17 +172,32 @@ async fn asked_to_slow_down_it_does() {
 }
 
 #[tokio::test]
-async fn each_connection_is_reset_before_its_request() {
-    let rules = vec![Rule::new(Fault::ResetBefore).each_once()];
+async fn each_connection_is_reset_before_its_write() {
+    let rules = vec![Rule::new(Fault::ResetBefore).writes().each_once()];
     let Some(ledger) = release("reset", "v2", rules, &["completed"]).await else { return };
     assert_all_writes_met(&ledger);
 }
 
+/// Without the writes: all that one step asks for, each broken once, would be more often than it is repeated.
+#[tokio::test]
+async fn each_connection_is_reset_before_its_read() {
+    let rules = vec![Rule::new(Fault::ResetBefore).reads().each_once()];
+    let Some(ledger) = release("reset-reads", "v2", rules, &["completed"]).await else { return };
+    assert_met(&ledger, &[("GET", "/httproutes/backend"), ("GET", "/deployments/backend"), ("WATCH", "/pods")]);
+}
+
 #[tokio::test]
 async fn each_connection_is_reset_in_the_middle_of_its_answer() {
-    let rules = vec![Rule::new(Fault::ResetInAnswer).each_once()];
+    let rules = vec![Rule::new(Fault::ResetInAnswer).writes().each_once()];
     let Some(ledger) = release("halved", "v2", rules, &["completed"]).await else { return };
     assert_all_writes_met(&ledger);
+}
+
+#[tokio::test]
+async fn each_connection_is_reset_in_the_middle_of_what_it_tells() {
+    let rules = vec![Rule::new(Fault::ResetInAnswer).reads().each_once()];
+    let Some(ledger) = release("halved-reads", "v2", rules, &["completed"]).await else { return };
+    assert_met(&ledger, &[("GET", "/httproutes/backend"), ("GET", "/deployments/backend"), ("WATCH", "/pods")]);
 }
 
 #[tokio::test]

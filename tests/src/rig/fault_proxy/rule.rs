@@ -82,6 +82,12 @@ impl Rule {
         self.verb("POST").verb("PATCH").verb("PUT").verb("DELETE")
     }
 
+    /// Only what asks.
+    #[must_use]
+    pub fn reads(self) -> Self {
+        self.verb("GET").verb("WATCH")
+    }
+
     /// Only where this is in the path.
     #[must_use]
     pub fn path(mut self, part: &str) -> Self {
