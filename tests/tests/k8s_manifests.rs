@@ -53,7 +53,7 @@ async fn apply(dir: &Path, name: &str, namespace: &Namespace, objects: usize) {
 }
 
 /// Four megabytes of definitions that do not fit into the annotation of kubectl's older apply, kinds that are used in the
-/// file that defines them, a webhook, a StorageClass, namespaces that are made with what goes into them.
+/// file that defines them, a webhook, a `StorageClass`, namespaces that are made with what goes into them.
 #[tokio::test]
 async fn what_other_projects_publish_is_applied_as_kubectl_applies_it() {
     let Some(rig) = Rig::own().await else { return };

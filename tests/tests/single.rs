@@ -11,7 +11,7 @@ use moodify_k8s::{Kube, KubeConfig};
 use moodify_tests::rig::{Namespace, Rig};
 use moodify_tests::scene::{Finished, Running, Scene};
 use serde_json::{Value, json};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 const DEPLOYMENT: &str = "deployment";
 const STATEFUL_SET: &str = "stateful-set";
