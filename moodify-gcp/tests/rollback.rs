@@ -137,9 +137,12 @@ async fn a_connection_that_takes_only_a_host_is_refused_before_anything_is_stopp
 
 const LIVE: &str = r#"
   - name: ask
-    steps: [{name: ask, action: approval, with: {question: "Into the database that serves?", approvals: 2}}]
+    steps:
+      - name: ask
+        action: approval
+        with: {question: "Into the database that serves?", approvals: 2, restore: {store: firestore, from: latest}}
   - name: live
-    steps: [{name: live, action: restore-live, with: {store: firestore, from: latest}}]
+    steps: [{name: live, action: restore-live, with: {store: firestore, from: approved}}]
 "#;
 
 #[tokio::test]

@@ -15,8 +15,9 @@ pub struct Proposal {
     pub store: String,
     /// What is restored.
     pub from: RestoreFrom,
-    /// The name of what is made.
-    pub target: String,
+    /// The name of what is made; left out, it goes into the database itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
     /// What is stopped meanwhile; left out, all Deployments and stateful sets.
     #[serde(default)]
     pub stops: ApplicationParams,
@@ -29,17 +30,23 @@ pub struct Proposal {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Proposed {
     pub(super) store: String,
-    pub(super) target: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) target: Option<String>,
     pub(super) chosen: Chosen,
     pub(super) told: String,
 }
 
 impl Proposal {
     pub(super) fn check(&self, cx: &CheckContext<'_>) -> Result<(), Vec<Error>> {
-        let mut wrong = restore::check_request(cx, &self.store, &self.from, &self.target);
-        if self.from == RestoreFrom::Approved {
-            let message = "what is to be approved cannot be what was approved";
+        let mut wrong = restore::check_request(cx, &self.store, &self.from, self.target.as_deref());
+        let mut refuse = |message: &str| {
             wrong.push(Error::new(ErrorKind::Invalid, "engine", "check the step", message).on(cx.step.name.as_str()));
+        };
+        if self.from == RestoreFrom::Approved {
+            refuse("what is to be approved cannot be what was approved");
+        }
+        if self.target.is_none() && !self.connections.is_empty() {
+            refuse("connections are pointed to what is made, and without a target nothing is");
         }
         wrong.extend(switch_connection::check(cx, &self.connections, Some(&self.store)));
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
@@ -49,9 +56,18 @@ impl Proposal {
     /// the application is stopped already.
     pub(super) async fn propose(&self, cx: &StepContext) -> Result<Proposed> {
         let store = cx.backends().backup_store(&self.store)?.as_ref();
-        let chosen = restore::choose(cx, store, &self.store, &self.from).await?;
-        if store.target_exists(&cx.call()?, &self.target).await? {
-            let message = format!("{:?} is there already, and a restore never overwrites", self.target);
+        let chosen = restore::choose(cx, store, &self.store, &self.from, self.target.as_deref()).await?;
+        let Some(target) = &self.target else {
+            let told = format!(
+                "{} of {} goes into the database itself, after a backup of what is there: {}",
+                content(&chosen),
+                self.store,
+                loss(&chosen, cx.clock().now(), "it begins"),
+            );
+            return Ok(Proposed { store: self.store.clone(), target: None, chosen, told });
+        };
+        if store.target_exists(&cx.call()?, target).await? {
+            let message = format!("{target:?} is there already, and a restore never overwrites");
             let error = Error::new(ErrorKind::AlreadyExists, "engine", "look for the target", message);
             return Err(error
                 .on(self.store.as_str())
@@ -60,11 +76,10 @@ impl Proposal {
         let (operations, namespace) = (cx.backends().operations()?, &cx.plan().environment.namespace);
         let counts = operations.counts(&cx.call()?, &self.stops.application(cx)).await?;
         let mut told = format!(
-            "{} of {} goes into the new {}, and {counts} in {namespace} stop meanwhile: {}",
+            "{} of {} goes into the new {target}, and {counts} in {namespace} stop meanwhile: {}",
             content(&chosen),
             self.store,
-            self.target,
-            loss(&chosen, cx.clock().now()),
+            loss(&chosen, cx.clock().now(), "the application is stopped"),
         );
         for connection in &self.connections {
             let now = operations.endpoint(&cx.call()?, namespace, connection).await?;
@@ -89,14 +104,13 @@ fn content(chosen: &Chosen) -> String {
     }
 }
 
-fn loss(chosen: &Chosen, now: Timestamp) -> String {
+/// What is lost, and until when more of it is.
+fn loss(chosen: &Chosen, now: Timestamp, until: &str) -> String {
     let Some(since) = chosen.created else {
         return "nobody knows how old it is, so it is unknown how much is lost".to_owned();
     };
     let minutes = restore::minutes(now.duration_since(since).unsigned_abs());
-    format!(
-        "the writes of the last {minutes} minutes (since {since}) are lost, and all until the application is stopped"
-    )
+    format!("the writes of the last {minutes} minutes (since {since}) are lost, and all until {until}")
 }
 
 /// `3.0 GiB`.
@@ -124,8 +138,12 @@ mod tests {
         }
         let now: Timestamp = "2026-11-24T15:00:01Z".parse().unwrap();
         let mut chosen = Chosen { created: Some("2026-11-24T14:13:00Z".parse().unwrap()), ..Chosen::of("nightly") };
-        assert!(loss(&chosen, now).contains("last 48 minutes (since 2026-11-24T14:13:00Z)"), "{}", loss(&chosen, now));
+        let told = loss(&chosen, now, "it begins");
+        assert!(
+            told.contains("last 48 minutes (since 2026-11-24T14:13:00Z) are lost, and all until it begins"),
+            "{told}"
+        );
         chosen.created = None;
-        assert!(loss(&chosen, now).contains("unknown how much"));
+        assert!(loss(&chosen, now, "it begins").contains("unknown how much"));
     }
 }

@@ -91,12 +91,13 @@ fn earlier_backup(cx: &StepContext, store: &str) -> Option<String> {
     made.filter(|made| made.store == store).last().map(|made| made.backup.id)
 }
 
-/// The restore to which persons agreed.
-fn approved(cx: &StepContext, store: &str) -> Option<Chosen> {
+/// The restore to which persons agreed; without a target, into the database itself.
+fn approved(cx: &StepContext, store: &str, target: Option<&str>) -> Option<Chosen> {
     let earlier = cx.plan().steps().map(|(_, step)| step).take_while(|step| step.name != cx.step().name);
     let asked = earlier.filter(|step| step.action == kinds::APPROVAL);
     let agreed = asked.filter_map(|step| cx.output::<Approved>(&step.name).ok()?.restore);
-    agreed.filter(|agreed| agreed.store == store).last().map(|agreed| agreed.chosen)
+    let of_it = agreed.filter(|agreed| agreed.store == store && agreed.target.as_deref() == target);
+    of_it.last().map(|agreed| agreed.chosen)
 }
 
 pub(super) async fn choose(
@@ -104,16 +105,17 @@ pub(super) async fn choose(
     store: &dyn BackupStore,
     name: &str,
     from: &RestoreFrom,
+    target: Option<&str>,
 ) -> Result<Chosen> {
     let none = |what: String| Error::new(ErrorKind::NotFound, "engine", CHOOSE, what).on(name);
     let at =
         |time| Chosen { from: RestorePoint::Time(time), age: age(cx, Some(time)), created: Some(time), bytes: None };
     let id = match from {
         RestoreFrom::Time(time) => return Ok(at(*time)),
-        RestoreFrom::Approved => match approved(cx, name).map(|chosen| chosen.from) {
+        RestoreFrom::Approved => match approved(cx, name, target).map(|chosen| chosen.from) {
             Some(RestorePoint::Time(time)) => return Ok(at(time)),
             Some(RestorePoint::Backup(id)) => Some(id),
-            None => return Err(none("nobody agreed to a restore from this store".to_owned())),
+            None => return Err(none("nobody agreed to this restore".to_owned())),
         },
         RestoreFrom::Backup(id) => Some(id.clone()),
         RestoreFrom::ThisRun => earlier_backup(cx, name),
@@ -138,17 +140,33 @@ pub(super) fn minutes(time: Duration) -> u64 {
     time.as_secs().div_ceil(60)
 }
 
-/// What is wrong with a restore in a plan.
-pub(super) fn check_request(cx: &CheckContext<'_>, store: &str, from: &RestoreFrom, target: &str) -> Vec<Error> {
+/// What is wrong with a restore in a plan: into this target, or without one into the database itself.
+pub(super) fn check_request(
+    cx: &CheckContext<'_>,
+    store: &str,
+    from: &RestoreFrom,
+    target: Option<&str>,
+) -> Vec<Error> {
     let invalid =
         |message: String| Error::new(ErrorKind::Invalid, "engine", "check the step", message).on(cx.step.name.as_str());
     let mut wrong = Vec::new();
-    wrong.extend(check(cx, store, "restore", |can| can.restore).err());
-    if let RestoreFrom::Time(_) = from {
-        let can = check(cx, store, "restore what was between two backups", |can| can.point_in_time);
-        wrong.extend(can.err());
+    let can = match target {
+        Some(_) => check(cx, store, "restore", |can| can.restore),
+        None => check(cx, store, "restore into its database itself", |can| can.live && can.create),
+    };
+    wrong.extend(can.err());
+    match (from, target) {
+        (RestoreFrom::Time(_), Some(_)) => {
+            let can = check(cx, store, "restore what was between two backups", |can| can.point_in_time);
+            wrong.extend(can.err());
+        }
+        (RestoreFrom::Time(_), None) => {
+            let hint = "say which: this-run, or a backup or run by name";
+            wrong.push(invalid("into the database itself only a backup is restored".to_owned()).hint(hint));
+        }
+        _ => {}
     }
-    if target.trim().is_empty() {
+    if target.is_some_and(|target| target.trim().is_empty()) {
         wrong.push(invalid("the target has no name".to_owned()));
     }
     let earlier = || cx.plan.steps().map(|(_, step)| step).take_while(|step| step.name != cx.step.name);
@@ -173,7 +191,7 @@ impl Action for Restore {
     }
 
     async fn check(&self, cx: &CheckContext<'_>, params: &Params) -> Result<(), Vec<Error>> {
-        let mut wrong = check_request(cx, &params.store, &params.from, &params.target);
+        let mut wrong = check_request(cx, &params.store, &params.from, Some(&params.target));
         let mut earlier = cx.plan.steps().map(|(_, step)| step).take_while(|step| step.name != cx.step.name);
         let agrees = |step: &Step| {
             let restore = &step.with["restore"];
@@ -192,7 +210,7 @@ impl Action for Restore {
         let Chosen { from, age, .. } = match cx.last_checkpoint::<Chosen>() {
             Some(chosen) => chosen,
             None => {
-                let chosen = choose(cx, store, &params.store, &params.from).await?;
+                let chosen = choose(cx, store, &params.store, &params.from, Some(&params.target)).await?;
                 cx.checkpoint(&chosen).await?;
                 chosen
             }

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::backup::{LONG, check};
-use super::restore::{RestoreFrom, choose};
+use super::backup::LONG;
+use super::restore::{RestoreFrom, check_request, choose};
 use super::{Action, CheckContext, Observed, StepContext, kinds};
 use crate::backend::{BackupRequest, BackupStoreExt, LiveRestoreRequest, RestorePoint, Restored};
 use crate::error::{Error, ErrorKind, Result};
@@ -22,7 +22,7 @@ pub(super) struct RestoreLive;
 pub(super) struct Params {
     /// The backup store, by its name among the backends.
     store: String,
-    /// What is restored: a backup, not a time.
+    /// What is restored: a backup that whoever agrees knows, so neither a time nor whatever is the latest by then.
     from: RestoreFrom,
 }
 
@@ -46,9 +46,10 @@ struct Live {
     before: Option<String>,
 }
 
-/// Whether at least two persons must have said yes before this step begins.
-fn is_agreed(cx: &CheckContext<'_>) -> bool {
-    let agrees = |step: &Step| step.action == kinds::APPROVAL && step.with["approvals"].as_u64() >= Some(2);
+/// Whether at least two persons must have said yes before this step begins, to what `asks`.
+fn is_agreed(cx: &CheckContext<'_>, asks: impl Fn(&Step) -> bool) -> bool {
+    let agrees =
+        |step: &Step| step.action == kinds::APPROVAL && step.with["approvals"].as_u64() >= Some(2) && asks(step);
     for phase in &cx.plan.phases {
         let here = phase.steps.iter().position(|step| step.name == cx.step.name);
         let before = match here {
@@ -84,25 +85,28 @@ impl Action for RestoreLive {
         let invalid = |message: String| {
             Error::new(ErrorKind::Invalid, "engine", "check the step", message).on(cx.step.name.as_str())
         };
-        let can = check(cx, &params.store, "restore into its database itself", |can| can.live && can.create);
-        let mut wrong: Vec<Error> = can.err().into_iter().collect();
-        match params.from {
-            RestoreFrom::Time(_) | RestoreFrom::Approved => {
-                let message = "into the database itself only a backup is restored";
-                wrong.push(invalid(message.to_owned()).hint("say which: latest, this-run, or a backup or run by name"));
-            }
-            RestoreFrom::ThisRun => {
-                let mut earlier = cx.plan.steps().map(|(_, step)| step).take_while(|step| step.name != cx.step.name);
-                if !earlier.any(|step| step.action == kinds::BACKUP && step.with["store"] == *params.store) {
-                    wrong.push(invalid(format!("no step before this one makes a backup in {:?}", params.store)));
-                }
-            }
-            _ => {}
+        let mut wrong = check_request(cx, &params.store, &params.from, None);
+        if params.from == RestoreFrom::Latest {
+            let message = "whoever agrees does not know which backup will be the latest by then";
+            let hint = format!(
+                "take `from: approved`, and give the approval before it `restore: {{store: {}, from: latest}}`: then they are told",
+                params.store
+            );
+            wrong.push(invalid(message.to_owned()).hint(hint));
         }
-        if !is_agreed(cx) {
+        let of_it =
+            |step: &Step| step.with["restore"]["store"] == *params.store && step.with["restore"]["target"].is_null();
+        if !is_agreed(cx, |_| true) {
             let message = "it changes the database that serves, and no approval by two persons comes before it";
             let hint = "put a step before it with `action: approval` and `approvals: 2` or more";
             wrong.push(invalid(message.to_owned()).hint(hint));
+        } else if params.from == RestoreFrom::Approved && !is_agreed(cx, of_it) {
+            let message = format!(
+                "no approval before it asks two persons whether to restore from {:?} into itself",
+                params.store
+            );
+            let hint = format!("give that approval `restore: {{store: {}, from: latest}}`", params.store);
+            wrong.push(invalid(message).hint(hint));
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
@@ -112,7 +116,7 @@ impl Action for RestoreLive {
         let mut live = match cx.last_checkpoint::<Live>() {
             Some(live) => live,
             None => {
-                let chosen = choose(cx, store, &params.store, &params.from).await?;
+                let chosen = choose(cx, store, &params.store, &params.from, None).await?;
                 let RestorePoint::Backup(backup) = chosen.from else {
                     let message = "into the database itself only a backup is restored";
                     return Err(Error::new(ErrorKind::Invalid, "engine", "choose a backup", message));

@@ -209,7 +209,7 @@ impl DatabaseRollback {
         let proposal = Proposal {
             store: self.store.clone(),
             from: self.from.clone(),
-            target: self.target.clone(),
+            target: Some(self.target.clone()),
             stops: self.stops.clone(),
             connections: self.connections.clone(),
         };

@@ -26,11 +26,13 @@ fn phase(name: &str, steps: Vec<Step>) -> Phase {
 }
 
 fn ask(approvals: u32) -> Step {
-    step("ask", "approval", json!({"question": "Take the database back?", "approvals": approvals}))
+    let restore = json!({"store": STORE, "from": "latest"});
+    let with = json!({"question": "Take the database back?", "approvals": approvals, "restore": restore});
+    step("ask", "approval", with)
 }
 
 fn live() -> Step {
-    step("live", "restore-live", json!({"store": STORE, "from": "latest"}))
+    step("live", "restore-live", json!({"store": STORE, "from": "approved"}))
 }
 
 fn fails() -> Step {
@@ -98,26 +100,47 @@ fn what_two_have_not_agreed_to_before_is_refused_when_the_plan_is_checked() {
             let plan = plan_of(phases);
             let stage = Stage::new(plan.clone(), simulator(&plan, backups));
             let found: Vec<String> = stage.engine.check(&stage.plan).await.iter().map(ToString::to_string).collect();
-            assert!(found.len() == 1 && found[0].contains(why), "{why}: {found:?}");
+            assert!(!found.is_empty() && found.iter().all(|found| found.contains(why)), "{why}: {found:?}");
             assert!(stage.engine.create(&stage.plan, "test").await.is_err(), "no run begins");
         });
     }
-    for from in [json!("approved"), json!({"time": "2026-11-24T14:00:00Z"}), json!("this-run")] {
+    let time = json!({"time": "2026-11-24T14:00:00Z"});
+    for (from, why) in [
+        (json!("approved"), "asks two persons whether to restore from"),
+        (json!("latest"), "does not know which backup will be the latest"),
+        (time, "only a backup is restored"),
+        (json!("this-run"), "no step before this one makes a backup"),
+    ] {
         on_virtual_time(async {
-            let mut plan = agreed(Vec::new());
-            plan.phases = vec![
-                phase("ask", vec![ask(2)]),
-                phase("live", vec![step("live", "restore-live", json!({"store": STORE, "from": from}))]),
-            ]
-            .into();
+            let plain = step("ask", "approval", json!({"question": "Take the database back?", "approvals": 2}));
+            let live = step("live", "restore-live", json!({"store": STORE, "from": from}));
+            let plan = plan_of(vec![phase("ask", vec![plain]), phase("live", vec![live])]);
             let stage = Stage::new(plan.clone(), simulator(&plan, ""));
-            assert_eq!(stage.engine.check(&stage.plan).await.len(), 1, "{from}");
+            let found: Vec<String> = stage.engine.check(&stage.plan).await.iter().map(ToString::to_string).collect();
+            assert!(found.len() == 1 && found[0].contains(why), "{why}: {found:?}");
         });
     }
     on_virtual_time(async {
         let plan = plan_of(vec![phase("all", vec![ask(3), live()])]);
         let stage = Stage::new(plan.clone(), simulator(&plan, ""));
         assert!(stage.engine.check(&stage.plan).await.is_empty(), "three are enough, also in the same phase before it");
+    });
+}
+
+#[test]
+fn what_they_agreed_to_is_restored_whatever_is_the_latest_by_then() {
+    on_virtual_time(async {
+        let newer = step("newer", "backup", json!({"store": STORE}));
+        let plan = plan_of(vec![phase("all", vec![ask(2), newer, live()])]);
+        let stage = Stage::new(plan.clone(), simulator(&plan, ""));
+        let run = stage.engine.create(&stage.plan, "test").await.unwrap();
+        let ending = drive(&stage.engine, &run, "").await.unwrap();
+        assert_eq!(outcome(&ending), Outcome::Completed, "{ending:?}");
+        assert_eq!(stage.output::<RestoredLive>(&run, "live").await.backup, NIGHTLY);
+        let told = format!("{:?}", stage.engine.state(&run).await.unwrap());
+        let words = format!("backup {NIGHTLY} ");
+        assert!(told.contains(&words) && told.contains("of firestore goes into the database itself"), "{told}");
+        assert!(told.contains("the writes of the last 47 minutes"), "{told}");
     });
 }
 
