@@ -92,7 +92,7 @@ async fn stops_and_starts(harness: &impl OperationsHarness) -> Counts {
     );
     let commands = [Repair::Start(counts.clone()), Repair::Stop(counts.clone())].map(|r| operations.by_hand(&r));
     assert!(commands.iter().all(|commands| !commands.is_empty()), "a person is told what to do");
-    let short = context("stop", Duration::from_millis(300));
+    let short = context("stop", Duration::from_secs(2));
     let late = operations.wait_started(&short, &counts, &|_| ()).await;
     let late = fails("it does not run", ErrorKind::Timeout, late);
     assert!(late.message().contains("0 of"), "what is missing is told: {late}");
